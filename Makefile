@@ -1,0 +1,37 @@
+# `make test` is enough in a fresh clone: it finds a Python, builds .venv from requirements.lock, runs the tests.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# A copy of the lock, written when all of it is installed: an interrupted or outdated .venv is built anew.
+INSTALLED := $(VENV)/requirements.lock
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint demo lock clean
+
+help:  ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1	\2/p' Makefile | expand -t 14
+
+setup:  ## build .venv unless it is up to date (PYTHON=... names the interpreter)
+	@cmp -s requirements.lock $(INSTALLED) || { \
+	    python=$$(.ci/find_python) && \
+	    "$$python" -m venv --clear $(VENV) && \
+	    $(BIN)/python -m pip install --no-deps -r requirements.lock && \
+	    cp requirements.lock $(INSTALLED); \
+	}
+
+test: setup  ## run the tests
+	$(BIN)/python -m pytest
+
+lint: setup  ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+demo: setup  ## see it work
+	$(BIN)/python demo.py
+
+lock:  ## resolve requirements.txt anew into requirements.lock
+	.ci/lock
+
+clean:  ## remove .venv and the caches, keep logs and data
+	rm -rf $(VENV) .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,108 @@
+"""Checkpoint folders that are whole or absent, whatever kills the program that writes them.
+
+A folder is written under a temporary name, flushed to the disk and renamed. `last` and `best` are links to such folders,
+replaced in one step as well, so at every moment they lead to a whole checkpoint.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from common.errors import UserError
+
+TRAINING_STATE = "training_state"
+
+
+def write_folder(path: Path, write: Callable[[Path], None]) -> None:
+    """Create the folder `path` with what `write(folder)` puts into it, or leave no trace. One that exists is whole and stays.
+
+    Raises:
+        UserError: the disk is full or cannot be written.
+    """
+    if path.exists():
+        return
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        write(temporary)
+        for file in temporary.rglob("*"):
+            _flush(file)
+        temporary.rename(path)
+        _flush(path.parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(f"{path}: could not be written, earlier checkpoints are intact: {error}") from error
+
+
+def link(name: Path, folder: Path) -> None:
+    """Make `name` lead to its sibling `folder`, in one step."""
+    temporary = name.with_name(f".{name.name}.partial")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(folder.name, target_is_directory=True)
+    temporary.replace(name)
+
+
+def prune(checkpoints: Path, keep: Callable[[Path], bool]) -> None:
+    """Delete what no link leads to and `keep` does not want, and the training states that `last` does not need."""
+    linked = {path.resolve() for path in checkpoints.iterdir() if path.is_symlink()}
+    for folder in checkpoints.iterdir():
+        if folder.is_symlink() or not folder.is_dir():
+            continue
+        if folder.name.endswith(".partial") or (folder.resolve() not in linked and not keep(folder)):
+            shutil.rmtree(folder, ignore_errors=True)
+        elif folder.resolve() != (checkpoints / "last").resolve():
+            shutil.rmtree(folder / TRAINING_STATE, ignore_errors=True)
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write named tensors of any device as safetensors."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        UserError: the file is missing or not whole.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing, so this checkpoint is not whole") from None
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: damaged or truncated ({error})") from None
+
+
+def save_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def load_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: the file is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing, so this checkpoint is not whole") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged or truncated ({error})") from None
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

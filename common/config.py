@@ -1,0 +1,284 @@
+"""One experiment: nested dataclasses of defaults, changed by a YAML file, changed by flags.
+
+A setting has one dotted name everywhere: `agent.lr` is a field of the dataclasses, a (nested) key of the YAML
+and the flag `--agent.lr`. tyro makes the command line and `--help` out of the dataclasses; the comment beside
+a field is its help. Every field has a default and a plain type: bool, int, float, str, Path, Literal, a tuple
+or list of those, one of those or None, or another config class.
+
+A config class may define `validate()`, raising `ValueError("<field> must be ..., got ...")`: it is called
+once, on the final values. `__post_init__` may raise the same, but must derive nothing: it also runs on the
+defaults and on the YAML's values, before the flags are known.
+"""
+
+import dataclasses
+import json
+import re
+import sys
+import types
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import SequenceMatcher
+from itertools import takewhile
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import tyro
+import yaml
+from tyro import _errors as tyro_errors  # private, hence tyro's exact pin: the way to its complaints
+
+from common.errors import UserError
+
+CONFIG_HELP = "YAML file of settings, read before the other flags"
+
+
+def parse[Config](
+    config_class: type[Config],
+    argv: Sequence[str] | None = None,
+    default_yaml: Path | str | None = None,
+    description: str | None = None,
+) -> Config:
+    """Read a script's configuration: the defaults, then `--config FILE.yaml`, then the other flags.
+
+    Args:
+        config_class: dataclass as the module's docstring asks for.
+        argv: the words after the script's name; None takes them from `sys.argv`.
+        default_yaml: the file read where no `--config` is given; None reads none.
+        description: text above the flags in `--help`, such as the script's docstring.
+
+    Raises:
+        UserError: a missing or malformed file, an unknown key or flag, a value of a wrong type or impossible.
+        SystemExit: code 0, after `--help`.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    path = config_path(argv, default_yaml)
+    with tyro_errors.on_parse_error(lambda event: _reject(event, config_class, argv)):
+        defaults = _build(config_class, load_yaml(path) if path else {}, source=f"{path}: ")
+
+        def command_line(
+            config: Annotated[Path | None, tyro.conf.arg(help=CONFIG_HELP)] = path,
+            settings: Annotated[config_class, tyro.conf.arg(name="")] = defaults,
+        ):
+            return settings
+
+        try:
+            config = tyro.cli(command_line, args=argv, description=description)
+        except ValueError as error:  # tyro leaves those of the outermost __post_init__ to its caller
+            raise UserError(_with_full_key(error, config_class)) from None
+    _validate(config)
+    return config
+
+
+def config_path(argv: Sequence[str] | None, default_yaml: Path | str | None) -> Path | None:
+    """The file that `parse` reads: the one that `--config` names, else `default_yaml`."""
+
+    def read_first(config: Path | None = default_yaml and Path(default_yaml)):
+        return config
+
+    def reject(event: tyro_errors.ParseErrorEvent) -> None:
+        raise UserError("--config: expected Path, got nothing")
+
+    with tyro_errors.on_parse_error(reject):
+        args = list(sys.argv[1:] if argv is None else argv)
+        return tyro.cli(read_first, args=args, return_unknown_args=True, add_help=False)[0]
+
+
+def from_dict[Config](config_class: type[Config], values: dict[str, Any], source: str = "") -> Config:
+    """Build a config from a nested mapping of differences from its defaults: YAML, JSON or `to_dict`.
+
+    Args:
+        config_class: as in `parse`.
+        values: a list may stand for a tuple, a string for a path or a float (to YAML 1.1, 1e-4 is a string).
+        source: where the values stood, to open an error with, such as `"config.yaml: "`.
+
+    Raises:
+        UserError: an unknown key, a value of a wrong type or impossible.
+    """
+    config = _build(config_class, values, source)
+    _validate(config, source)
+    return config
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Every field as nested plain values that YAML and JSON can hold; `from_dict` is the way back."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def save_yaml(config: Any, path: Path | str) -> None:
+    """Write every field, in the order of the dataclass, as a YAML file that `parse` reads."""
+    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+
+
+def load_yaml(path: Path | str) -> dict[str, Any]:
+    """Read a YAML file of settings; an empty one changes nothing.
+
+    Raises:
+        UserError: the file is missing, unreadable, malformed, or does not hold a mapping.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        beside = [str(other) for other in sorted(path.parent.glob("*.yaml"))]
+        hint = f"; did you mean {_nearest(str(path), beside)}?" if beside else ""
+        raise UserError(f"{path}: no such file{hint}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}: not valid YAML{line}: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(values, dict | None):
+        raise UserError(f"{path}: expected lines of the form 'key: value', got {values!r}")
+    return values or {}
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What changed between two configs in `to_dict`'s form, a line each: `agent.lr: 0.0003 -> 0.0001`."""
+    before, after = dict(_flatten(old)), dict(_flatten(new))
+    return [
+        f"{key}: {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}"
+        for key in before | after
+        if key not in before or key not in after or before[key] != after[key]
+    ]
+
+
+def _build[Config](config_class: type[Config], values: dict[str, Any], source: str) -> Config:
+    """The defaults with `values` put in: types checked, `validate()` left for when the flags are in too."""
+    kinds, changes = _kinds(config_class), {}
+    for name, value in _flatten(values):
+        key = name.replace("-", "_")
+        if key in kinds:
+            try:
+                changes[key] = _convert(value, kinds[key])
+            except ValueError:
+                raise UserError(f"{source}{key}: expected {_describe(kinds[key])}, got {value!r}") from None
+        elif not any(other.startswith(f"{key}.") for other in kinds):
+            raise UserError(f"{source}unknown key {name}; did you mean {_nearest(key, kinds)}?")
+        elif value not in (None, {}):  # `agent:` with nothing but comments below it changes nothing
+            raise UserError(f"{source}{key}: expected settings nested below it, got {value!r}")
+    return _replace(config_class(), changes, source)
+
+
+def _replace(config: Any, changes: dict[str, Any], source: str, prefix: str = "") -> Any:
+    """A copy of the nested config with the fields of these dotted names changed."""
+    own = {}
+    for field in dataclasses.fields(config):
+        key, value = prefix + field.name, getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            own[field.name] = _replace(value, changes, source, f"{key}.")
+        elif key in changes:
+            own[field.name] = changes[key]
+    try:
+        return dataclasses.replace(config, **own)
+    except ValueError as error:
+        raise UserError(source + _with_full_key(error, type(config), prefix)) from None
+
+
+def _validate(config: Any, source: str = "", prefix: str = "") -> None:
+    """Call `validate()` of the config and of all in it; a ValueError names its field by the full key."""
+    for field in dataclasses.fields(config):
+        if dataclasses.is_dataclass(value := getattr(config, field.name)):
+            _validate(value, source, f"{prefix}{field.name}.")
+    try:
+        getattr(config, "validate", lambda: None)()
+    except ValueError as error:
+        raise UserError(source + _with_full_key(error, type(config), prefix)) from None
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    """`value` as a field of type `kind` holds it; ValueError where it is of another type."""
+    origin, options = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        for option in options:
+            try:
+                return _convert(value, option)
+            except ValueError:
+                continue
+    elif origin is Literal:
+        if any(value == option and type(value) is type(option) for option in options):
+            return value
+    elif origin in (tuple, list):
+        if isinstance(value, tuple | list):
+            each = options[:1] * len(value) if origin is list or options[-1] is Ellipsis else options
+            return origin(_convert(item, option) for item, option in zip(value, each, strict=True))
+    elif type(value) is kind:
+        return value
+    elif (kind is float and type(value) in (int, str)) or (kind is Path and type(value) is str):
+        return kind(value)
+    raise ValueError
+
+
+def _reject(event: tyro_errors.ParseErrorEvent, config_class: type, argv: Sequence[str]) -> None:
+    """Raise tyro's complaint as a UserError; a kind of complaint unknown here is left to tyro's own words."""
+    kinds = {"config": Path} | _kinds(config_class)
+    if isinstance(event, tyro_errors.UnrecognizedArgs):
+        word = event.tokens[0]
+        if not word.startswith("-"):
+            raise UserError(f"unexpected {word!r}: a setting is --FLAG VALUE, a bool is --FLAG or --no-FLAG")
+        negated = [re.sub(r"(\w+)$", r"no_\1", key) for key, kind in kinds.items() if kind is bool]
+        nearest = _nearest(_key(word), [*kinds, *negated])
+        raise UserError(f"unknown flag {word}; did you mean --{nearest.replace('_', '-')}?")
+    if argument := getattr(event, "argument", None):
+        flag = argument.lowered.name_or_flags[-1]
+        raise UserError(f"{flag}: expected {_describe(kinds[_key(flag)])}, got {_given(flag, argv)}")
+    if isinstance(event, tyro_errors.InstantiationFailure):
+        raise UserError(_with_full_key(event.message, config_class))
+
+
+def _given(flag: str, argv: Sequence[str]) -> str:
+    """What the command line gave `flag`, for an error message."""
+    at = max(i for i, word in enumerate(argv) if word.startswith("--") and _key(word) == _key(flag))
+    _, equals, value = argv[at].partition("=")
+    words = [value] if equals else list(takewhile(lambda word: not word.startswith("--"), argv[at + 1 :]))
+    return repr(" ".join(words)) if words else "nothing"
+
+
+def _with_full_key(error: ValueError | str, config_class: type, prefix: str = "") -> str:
+    """The message of a config class's own check, which opens with a field's name, with that name in full."""
+    name, space, rest = str(error).partition(" ")
+    keys = [prefix + key for key in _kinds(config_class) if key.rpartition(".")[2] == name]
+    if len(keys) == 1:
+        return keys[0] + space + rest
+    return f"{prefix.rstrip('.')}: {error}" if prefix else str(error)
+
+
+def _kinds(config_class: type, prefix: str = "") -> dict[str, Any]:
+    """The type of every setting by its dotted key, those of nested config classes included."""
+    kinds, hints = {}, get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        key, kind = prefix + field.name, hints[field.name]
+        kinds |= _kinds(kind, f"{key}.") if dataclasses.is_dataclass(kind) else {key: kind}
+    return kinds
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _nearest(name: str, candidates: Iterable[str]) -> str:
+    """The candidate most like `name`, as a whole and in its last part: `lr` is nearer `agent.lr` than `r`."""
+
+    def likeness(candidate: str) -> float:
+        parts = name.rpartition(".")[2], candidate.rpartition(".")[2]
+        return SequenceMatcher(None, name, candidate).ratio() + SequenceMatcher(None, *parts).ratio()
+
+    return max(candidates, key=likeness)
+
+
+def _describe(kind: Any) -> str:
+    """A type in words for the person at the prompt."""
+    origin, options = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(_describe, options))
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, options))
+    if origin in (tuple, list):
+        return "a list of " + ", ".join(_describe(option) for option in options if option is not Ellipsis)
+    return {bool: "true or false", types.NoneType: "None"}.get(kind, kind.__name__)
+
+
+def _key(flag: str) -> str:
+    return flag.partition("=")[0].lstrip("-").replace("-", "_")

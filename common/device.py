@@ -1,0 +1,19 @@
+"""Which device a script computes on."""
+
+import torch
+
+from common.errors import UserError
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is a GPU when there is one, the CPU otherwise.
+
+    Raises:
+        UserError: the device asked for is not here.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(device for device in ("cuda", "cpu") if available[device])
+    if not available[name]:
+        raise UserError(f"device {name} was asked for, but PyTorch finds none on this machine: use --device cpu")
+    return torch.device(name)

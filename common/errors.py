@@ -1,0 +1,28 @@
+"""Mistakes of the person at the prompt, told in one line instead of a traceback."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class UserError(Exception):
+    """Something is wrong with what the person at the prompt gave: a path, a key, a value, a file.
+
+    The message is one sentence that says what was wrong, where, and what would be right.
+    """
+
+
+@contextmanager
+def report_user_errors() -> Iterator[None]:
+    """Print a `UserError` as `error: ...` on stderr and exit with code 2; nothing else is caught.
+
+    Decorates a script's `main` (`@report_user_errors()`) or wraps a block (`with report_user_errors():`).
+
+    Raises:
+        SystemExit: code 2, in place of a `UserError`.
+    """
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

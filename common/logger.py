@@ -1,0 +1,80 @@
+"""Where a run's numbers go: `metrics.csv`, TensorBoard, and Weights & Biases when asked for."""
+
+import csv
+from pathlib import Path
+
+import imageio.v3
+import numpy as np
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch.utils.tensorboard import SummaryWriter
+
+
+class Logger:
+    """Writes scalars by environment step.
+
+    Args:
+        folder: of the run.
+        first_step: rows from here on are dropped: a run that was killed goes on from its checkpoint, and what it had
+            logged beyond that comes again.
+        wandb_project: log there too; empty for not.
+        config: the resolved configuration, for Weights & Biases.
+    """
+
+    def __init__(self, folder: Path, first_step: int = 0, wandb_project: str = "", config: dict | None = None) -> None:
+        self.path = folder / "metrics.csv"
+        self.rows = [row for row in _read(self.path) if int(row["step"]) < first_step]
+        self.columns = list(dict.fromkeys(["step", *(name for row in self.rows for name in row)]))
+        self._rewrite()
+        self.tensorboard = SummaryWriter(folder, purge_step=first_step or None)
+        self.wandb = None
+        if wandb_project:
+            import wandb  # an import that takes a second, and most runs do without
+
+            self.wandb = wandb.init(
+                project=wandb_project, dir=folder, name=folder.name, id=folder.name, resume="allow", config=config
+            )
+
+    def log(self, step: int, scalars: dict[str, float]) -> None:
+        """Add one row, under names as TensorBoard groups them (`Eval/success_rate`)."""
+        row = {"step": step} | {name: f"{value:.6g}" for name, value in scalars.items()}
+        self.rows.append(row)
+        if new := [name for name in row if name not in self.columns]:
+            self.columns += new
+            self._rewrite()
+        else:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self.columns).writerow(row)
+        for name, value in scalars.items():
+            self.tensorboard.add_scalar(name, value, step)
+        if self.wandb:
+            self.wandb.log(scalars, step=step)
+
+    def video(self, step: int, frames: np.ndarray, fps: int = 10) -> None:
+        """Show frames (T, H, W, 3) uint8 in TensorBoard, as the moving picture that its image panel plays."""
+        gif = imageio.v3.imwrite("<bytes>", frames, extension=".gif", duration=1000 / fps, loop=0)
+        _, height, width, _ = frames.shape
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
+        value = Summary.Value(tag="Rollout", image=image)
+        self.tensorboard.file_writer.add_summary(Summary(value=[value]), step)
+
+    def close(self) -> None:
+        self.tensorboard.close()
+        if self.wandb:
+            self.wandb.finish()
+
+    def _rewrite(self) -> None:
+        temporary = self.path.with_suffix(".partial")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        temporary.replace(self.path)
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    # A kill may have cut the last line; empty cells are columns that the row did not have.
+    return [{k: v for k, v in row.items() if k and v} for row in rows if (row.get("step") or "").isdigit()]

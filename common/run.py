@@ -1,0 +1,97 @@
+"""A run is a folder: which one a training writes to, whether it may go on there, and how it stops."""
+
+import fcntl
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from common.config import differences, from_dict, load_yaml, save_yaml, to_dict
+from common.errors import UserError
+
+
+def choose_folder(logs: Path, name: str, resume: bool) -> Path:
+    """`logs/name`, or, not to resume, the first of `name`, `name_2`, `name_3` ... that does not exist."""
+    folder, count = logs / name, 1
+    while not resume and folder.exists():
+        count += 1
+        folder = logs / f"{name}_{count}"
+    return folder
+
+
+def open_folder(folder: Path, config: Any, may_change: Sequence[str]) -> Path | None:
+    """Create a run's folder and write down its config and command, or check that it can go on.
+
+    Args:
+        config: resolved.
+        may_change: settings, by dotted key, that a resumed run may have changed.
+
+    Returns:
+        the checkpoint to go on from, None for a new run.
+
+    Raises:
+        UserError: the folder belongs to a run of another configuration, or cannot be written.
+    """
+    saved = folder / "config.yaml"
+    if saved.exists():
+        old = to_dict(from_dict(type(config), load_yaml(saved), f"{saved}: "))
+        changed = [line for line in differences(old, to_dict(config)) if line.split(":")[0] not in may_change]
+        if changed:
+            raise UserError(
+                f"{folder} was trained with another configuration ({'; '.join(changed)}): "
+                "use its settings to go on, another --run-name or --no-resume to begin anew"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_yaml(config, saved)
+        (folder / "command.txt").write_text(shlex.join(["python", *sys.argv]) + "\n")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
+    last = folder / "checkpoints" / "last"
+    return last if last.exists() else None
+
+
+@contextmanager
+def only_process_in(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process.
+
+    Raises:
+        UserError: another one trains there.
+    """
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another process is training there") from None
+        yield
+
+
+class StopRequest:
+    """Turns the first Ctrl-C or SIGTERM into a request that the loop asks for; a second Ctrl-C interrupts at once.
+
+    Example:
+        with StopRequest() as stop:
+            trainer.train(logger, stop)
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __call__(self) -> bool:
+        return self.signal is not None
+
+    def __enter__(self) -> "StopRequest":
+        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: Any) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number

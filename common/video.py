@@ -1,0 +1,34 @@
+"""Frames to an MP4 that browsers, notebooks and slides play."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import imageio.v2 as imageio
+import numpy as np
+
+from common.errors import UserError
+
+
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None:
+    """Encode frames as H.264, one at a time; a video that exists is whole.
+
+    Args:
+        path: ending in `.mp4`.
+        frames: (height, width, 3) uint8 RGB each, of one size, both sides even.
+        fps: frames per second.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    temporary = path.with_name(f".partial_{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # 4:2:0 is what players expect, hence even sides; imageio would rescale to multiples of 16.
+        with imageio.get_writer(temporary, fps=fps, codec="libx264", quality=8, macro_block_size=2) as writer:
+            for frame in frames:
+                writer.append_data(frame)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: could not be written: {error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)

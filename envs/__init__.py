@@ -1,0 +1,5 @@
+"""PushT, fast and equal to the original: importing this package registers `pusht_fast/PushT-v0`."""
+
+import gymnasium
+
+gymnasium.register("pusht_fast/PushT-v0", entry_point="envs.pusht:PushTEnv", max_episode_steps=300)

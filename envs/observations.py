@@ -1,0 +1,79 @@
+"""What a state-based policy sees: named features of the raw observation, scaled to about [-1, 1].
+
+Each feature is a function of a raw observation (`vector.PushTVectorEnv`), (n, ...) in and (n, k) out. A policy names the
+features that it was trained on; the order is theirs.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+RawObservation = dict[str, np.ndarray]
+_HALF_BOARD = 256.0  # pixels
+GOAL_POSE = np.array([256.0, 256.0, np.pi / 4])  # x, y in pixels, angle: where gym-pusht wants the block
+
+
+def agent_pos(raw: RawObservation) -> np.ndarray:
+    return raw["agent_pos"] / _HALF_BOARD - 1.0
+
+
+def agent_vel(raw: RawObservation) -> np.ndarray:
+    return raw["agent_vel"] / 200.0  # pixels per second; a target 40 px ahead makes 200
+
+
+def block_pos(raw: RawObservation) -> np.ndarray:
+    return raw["block_pose"][:, :2] / _HALF_BOARD - 1.0
+
+
+def block_angle(raw: RawObservation) -> np.ndarray:
+    """The angle as the stock `state` observation has it, wrapped: it jumps at 0 = 2 pi."""
+    return raw["block_pose"][:, 2:] % (2 * np.pi) / np.pi - 1.0
+
+
+def block_rotation(raw: RawObservation) -> np.ndarray:
+    angle = raw["block_pose"][:, 2:]
+    return np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def agent_in_block_frame(raw: RawObservation) -> np.ndarray:
+    """Where the agent is, seen from the block: what a contact depends on."""
+    dx, dy = (raw["agent_pos"] - raw["block_pose"][:, :2]).T
+    cos, sin = np.cos(raw["block_pose"][:, 2]), np.sin(raw["block_pose"][:, 2])
+    return np.stack([cos * dx + sin * dy, cos * dy - sin * dx], axis=1) / 100.0
+
+
+def goal_error(raw: RawObservation) -> np.ndarray:
+    """How far the block is from its place, squashed so that a pixel counts near the goal and a hundred do not far off."""
+    error = (raw["block_pose"] - GOAL_POSE) / np.array([20.0, 20.0, 0.2])
+    error[:, 2] = np.sin(raw["block_pose"][:, 2] - GOAL_POSE[2]) / 0.2
+    return error / (1.0 + np.abs(error))
+
+
+def keypoints(raw: RawObservation) -> np.ndarray:
+    return raw["keypoints"].reshape(-1, 16) / _HALF_BOARD - 1.0
+
+
+FEATURES: dict[str, Callable[[RawObservation], np.ndarray]] = {
+    function.__name__: function
+    for function in (
+        agent_pos,
+        agent_vel,
+        block_pos,
+        block_angle,
+        block_rotation,
+        agent_in_block_frame,
+        goal_error,
+        keypoints,
+    )
+}
+
+
+def features(raw: RawObservation, names: Sequence[str]) -> np.ndarray:
+    """The named features side by side, (n, sum of k) float32."""
+    return np.concatenate([FEATURES[name](raw) for name in names], axis=1, dtype=np.float32)
+
+
+def feature_size(names: Sequence[str]) -> int:
+    """How many numbers `features` returns per environment."""
+    raw = {"agent_pos": (2,), "agent_vel": (2,), "block_pose": (3,), "keypoints": (8, 2)}
+    return features({key: np.zeros((1, *shape)) for key, shape in raw.items()}, names).shape[1]

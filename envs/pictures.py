@@ -1,0 +1,148 @@
+"""What episodes look like: their coverage over time, the starts that were solved, one of them as a film."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Polygon
+from PIL import Image, ImageDraw, ImageFont
+
+from envs.rollout import Episode
+
+SUCCESS, FAILURE = "#2f6db5", "#e2711d"  # blue and orange, apart for every eye
+INK, FAINT, TRACK, GOAL = "#22262b", "#8d96a3", "#e8ebef", "#90ee90"
+THRESHOLD = 0.95  # coverage that counts as success
+CAPTION_HEIGHT = 48  # pixels above a film's frames
+
+
+def plot_coverage(path: Path, episodes: Sequence[Episode], title: str) -> None:
+    """Draw the coverage of every episode over its steps, and which share was solved by when.
+
+    Args:
+        path: of the PNG.
+        episodes: any number; a thousand stay readable.
+        title: two lines at most.
+    """
+    figure = Figure(figsize=(8, 5.6), layout="constrained")
+    coverage, solved = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    steps = max(len(episode) for episode in episodes)
+    for success, color in ((True, SUCCESS), (False, FAILURE)):
+        lines = [
+            np.column_stack([np.arange(len(e) + 1), e.coverage]) for e in episodes if e.success == success
+        ]
+        alpha = np.clip(8 / (len(lines) + 1) ** 0.6, 0.12, 0.8)  # fainter the more there are
+        layer = 2 if success else 3
+        coverage.add_collection(
+            LineCollection(lines, colors=color, alpha=alpha, linewidths=0.8, zorder=layer)
+        )
+    coverage.plot(np.median(_held(episodes, steps), axis=0), color=INK, linewidth=2, zorder=4)
+    coverage.axhline(THRESHOLD, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=5)
+    coverage.set(ylabel="coverage of the goal", ylim=(0, 1.01), title=title)
+
+    count = sum(episode.success for episode in episodes)
+    handles = [
+        Line2D([], [], color=SUCCESS, label=f"success ({count})"),
+        Line2D([], [], color=FAILURE, label=f"failure ({len(episodes) - count})"),
+        Line2D([], [], color=INK, linewidth=2, label="median (ended episodes keep their last)"),
+        Line2D(
+            [], [], color=INK, linewidth=0.8, linestyle=(0, (4, 3)), label=f"success threshold, {THRESHOLD}"
+        ),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+
+    by_when = [
+        sum(e.success and len(e) <= step for e in episodes) / len(episodes) for step in range(steps + 1)
+    ]
+    solved.fill_between(range(steps + 1), by_when, step="post", color=SUCCESS, alpha=0.25, linewidth=0)
+    solved.step(range(steps + 1), by_when, where="post", color=SUCCESS)
+    solved.set(
+        ylabel="share solved", ylim=(0, 1.02), xlabel="environment step (10 per second)", xlim=(0, steps)
+    )
+    _save(figure, path)
+
+
+def plot_starts(path: Path, episodes: Sequence[Episode], goal_keypoints: np.ndarray, title: str) -> None:
+    """Draw a map of where the T stood at the start of each episode, by outcome, failures on top.
+
+    Args:
+        path: of the PNG.
+        episodes: any number; a thousand stay readable.
+        goal_keypoints: (8, 2) pixels, corners of the goal's two rectangles.
+        title: two lines at most.
+    """
+    figure = Figure(figsize=(6.4, 7), layout="constrained")
+    board = figure.subplots()
+    for rectangle in np.split(goal_keypoints, 2):
+        board.add_patch(Polygon(rectangle, facecolor=GOAL, alpha=0.6, zorder=1))
+    for success, color in ((True, SUCCESS), (False, FAILURE)):
+        poses = [e.observations["block_pose"][0] for e in episodes if e.success == success]
+        width, alpha, order = (1.0, 0.6, 2) if success else (1.8, 1.0, 3)
+        lines = [line for pose in poses for line in _small_t(*pose)]
+        label = f"{'success' if success else 'failure'} ({len(poses)})"
+        board.add_collection(
+            LineCollection(lines, colors=color, alpha=alpha, linewidths=width, zorder=order, label=label)
+        )
+    board.set(
+        title=title, xlabel="x (pixels)", ylabel="y (pixels)", xlim=(0, 512), ylim=(512, 0), aspect="equal"
+    )
+    board.set(xticks=range(0, 513, 128), yticks=range(0, 513, 128))
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    _save(figure, path)
+
+
+def film(episode: Episode) -> Iterator[np.ndarray]:
+    """The frames of an episode recorded with them, each below a caption: seed, step, coverage, outcome.
+
+    Yields:
+        (side + CAPTION_HEIGHT, side, 3) uint8 RGB, T + 1 times.
+    """
+    for step, (frame, coverage) in enumerate(zip(episode.frames, episode.coverage, strict=True)):
+        outcome = ""
+        if step == len(episode):
+            outcome = "success" if episode.success else "failure"
+        yield np.concatenate([_caption(frame.shape[1], episode.seed, step, coverage, outcome), frame])
+
+
+def _caption(width: int, seed: int, step: int, coverage: float, outcome: str) -> np.ndarray:
+    """A line of text above a bar that fills with the coverage, (CAPTION_HEIGHT, width, 3) uint8."""
+    color = {"": FAINT, "success": SUCCESS, "failure": FAILURE}[outcome]
+    font = ImageFont.load_default(size=width / 30)
+    picture = Image.new("RGB", (width, CAPTION_HEIGHT), "white")
+    draw = ImageDraw.Draw(picture)
+    left, right, text, top, bottom = 6, width - 7, 18, 34, 41
+    draw.text((left, text), f"seed {seed}", INK, font, anchor="lm")
+    draw.text((width * 0.35, text), f"step {step}", INK, font, anchor="lm")
+    draw.text((width * 0.55, text), f"coverage {coverage:.3f}", INK, font, anchor="lm")
+    draw.text((right, text), outcome, color, font, anchor="rm")
+
+    def across(share: float) -> float:
+        return left + share * (right - left)
+
+    draw.rectangle((left, top, right, bottom), TRACK)
+    draw.rectangle((left, top, across(min(coverage, 1.0)), bottom), color)
+    draw.line((across(THRESHOLD), top - 3, across(THRESHOLD), bottom + 3), INK, width=2)
+    return np.asarray(picture)
+
+
+def _held(episodes: Sequence[Episode], steps: int) -> np.ndarray:
+    """Coverage (episodes, steps + 1) in which an episode that has ended keeps its last value."""
+    return np.stack([np.pad(e.coverage, (0, steps - len(e)), mode="edge") for e in episodes])
+
+
+def _small_t(x: float, y: float, angle: float) -> np.ndarray:
+    """The bar and the stem of a T so small that many fit on a board, (2, 2, 2) pixels."""
+    along, down = 6 * np.array([np.cos(angle), np.sin(angle)]), 11 * np.array([-np.sin(angle), np.cos(angle)])
+    return np.array([x, y]) + np.array([[-along, along], [0 * down, down]])
+
+
+def _save(figure: Figure, path: Path) -> None:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(colors=INK, labelsize=9)
+        axes.grid(color=TRACK, linewidth=0.8)
+        axes.set_axisbelow(True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,64 @@
+"""Training rewards. Evaluation always uses the stock reward, clip(coverage / 0.95, 0, 1), and its success rule.
+
+PushT's own reward pays an agent not to finish: success ends the episode and is worth 1, while hovering just below the
+threshold is worth up to 1 per step for ever. The other rewards are made so that finishing pays: `log_barrier` and `linear`
+are negative everywhere, so that every step costs, and `progress` pays only what brings the T closer. A bonus for success
+comes on top (`wrappers.EnvConfig`).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from envs.observations import RawObservation
+
+
+class Transition(NamedTuple):
+    """What a reward may look at: one environment step of n environments."""
+
+    before: RawObservation
+    after: RawObservation
+    stock_reward: np.ndarray  # (n,)
+    goal_keypoints: np.ndarray  # (8, 2) pixels
+
+
+def keypoint_distance(raw: RawObservation, goal_keypoints: np.ndarray) -> np.ndarray:
+    """Mean distance of the T's eight corners from their places, (n,) pixels."""
+    return np.linalg.norm(raw["keypoints"] - goal_keypoints, axis=-1).mean(axis=1)
+
+
+def agent_clearance(raw: RawObservation) -> np.ndarray:
+    """How far the agent is from the T's middle beyond the 50 px at which it touches it, (n,) pixels."""
+    x, y, angle = raw["block_pose"].T
+    middle = np.stack([x - 45.0 * np.sin(angle), y + 45.0 * np.cos(angle)], axis=1)  # the centre of gravity
+    return np.maximum(np.linalg.norm(raw["agent_pos"] - middle, axis=1) - 50.0, 0.0)
+
+
+def stock(transition: Transition) -> np.ndarray:
+    return transition.stock_reward
+
+
+def linear(transition: Transition) -> np.ndarray:
+    distance = keypoint_distance(transition.after, transition.goal_keypoints)
+    return -np.minimum(distance, 200.0) / 100.0 - 0.1 * agent_clearance(transition.after) / 100.0
+
+
+def log_barrier(transition: Transition) -> np.ndarray:
+    """Linear far away, logarithmic near the goal: there the last two pixels are worth as much as the last twenty."""
+    distance = keypoint_distance(transition.after, transition.goal_keypoints)
+    far = -0.5 * np.minimum(distance, 200.0) / 100.0
+    near = -0.25 * np.log((distance + 2.0) / 100.0)
+    return far + near - 0.25 * agent_clearance(transition.after) / 100.0 - 1.0
+
+
+def progress(transition: Transition) -> np.ndarray:
+    """Pixels by which the corners came closer, less a small price of time."""
+    before = keypoint_distance(transition.before, transition.goal_keypoints)
+    after = keypoint_distance(transition.after, transition.goal_keypoints)
+    return (before - after) / 10.0 - 0.1
+
+
+REWARDS: dict[str, Callable[[Transition], np.ndarray]] = {
+    function.__name__: function for function in (stock, linear, log_barrier, progress)
+}

@@ -1,0 +1,174 @@
+"""Many PushTs behind Gymnasium's vector interface, stepped by one compiled call.
+
+An episode's seed is always the caller's: there is no autoreset (Gymnasium's `AutoresetMode.DISABLED`). An environment
+whose episode has ended stays as it is until a `reset_mask` names it; its rewards are 0 meanwhile.
+
+Observations are *raw*: a dict of everything the simulator offers, the same from the fast and the stock environment. What a
+policy makes of it is the policy's business (`observations.py`).
+"""
+
+from typing import Literal
+
+import gymnasium
+import numpy as np
+from gym_pusht.envs.pusht import PushTEnv as StockPushTEnv
+from gymnasium import spaces
+from gymnasium.vector.utils import batch_space
+
+from envs import physics
+from envs.pusht import PushTEnv
+
+MAX_EPISODE_STEPS = gymnasium.spec("pusht_fast/PushT-v0").max_episode_steps  # 30 s at 10 Hz
+
+
+class PushTVectorEnv(gymnasium.vector.VectorEnv):
+    """`num_envs` PushTs.
+
+    Args:
+        num_envs: how many.
+        kind: "fast" (`envs.pusht`) or "stock" (`gym_pusht` as published, stepped one by one).
+        pixels: side in pixels of the square images in the observations; 0 leaves them out.
+        max_episode_steps: truncation, in environment steps.
+
+    Observations, a dict of arrays with one row per environment:
+        agent_pos (n, 2) and agent_vel (n, 2): pixels and pixels per second.
+        block_pose (n, 3): x, y in pixels and the unwrapped angle in radians.
+        keypoints (n, 8, 2): the corners of the T's two rectangles, pixels.
+        pixels (n, side, side, 3) uint8 RGB: when asked for.
+
+    Actions (n, 2): where to send each agent, pixels. Infos: `coverage` and `is_success`, (n,) each.
+    """
+
+    metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED}
+
+    def __init__(
+        self,
+        num_envs: int,
+        kind: Literal["fast", "stock"] = "fast",
+        pixels: int = 0,
+        max_episode_steps: int = MAX_EPISODE_STEPS,
+    ) -> None:
+        self.num_envs = num_envs
+        self.kind = kind
+        self.pixels = pixels
+        self.max_episode_steps = max_episode_steps
+        env_class = {"fast": PushTEnv, "stock": StockPushTEnv}[kind]
+        self.envs = [env_class(observation_width=pixels, observation_height=pixels) for _ in range(num_envs)]
+        for env in self.envs:
+            env.reset(seed=0)  # so that there is something to look at before an environment's first episode
+        self.single_action_space = self.envs[0].action_space
+        self.single_observation_space = _raw_observation_space(pixels)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+
+        self.active = np.zeros(num_envs, bool)  # episodes that have begun and not ended
+        self.steps = np.zeros(num_envs, np.int64)  # taken in the current episode
+        self._states = np.zeros((num_envs, physics.STATE_SIZE))
+        self._coverages = np.zeros(num_envs)
+        self._addresses = np.zeros((num_envs, 6), np.int64)
+        goal = env.get_goal_pose_body(env.goal_pose)
+        self._corners = np.concatenate([shape.get_vertices() for shape in env._block_shapes])  # (8, 2)
+        self.goal_keypoints = np.array([goal.local_to_world(tuple(corner)) for corner in self._corners])
+
+    def reset(self, *, seed: list[int], options: dict | None = None) -> tuple[dict, dict]:
+        """Begin new episodes, each with the seed given for it.
+
+        Args:
+            seed: one per environment; only those in the mask are read.
+            options: `reset_mask` (n,) bool, all by default; `states` (n, 5 or 7), see `PushTEnv.set_state`: start states
+                that replace the seed's in the rows without NaN.
+
+        Returns:
+            observations and infos of all environments.
+        """
+        options = options or {}
+        mask = options.get("reset_mask", np.ones(self.num_envs, bool))
+        states = options.get("states", np.full((self.num_envs, 5), np.nan))
+        for i in np.flatnonzero(mask):
+            env = self.envs[i]
+            if np.isnan(states[i]).any():
+                env.reset(seed=int(seed[i]))
+            else:
+                PushTEnv.set_state(env, states[i])
+            env._last_action = None  # no mark of the episode before
+            self._addresses[i] = physics.addresses(env.space, env.agent, env.block)
+            physics.read_state(self._addresses[i], self._states[i])
+            self._coverages[i] = env._get_coverage()
+        self.active |= mask
+        self.steps[mask] = 0
+        return self.observations(), self._infos()
+
+    def step(self, actions: np.ndarray) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray, dict]:
+        active = self.active.copy()
+        self.advance(actions, active)
+        infos = self._infos()
+        rewards = np.where(active, np.minimum(self._coverages / self.envs[0].success_threshold, 1.0), 0.0)
+        terminated = active & infos["is_success"]
+        truncated = active & ~terminated & (self.steps >= self.max_episode_steps)
+        self.active = active & ~terminated & ~truncated
+        return self.observations(), rewards, terminated, truncated, infos
+
+    def advance(self, actions: np.ndarray, active: np.ndarray) -> None:
+        """Move the simulators of the `active` environments on by one step, whatever that does to their episodes."""
+        actions = np.array(actions, np.float64)
+        if actions.shape != (self.num_envs, 2):
+            raise ValueError(f"actions: expected shape ({self.num_envs}, 2), got {actions.shape}")
+        self.steps += active
+        if self.kind == "fast":
+            env = self.envs[0]
+            physics.control_steps(
+                physics.SPACE_STEP,
+                self._addresses,
+                actions,
+                active,
+                env.gains,
+                env.substeps,
+                env.dt,
+                *env.rectangles,
+                self._states,
+                self._coverages,
+            )
+        for i in np.flatnonzero(active):
+            if self.kind == "stock":
+                self._coverages[i] = self.envs[i].step(actions[i])[-1]["coverage"]
+                physics.read_state(self._addresses[i], self._states[i])
+            self.envs[i]._last_action = actions[i]  # frames mark it
+
+    def observations(self) -> dict[str, np.ndarray]:
+        """The raw observations of all environments, see the class."""
+        positions = self._states[:, physics.BLOCK_POS]
+        cos, sin = self._states[:, physics.BLOCK_ROTATION].T[..., None]
+        x, y = self._corners.T
+        observations = {
+            "agent_pos": self._states[:, physics.AGENT_POS].copy(),
+            "agent_vel": self._states[:, physics.AGENT_VEL].copy(),
+            "block_pose": self._states[:, physics.BLOCK_POSE].copy(),
+            "keypoints": np.stack([x * cos - y * sin, x * sin + y * cos], axis=-1) + positions[:, None],
+        }
+        if self.pixels:
+            observations["pixels"] = np.stack([env._render() for env in self.envs])
+        return observations
+
+    def frames(self, size: int, indices: np.ndarray) -> np.ndarray:
+        """Pictures (len(indices), size, size, 3) uint8 RGB for videos, with a marker where the action points."""
+        frames = []
+        for i in indices:
+            self.envs[i].visualization_width = self.envs[i].visualization_height = size
+            frames.append(self.envs[i].render())
+        return np.stack(frames)
+
+    def _infos(self) -> dict[str, np.ndarray]:
+        coverage = self._coverages.copy()
+        return {"coverage": coverage, "is_success": coverage > self.envs[0].success_threshold}
+
+
+def _raw_observation_space(pixels: int) -> spaces.Dict:
+    parts = {
+        "agent_pos": spaces.Box(0.0, 512.0, (2,), np.float64),
+        "agent_vel": spaces.Box(-np.inf, np.inf, (2,), np.float64),
+        "block_pose": spaces.Box(-np.inf, np.inf, (3,), np.float64),
+        "keypoints": spaces.Box(-np.inf, np.inf, (8, 2), np.float64),
+    }
+    if pixels:
+        parts["pixels"] = spaces.Box(0, 255, (pixels, pixels, 3), np.uint8)
+    return spaces.Dict(parts)

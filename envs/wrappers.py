@@ -1,0 +1,154 @@
+"""PushT as a learner sees it while training: features in, normalised actions out, a shaped reward, starts near the goal.
+
+Nothing here exists in evaluation, where policies play raw observations and the stock reward (`rollout.py`).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from envs.actions import ActionDecoder
+from envs.observations import FEATURES, feature_size, features
+from envs.rewards import REWARDS, Transition
+from envs.vector import PushTVectorEnv
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """The task as the agent meets it in training."""
+
+    num_envs: int = 32  # PushTs stepped together
+    features: tuple[str, ...] = ("agent_pos", "agent_vel", "block_pos", "block_rotation", "agent_in_block_frame")
+    # what the policy sees, see envs/observations.py
+    action_mode: Literal["absolute", "relative"] = "relative"  # target on the board, or relative to the agent
+    action_bound: float = 80.0  # px, the farthest relative target in x and in y
+    action_repeat: int = 1  # environment steps per decision, the target held
+    reward: Literal["stock", "linear", "log_barrier", "progress"] = "log_barrier"  # see envs/rewards.py
+    reward_scale: float = 0.1  # multiplies reward, bonus and cost
+    success_bonus: float = 5.0  # added on the step that succeeds
+    smoothness_cost: float = 0.0  # price of moving the target by 100 px from one step to the next, squared
+    curriculum: float = 0.5  # share of episodes that start near the goal
+    curriculum_angle: float = 0.8  # rad, one sigma of the block's angle about the goal in such a start
+    curriculum_distance: float = 70.0  # px, one sigma of its position
+
+    def validate(self) -> None:
+        unknown = [name for name in self.features if name not in FEATURES]
+        if unknown or not self.features:
+            raise ValueError(f"features must be some of {', '.join(FEATURES)}, got {', '.join(unknown) or 'none'}")
+        for name in ("num_envs", "action_bound", "action_repeat", "reward_scale"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0.0 <= self.curriculum <= 1.0:
+            raise ValueError(f"curriculum must be between 0 and 1, got {self.curriculum}")
+
+
+class TrainingEnv:
+    """`config.num_envs` PushTs for an off-policy learner.
+
+    Observations (n, D) float32; actions (n, 2) in [-1, 1]; rewards (n,) shaped. Each episode's seed is drawn here, from a
+    generator of our own, and so is a start near the goal.
+    """
+
+    def __init__(self, config: EnvConfig, seed: int) -> None:
+        self.config = config
+        self.num_envs = config.num_envs
+        self.observation_size = feature_size(config.features)
+        self.action_size = 2
+        self.decoder = ActionDecoder(config.action_mode, config.action_bound)
+        self.env = PushTVectorEnv(config.num_envs)
+        self.rng = np.random.default_rng(seed)
+        self.seeds = np.zeros(config.num_envs, np.int64)
+        self.start_states = np.full((config.num_envs, 5), np.nan)  # NaN: the seed's own start
+        self.returns = np.zeros(config.num_envs)  # stock reward of the running episodes
+        self._targets: list[list[np.ndarray]] = [[] for _ in range(config.num_envs)]  # of the running episodes
+        self._raw: dict[str, np.ndarray] = {}
+        self._reward = REWARDS[config.reward]
+
+    def reset(self, mask: np.ndarray | None = None) -> np.ndarray:
+        """Begin new episodes where `mask` (n,) says so, everywhere without one; returns all observations."""
+        mask = np.ones(self.num_envs, bool) if mask is None else mask
+        for i in np.flatnonzero(mask):
+            self.seeds[i] = self.rng.integers(2**31)
+            near_goal = self.rng.random() < self.config.curriculum
+            self.start_states[i] = self._start_near_goal() if near_goal else np.nan
+            self._targets[i] = []
+        self.returns[mask] = 0.0
+        self._raw, _ = self.env.reset(seed=self.seeds, options={"reset_mask": mask, "states": self.start_states})
+        return features(self._raw, self.config.features)
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
+        """One decision: `action_repeat` environment steps towards the same targets.
+
+        Returns:
+            observations (n, D), an ended episode's last among them; rewards (n,) summed over the repeats; terminated (n,);
+            truncated (n,); infos: `env_steps` taken by all environments together, `return` (n,) of the stock reward since
+            each episode's start, `usual_start` (n,) whether that was the stock start rather than one near the goal.
+        """
+        targets = self.decoder(actions, self._raw["agent_pos"])
+        rewards = -self.config.smoothness_cost * self._target_steps(targets)
+        terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        env_steps = 0
+        for _ in range(self.config.action_repeat):
+            active = self.env.active.copy()
+            env_steps += int(active.sum())
+            for i in np.flatnonzero(active):
+                self._targets[i].append(targets[i])
+            before = self._raw
+            self._raw, stock_rewards, succeeded, timed_out, _ = self.env.step(targets)
+            transition = Transition(before, self._raw, stock_rewards, self.env.goal_keypoints)
+            rewards += active * self._reward(transition) + self.config.success_bonus * succeeded
+            self.returns += stock_rewards
+            terminated |= succeeded
+            truncated |= timed_out
+        infos = {
+            "env_steps": env_steps,
+            "return": self.returns.copy(),
+            "usual_start": np.isnan(self.start_states[:, 0]),
+        }
+        observations = features(self._raw, self.config.features)
+        return observations, self.config.reward_scale * rewards, terminated, truncated, infos
+
+    def state_dict(self) -> tuple[dict, dict[str, np.ndarray]]:
+        """How the running episodes began and every target since: enough to bring the simulators back exactly.
+
+        Returns:
+            what JSON can hold, and arrays.
+        """
+        arrays = {
+            "seeds": self.seeds,
+            "start_states": self.start_states,
+            "returns": self.returns,
+            "lengths": np.array([len(targets) for targets in self._targets]),
+            "targets": np.concatenate([np.reshape(targets, (-1, 2)) for targets in self._targets]),
+        }
+        return {"rng": self.rng.bit_generator.state}, arrays
+
+    def load_state_dict(self, state: dict, arrays: dict[str, np.ndarray]) -> np.ndarray:
+        """Play the running episodes of `state_dict` again up to where they were; returns their observations."""
+        self.rng.bit_generator.state = state["rng"]
+        self.seeds, self.returns = arrays["seeds"].copy(), arrays["returns"].copy()
+        self.start_states = arrays["start_states"].copy()
+        lengths = arrays["lengths"]
+        self._targets = [list(targets) for targets in np.split(arrays["targets"], np.cumsum(lengths)[:-1])]
+        self.env.reset(seed=self.seeds, options={"states": self.start_states})
+        for t in range(lengths.max()):
+            targets = [played[t] if t < len(played) else np.zeros(2) for played in self._targets]
+            self.env.advance(np.array(targets), lengths > t)
+        self._raw = self.env.observations()
+        return features(self._raw, self.config.features)
+
+    def _target_steps(self, targets: np.ndarray) -> np.ndarray:
+        """(n,) squared distance from the last target to this one, in units of (100 px)^2; 0 at an episode's start."""
+        last = np.array([old[-1] if old else new for old, new in zip(self._targets, targets, strict=True)])
+        return ((targets - last) ** 2).sum(axis=1) / 100.0**2
+
+    def _start_near_goal(self) -> np.ndarray:
+        """A start state (5,): the T near its place, at a distance that is itself random, the agent clear of it."""
+        scale = self.rng.uniform(0.05, 1.0)
+        position = 256.0 + self.config.curriculum_distance * scale * self.rng.normal(size=2)
+        angle = np.pi / 4 + self.config.curriculum_angle * scale * self.rng.normal()
+        while True:
+            agent = self.rng.uniform(50.0, 450.0, size=2)
+            if np.linalg.norm(agent - position) > 110.0:
+                return np.array([*agent, *position, angle])

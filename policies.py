@@ -1,0 +1,270 @@
+"""Everything that plays: policies opened from folders, and those that need none.
+
+This is the one file that knows every kind of policy folder; all others know `load_policy` and the methods of
+`envs.rollout.Policy`. A policy also tells `n_action_steps`, the environment steps from one look at the board
+to the next.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from common.checkpoint import load_json, load_tensors
+from common.config import from_dict
+from common.errors import UserError
+from envs.actions import ActionDecoder
+from envs.observations import FEATURES, GOAL_POSE, RawObservation, feature_size, features
+from envs.rollout import Policy
+from sac.actor import Actor
+
+LOGS = Path("logs")  # where runs are, from where the scripts are started
+EXPERT = Path(__file__).parent / "assets" / "sac_expert"
+WITHOUT_FOLDER = ("random", "scripted")
+
+
+def load_policy(
+    path: str | Path, device: torch.device | str = "cpu", deterministic: bool = True, seed: int = 0
+) -> Policy:
+    """Open any policy.
+
+    Args:
+        path: a checkpoint folder, a run folder (its best checkpoint, else its last), "random" or "scripted".
+        device: of the networks.
+        deterministic: act with the policy's mode; False samples.
+        seed: of all randomness in the policy.
+
+    Raises:
+        UserError: there is no such policy, or its folder is not whole.
+    """
+    if str(path) == "random":
+        return RandomPolicy(seed)
+    if str(path) == "scripted":
+        return ScriptedPolicy()
+    folder = find_checkpoint(path)
+    config = load_json(folder / "config.json")
+    kind = config.get("algorithm") if isinstance(config, dict) else None
+    if kind == "sac":
+        return _load_sac(folder, config, device, deterministic, seed)
+    raise UserError(f"{folder / 'config.json'}: algorithm must be sac, got {kind!r}")
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint folder that `path`, a checkpoint or a run, stands for.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(path)
+    if path.is_file():
+        raise UserError(f"{path}: this is a file; --policy takes the folder it is in, {path.parent}")
+    if not path.exists():
+        names = [*WITHOUT_FOLDER, *(str(checkpoints.parent) for checkpoints in LOGS.glob("*/checkpoints"))]
+        nearest = max(names, key=lambda name: SequenceMatcher(None, str(path), name).ratio())
+        raise UserError(f"{path}: no such folder; did you mean {nearest}?")
+    checkpoints = path / "checkpoints"
+    if not checkpoints.is_dir():
+        return path
+    for name in ("best", "last"):
+        if (checkpoints / name).is_dir():
+            return checkpoints / name
+    raise UserError(f"{path}: this run has saved no checkpoint yet, {checkpoints} has neither best nor last")
+
+
+def default_policy() -> Path:
+    """The newest run's best checkpoint, or the expert that comes with the repository.
+
+    Raises:
+        UserError: there is neither.
+    """
+    trained = [path.parent for path in LOGS.glob("*/checkpoints/best/config.json")]
+    if trained:
+        return max(trained, key=lambda folder: (folder / "config.json").stat().st_mtime)
+    if EXPERT.is_dir():
+        return EXPERT.relative_to(Path.cwd()) if EXPERT.is_relative_to(Path.cwd()) else EXPERT
+    raise UserError(f"no policy: no run in {LOGS.absolute()} and no {EXPERT}; train one with train_sac.py")
+
+
+class RandomPolicy:
+    """Targets drawn uniformly from the board."""
+
+    n_action_steps = 1
+
+    def __init__(self, seed: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+
+    def reset(self, episodes: np.ndarray) -> None:
+        pass
+
+    def act(self, observations: RawObservation) -> np.ndarray:
+        return self.rng.uniform(0.0, 512.0, observations["agent_pos"].shape)
+
+
+class ScriptedPolicy:
+    """Walks round the T to the side away from the goal and pushes, off centre where the T should also turn.
+
+    Crude on purpose: a floor for every learned policy, and coverage above zero for tests.
+    """
+
+    n_action_steps = 1
+
+    def reset(self, episodes: np.ndarray) -> None:
+        pass
+
+    def act(self, observations: RawObservation) -> np.ndarray:
+        agent, pose = observations["agent_pos"], observations["block_pose"]
+        middle = _centre_of_gravity(pose)
+        to_goal = _centre_of_gravity(GOAL_POSE[None]) - middle
+        distance = np.linalg.norm(to_goal, axis=1, keepdims=True)
+        forward = to_goal / np.maximum(distance, 1e-6)
+        left = np.stack([-forward[:, 1], forward[:, 0]], axis=1)
+
+        turn = (GOAL_POSE[2] - pose[:, 2] + np.pi) % (2 * np.pi) - np.pi
+        offset = np.clip(-60.0 * turn, -40.0, 40.0)[
+            :, None
+        ]  # pushed left of its middle, the T turns backwards
+        ahead = np.sum((agent - middle) * forward, axis=1, keepdims=True)
+        aside = np.sum((agent - middle) * left, axis=1, keepdims=True)
+
+        push = agent + np.clip(distance, 10.0, 60.0) * forward + (offset - aside) * left
+        line_up = middle - 100.0 * forward + offset * left
+        go_round = agent - 60.0 * forward + (110.0 * np.where(aside < 0, -1.0, 1.0) - aside) * left
+        lined_up = (ahead < -15.0) & (np.abs(aside - offset) < 20.0)
+        targets = np.where(lined_up, push, np.where(ahead < -80.0, line_up, go_round))
+        return np.clip(targets, 0.0, 512.0)
+
+
+def _centre_of_gravity(poses: np.ndarray) -> np.ndarray:
+    """Of blocks at these poses (n, 3), (n, 2) pixels."""
+    x, y, angle = poses.T
+    return np.stack([x - 45.0 * np.sin(angle), y + 45.0 * np.cos(angle)], axis=1)
+
+
+class Replay:
+    """Plays the targets (T, 2) of one recorded episode; from its seed, they make the same episode again."""
+
+    n_action_steps = 1
+
+    def __init__(self, actions: np.ndarray) -> None:
+        self.actions = actions
+        self.step = 0
+
+    def reset(self, episodes: np.ndarray) -> None:
+        self.step = 0
+
+    def act(self, observations: RawObservation) -> np.ndarray:
+        self.step += 1
+        return self.actions[self.step - 1][None]
+
+
+class SACPolicy:
+    """A trained actor with what surrounds it: features in, targets out.
+
+    Args:
+        actor: of the size that `features` makes.
+        feature_names: see `envs/observations.py`.
+        decoder: turns the actor's output into targets.
+        action_repeat: environment steps for which a target is held.
+        deterministic: the mode; False samples.
+        seed: of the sampling.
+    """
+
+    def __init__(
+        self,
+        actor: Actor,
+        feature_names: Sequence[str],
+        decoder: ActionDecoder,
+        action_repeat: int = 1,
+        deterministic: bool = True,
+        seed: int = 0,
+    ) -> None:
+        self.actor = actor
+        self.feature_names = feature_names
+        self.decoder = decoder
+        self.n_action_steps = action_repeat
+        self.deterministic = deterministic
+        self.device = next(actor.parameters()).device
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self._targets = np.empty((0, 2))  # the latest of each slot
+        self._steps_left = np.empty(0, np.int64)  # for which it is still held
+
+    def reset(self, episodes: np.ndarray) -> None:
+        self._steps_left[episodes[episodes < len(self._steps_left)]] = 0
+
+    def act(self, observations: RawObservation) -> np.ndarray:
+        if len(self._steps_left) != len(observations["agent_pos"]):
+            self._targets = np.zeros_like(observations["agent_pos"])
+            self._steps_left = np.zeros(len(self._targets), np.int64)
+        due = self._steps_left == 0
+        self._targets[due] = self._decide(observations)[due]
+        self._steps_left[due] = self.n_action_steps
+        self._steps_left -= 1
+        return self._targets.copy()
+
+    @torch.no_grad()
+    def _decide(self, raw: RawObservation) -> np.ndarray:
+        observations = torch.from_numpy(features(raw, self.feature_names)).to(self.device)
+        if self.deterministic:
+            actions = self.actor.mode(observations)
+        else:
+            shape = len(observations), raw["agent_pos"].shape[1]
+            noise = torch.randn(shape, generator=self.generator, device=self.device)
+            actions, _ = self.actor.sample(observations, noise)
+        return self.decoder(actions.double().cpu().numpy(), raw["agent_pos"])
+
+
+@dataclass(frozen=True)
+class SACConfig:
+    """`config.json` of a SAC checkpoint, beside `trained`, which says how it came about."""
+
+    algorithm: Literal["sac"] = "sac"
+    observation_size: int = 10
+    action_size: int = 2
+    hidden_sizes: tuple[int, ...] = (256, 256)
+    features: tuple[str, ...] = ()
+    action_mode: Literal["absolute", "relative"] = "relative"
+    action_bound: float = 80.0  # pixels
+    action_repeat: int = 1  # environment steps
+
+    def validate(self) -> None:
+        unknown = [name for name in self.features if name not in FEATURES]
+        if unknown or not self.features:
+            raise ValueError(f"features must be of {', '.join(FEATURES)}, got {', '.join(unknown) or 'none'}")
+        if (size := feature_size(self.features)) != self.observation_size:
+            raise ValueError(
+                f"observation_size must be {size}, as its features make, got {self.observation_size}"
+            )
+        if self.action_size != 2:
+            raise ValueError(f"action_size must be 2, PushT's, got {self.action_size}")
+        for name in ("action_bound", "action_repeat"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if any(size < 1 for size in self.hidden_sizes):
+            raise ValueError(f"hidden_sizes must be positive, got {self.hidden_sizes}")
+
+
+def _load_sac(
+    folder: Path, config: dict[str, Any], device: torch.device | str, deterministic: bool, seed: int
+) -> SACPolicy:
+    file, weights = folder / "config.json", folder / "model.safetensors"
+    names = [field.name for field in fields(SACConfig)]
+    if missing := [name for name in names if name not in config]:
+        raise UserError(f"{file}: {', '.join(missing)} missing, without which the policy cannot be opened")
+    config = from_dict(SACConfig, {k: v for k, v in config.items() if k != "trained"}, source=f"{file}: ")
+
+    actor = Actor(config.observation_size, config.action_size, config.hidden_sizes)
+    try:
+        actor.load_state_dict(load_tensors(weights))
+    except RuntimeError:
+        sizes = (config.observation_size, *config.hidden_sizes, 2 * config.action_size)
+        raise UserError(
+            f"{weights}: not the weights of an actor with layers of {sizes}, as {file} says"
+        ) from None
+    if not all(parameter.isfinite().all() for parameter in actor.parameters()):
+        raise UserError(f"{weights}: some weights are not finite, so the training had diverged")
+    decoder = ActionDecoder(config.action_mode, config.action_bound)
+    return SACPolicy(actor.to(device), config.features, decoder, config.action_repeat, deterministic, seed)

@@ -1,0 +1,52 @@
+"""The squashed Gaussian actor of SAC (Haarnoja et al. 2018, arXiv:1812.05905, appendix C)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # keeps the density finite; the bounds are pytorch_sac's and CleanRL's
+
+
+def mlp(sizes: Sequence[int]) -> nn.Sequential:
+    """Linear layers of the given sizes with ReLUs between them."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class Actor(nn.Module):
+    """Observation -> distribution over actions in (-1, 1)."""
+
+    def __init__(self, observation_size: int, action_size: int, hidden_sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.network = mlp([observation_size, *hidden_sizes, 2 * action_size])
+
+    def forward(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Observations (B, D) -> mean and log standard deviation (B, A) of the Gaussian before the tanh."""
+        mean, log_std = self.network(observations).chunk(2, dim=-1)
+        return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+
+    def mode(self, observations: torch.Tensor) -> torch.Tensor:
+        """The deterministic action (B, A): the squashed mean."""
+        return torch.tanh(self(observations)[0])
+
+    def sample(self, observations: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reparametrised actions and their log-probabilities.
+
+        Args:
+            observations: (B, D).
+            noise: (B, A) standard normal.
+
+        Returns:
+            actions (B, A) in (-1, 1), log_prob (B,).
+        """
+        mean, log_std = self(observations)
+        pre_tanh = mean + log_std.exp() * noise
+        gaussian = -0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi)
+        # log(1 - tanh(x)^2), in the form that does not underflow
+        log_det = 2.0 * (math.log(2.0) - pre_tanh - F.softplus(-2.0 * pre_tanh))
+        return torch.tanh(pre_tanh), (gaussian - log_det).sum(dim=-1)

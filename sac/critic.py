@@ -1,0 +1,62 @@
+"""Any number of Q networks computed together: their weights are stacked and each layer is one batched product."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class StackedLinear(nn.Module):
+    """`num_networks` linear layers side by side, with `nn.Linear`'s initialisation."""
+
+    def __init__(self, num_networks: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        bound = inputs**-0.5
+        self.weight = nn.Parameter(torch.empty(num_networks, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(num_networks, 1, outputs).uniform_(-bound, bound))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, B, inputs) -> (N, B, outputs)."""
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class StackedLayerNorm(nn.Module):
+    """Layer norm with weights of its own for each network; before the ReLU as in RLPD (arXiv:2302.02948)."""
+
+    def __init__(self, num_networks: int, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_networks, 1, size))
+        self.bias = nn.Parameter(torch.zeros(num_networks, 1, size))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
+
+
+class Critics(nn.Module):
+    """Q(observation, action) by `num_critics` independent networks."""
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        hidden_sizes: Sequence[int],
+        num_critics: int = 2,
+        layer_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_critics = num_critics
+        layers: list[nn.Module] = []
+        inputs = observation_size + action_size
+        for size in hidden_sizes:
+            layers.append(StackedLinear(num_critics, inputs, size))
+            if layer_norm:
+                layers.append(StackedLayerNorm(num_critics, size))
+            layers.append(nn.ReLU())
+            inputs = size
+        self.network = nn.Sequential(*layers, StackedLinear(num_critics, inputs, 1))
+
+    def forward(self, observations: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        """(B, D) and (B, A) -> (num_critics, B)."""
+        inputs = torch.cat([observations, actions], dim=-1)
+        return self.network(inputs.expand(self.num_critics, -1, -1)).squeeze(-1)

@@ -1,0 +1,37 @@
+"""SAC's three losses and its target as pure functions (Haarnoja et al. 2018, arXiv:1812.05905, equations 5 to 7 and 18)."""
+
+import torch
+
+
+def critic_target(
+    rewards: torch.Tensor,
+    discounts: torch.Tensor,
+    next_q: torch.Tensor,
+    next_log_prob: torch.Tensor,
+    alpha: torch.Tensor,
+) -> torch.Tensor:
+    """What Q should have been, (B,).
+
+    Args:
+        rewards: (B,) discounted sum over the n steps of the transition.
+        discounts: (B,) gamma^n, or 0 where the episode terminated; a truncated episode bootstraps.
+        next_q: (N, B) target critics at the next observation and an action drawn there; the smallest counts.
+        next_log_prob: (B,) of that action. Only this last step's entropy enters an n-step target, as in SB3 and FastSAC.
+        alpha: () temperature.
+    """
+    return rewards + discounts * (next_q.amin(dim=0) - alpha * next_log_prob)
+
+
+def critic_loss(q: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Each critic's mean squared error, (N,), from Q (N, B) and the target (B,)."""
+    return (q - target).square().mean(dim=1)
+
+
+def actor_loss(q: torch.Tensor, log_prob: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+    """Expected alpha log pi - Q, (), from Q (N, B) of the actor's actions; the smallest critic counts."""
+    return (alpha * log_prob - q.amin(dim=0)).mean()
+
+
+def temperature_loss(log_alpha: torch.Tensor, log_prob: torch.Tensor, target_entropy: float) -> torch.Tensor:
+    """Raises the temperature while the policy's entropy is below its target, ()."""
+    return -log_alpha * (log_prob.detach().mean() + target_entropy)

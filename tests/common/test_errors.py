@@ -1,0 +1,34 @@
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+from common.errors import UserError, report_user_errors
+
+@report_user_errors()
+def main():
+    raise {error}
+
+main()
+"""
+
+
+def run(error: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", SCRIPT.format(error=error)], capture_output=True, text=True)
+
+
+def test_user_error_is_one_line_and_exit_code_2():
+    done = run("UserError('logs/nothing: no such run')")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: logs/nothing: no such run\n")
+
+
+@pytest.mark.parametrize("error", ["ValueError('a bug')", "KeyError('a bug')", "OSError('a bug')"])
+def test_a_bug_keeps_its_traceback(error):
+    done = run(error)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback") and "a bug" in done.stderr
+
+
+def test_other_exits_pass_through():
+    assert run("SystemExit(7)").returncode == 7

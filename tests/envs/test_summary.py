@@ -1,0 +1,72 @@
+"""The numbers we quote, against arithmetic by hand and published intervals."""
+
+import json
+from math import sqrt
+
+import numpy as np
+import pytest
+
+from envs.rollout import Episode
+from envs.summary import summarize, wilson_interval
+
+
+def episode(targets, rewards, coverage, success):
+    return Episode(
+        0, {}, np.array(targets, float), np.array(rewards, float), np.array(coverage, float), success
+    )
+
+
+SOLVED = episode([(0, 0), (3, 4), (3, 4)], [0.2, 0.6, 1.0], [0.1, 0.19, 0.57, 0.97], True)
+MISSED = episode([(10, 10), (10, 22)], [0.8, 0.4], [0.9, 0.76, 0.38], False)
+
+
+def test_every_number_by_hand():
+    assert summarize([SOLVED, MISSED]) == {
+        "episodes": 2,
+        "success_rate": 0.5,
+        "success_ci95": list(wilson_interval(1, 2)),
+        "pc_success": 50.0,
+        "avg_max_reward": pytest.approx((1.0 + 0.8) / 2),
+        "avg_sum_reward": pytest.approx((1.8 + 1.2) / 2),
+        "mean_max_coverage": pytest.approx((0.97 + 0.76) / 2),  # 0.9 was the start
+        "mean_steps_to_success": 3.0,
+        "action_step_mean": pytest.approx((5 + 0 + 12) / 3),
+        "action_step_p99": pytest.approx(5 + 0.98 * (12 - 5)),  # of 0, 5, 12: 98 % of the way from 5 to 12
+    }
+
+
+def test_what_is_not_there_is_none():
+    numbers = summarize([episode([(1, 2)], [0.5], [0.0, 0.475], False)])
+    assert numbers["mean_steps_to_success"] is None
+    assert numbers["action_step_mean"] is None and numbers["action_step_p99"] is None
+
+
+def test_json_holds_it():
+    numbers = summarize([SOLVED, MISSED])
+    assert json.loads(json.dumps(numbers)) == numbers
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_as_published(successes, trials, low, high):
+    """Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3."""
+    assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 1), (1, 1), (3, 7), (491, 500), (1000, 1000)])
+def test_wilson_bounds_are_where_the_score_test_turns(successes, trials):
+    """By definition: the outermost p from which the observed share is at most 1.96 standard errors away."""
+    grid = np.linspace(0, 1, 1_000_001)
+    away = np.abs(successes / trials - grid) / np.sqrt(grid * (1 - grid) / trials + 1e-300)
+    not_ruled_out = grid[away <= 1.959964]
+    low, high = wilson_interval(successes, trials)
+    assert (low, high) == pytest.approx((not_ruled_out[0], not_ruled_out[-1]), abs=2e-6)
+    assert 0 <= low <= successes / trials <= high <= 1
+
+
+def test_wilson_narrows_with_trials_and_widens_with_confidence():
+    low, high = wilson_interval(5000, 10000)
+    assert high - low == pytest.approx(2 * 1.96 * sqrt(0.25 / 10000), rel=1e-3)
+    assert wilson_interval(5, 10, 0.99)[0] < wilson_interval(5, 10, 0.95)[0]

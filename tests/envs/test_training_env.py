@@ -1,0 +1,212 @@
+"""The training environment: against scalar bookkeeping, and against itself after a restart."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from envs.observations import features
+from envs.rewards import REWARDS, Transition
+from envs.vector import PushTVectorEnv
+from envs.wrappers import EnvConfig, TrainingEnv
+
+SMALL = {"num_envs": 3, "curriculum": 0.0}
+
+
+def random_actions(rng: np.random.Generator, env: TrainingEnv) -> np.ndarray:
+    return rng.uniform(-1, 1, (env.num_envs, 2)).astype(np.float32)
+
+
+def play(env: TrainingEnv, rng: np.random.Generator, steps: int) -> list[tuple]:
+    """Random actions with resets where episodes end; everything that was seen."""
+    seen = []
+    for _ in range(steps):
+        observations, rewards, terminated, truncated, infos = env.step(random_actions(rng, env))
+        ended = terminated | truncated
+        begun = env.reset(ended) if ended.any() else observations
+        seen.append((observations, rewards, terminated, truncated, *infos.values(), begun))
+    return seen
+
+
+def assert_same(seen: list[tuple], expected: list[tuple]) -> None:
+    for row, expected_row in zip(seen, expected, strict=True):
+        for values, expected_values in zip(row, expected_row, strict=True):
+            np.testing.assert_array_equal(values, expected_values)
+
+
+@pytest.mark.parametrize("reward", REWARDS)
+@pytest.mark.parametrize("action_mode", ["absolute", "relative"])
+def test_step_equals_scalar_bookkeeping(reward, action_mode):
+    """Targets, repeats, costs, bonus and scale, one environment at a time beside the vector environment."""
+    config = EnvConfig(
+        **SMALL,
+        reward=reward,
+        action_mode=action_mode,
+        action_bound=50.0,
+        action_repeat=3,
+        smoothness_cost=0.7,
+        success_bonus=9.0,
+        reward_scale=0.5,
+    )
+    env, plain = TrainingEnv(config, seed=0), PushTVectorEnv(3)
+    env.reset()
+    raw, _ = plain.reset(seed=list(env.seeds))
+    rng = np.random.default_rng(0)
+    last_targets, returns = [None] * 3, np.zeros(3)
+    for step in range(20):
+        if step == 10:
+            for vector in (env.env, plain):
+                for single in vector.envs:
+                    single.success_threshold = -1.0  # now every step succeeds
+        actions = random_actions(rng, env)
+        observations, rewards, terminated, truncated, infos = env.step(actions)
+
+        expected, targets, env_steps = np.zeros(3), np.zeros((3, 2)), 0
+        for i in range(3):
+            for c in range(2):
+                if action_mode == "absolute":
+                    targets[i, c] = 256 * (actions[i, c] + 1)
+                else:
+                    targets[i, c] = min(max(raw["agent_pos"][i, c] + 50 * actions[i, c], 0), 512)
+            if last_targets[i] is not None:
+                expected[i] -= 0.7 * np.linalg.norm((targets[i] - last_targets[i]) / 100) ** 2
+            last_targets[i] = targets[i]
+        for _ in range(3):
+            active = plain.active.copy()
+            env_steps += active.sum()
+            after, stock_rewards, succeeded, _, _ = plain.step(targets)
+            shaped = REWARDS[reward](Transition(raw, after, stock_rewards, plain.goal_keypoints))
+            for i in np.flatnonzero(active):
+                expected[i] += shaped[i] + 9.0 * succeeded[i]
+                returns[i] += stock_rewards[i]
+            raw = after
+        np.testing.assert_allclose(rewards, 0.5 * expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(infos["return"], returns)
+        np.testing.assert_array_equal(observations, features(raw, config.features))
+        assert infos["env_steps"] == env_steps
+        assert terminated.all() == (step >= 10) and not truncated.any()
+        if step >= 10:
+            assert env_steps == 3  # an ended episode's target is not repeated
+            ended = np.ones(3, bool)
+            env.reset(ended)
+            raw, _ = plain.reset(seed=list(env.seeds))
+            last_targets, returns = [None] * 3, np.zeros(3)
+
+
+def test_success_terminates_and_the_time_limit_truncates():
+    config = EnvConfig(num_envs=8, curriculum=1.0, curriculum_angle=0.05, curriculum_distance=2.5)
+    env = TrainingEnv(config, seed=0)
+    env.reset()
+    outcomes = []
+    for step in range(300):
+        target = np.array([20.0, 20.0])  # away from the T
+        actions = np.clip((target - env.env.observations()["agent_pos"]) / 80, -1, 1)
+        before = env.env.active.copy()
+        _, _, terminated, truncated, _ = env.step(actions)
+        assert not (terminated & truncated).any()
+        assert not truncated.any() or step == 299
+        np.testing.assert_array_equal(terminated, before & (env.env._infos()["is_success"]))
+        outcomes.append((terminated, truncated))
+    terminated, truncated = np.array(outcomes).sum(axis=0)
+    np.testing.assert_array_equal(terminated + truncated, 1)
+    assert terminated.any() and truncated.any()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"action_mode": "absolute", "action_repeat": 2, "reward": "progress"},
+        {"smoothness_cost": 1.0, "curriculum": 1.0},
+    ],
+)
+def test_a_restart_in_the_middle_of_episodes_changes_nothing(options):
+    config = EnvConfig(num_envs=4, **options)
+    env = TrainingEnv(config, seed=0)
+    env.reset()
+    play(env, np.random.default_rng(0), steps=70)
+    env.reset(np.array([False, True, False, True]))
+    play(env, np.random.default_rng(1), steps=70)
+    state, arrays = copy.deepcopy(env.state_dict())
+    now = features(env.env.observations(), config.features)
+
+    restarted = TrainingEnv(config, seed=99)
+    restarted.reset()
+    np.testing.assert_array_equal(restarted.load_state_dict(state, arrays), now)
+    uninterrupted = play(env, np.random.default_rng(2), steps=300)
+    assert_same(play(restarted, np.random.default_rng(2), steps=300), uninterrupted)
+    assert any((row[2] | row[3]).any() for row in uninterrupted)  # episodes ended and began meanwhile
+
+
+def test_a_restart_right_after_a_reset():
+    env, restarted = (TrainingEnv(EnvConfig(num_envs=4), seed=seed) for seed in (0, 1))
+    begun = env.reset()
+    np.testing.assert_array_equal(restarted.load_state_dict(*copy.deepcopy(env.state_dict())), begun)
+    assert_same(
+        play(restarted, np.random.default_rng(0), steps=20), play(env, np.random.default_rng(0), steps=20)
+    )
+
+
+def test_a_seed_decides_everything():
+    first, second, other = (TrainingEnv(EnvConfig(num_envs=4), seed=seed) for seed in (3, 3, 4))
+    start = first.reset()
+    np.testing.assert_array_equal(second.reset(), start)
+    assert (other.reset() != start).any()
+    runs = [play(env, np.random.default_rng(0), steps=320) for env in (first, second)]
+    assert_same(*runs)
+
+
+def test_every_episode_has_a_seed_of_its_own():
+    env = TrainingEnv(EnvConfig(num_envs=4, curriculum=0.5), seed=0)
+    seeds, starts = [], []
+    for _ in range(30):
+        env.reset()
+        seeds.extend(env.seeds)
+        starts.extend(map(tuple, env.env.observations()["block_pose"]))
+    assert len(set(seeds)) == len(set(starts)) == 120
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_share_of_starts_near_the_goal(share):
+    config = EnvConfig(num_envs=20, curriculum=share, curriculum_angle=0.01, curriculum_distance=1.0)
+    env = TrainingEnv(config, seed=0)
+    near = []
+    for _ in range(15):
+        env.reset()
+        usual = env.step(np.zeros((20, 2)))[-1]["usual_start"]
+        error = np.abs(env.env.observations()["block_pose"] - [256, 256, np.pi / 4])
+        np.testing.assert_array_equal(~usual, (error < [10, 10, 0.1]).all(axis=1))
+        near.extend(~usual)
+    assert abs(np.mean(near) - share) <= 4 * np.sqrt(share * (1 - share) / len(near))
+
+
+def test_starts_near_the_goal_spread_as_configured():
+    env = TrainingEnv(
+        EnvConfig(num_envs=50, curriculum=1.0, curriculum_angle=0.4, curriculum_distance=30.0), seed=0
+    )
+    poses, agents = [], []
+    for _ in range(10):
+        env.reset()
+        raw = env.env.observations()
+        poses.append(raw["block_pose"])
+        agents.append(np.linalg.norm(raw["agent_pos"] - raw["block_pose"][:, :2], axis=1))
+    error = np.concatenate(poses) - [256, 256, np.pi / 4]
+    spread = np.sqrt(np.mean(np.linspace(0.05, 1, 1000) ** 2))  # of a normal scaled by U(.05, 1)
+    np.testing.assert_allclose(error.std(axis=0), spread * np.array([30, 30, 0.4]), rtol=0.15)
+    assert np.min(agents) > 100
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"features": ("agent_pos", "colour")}, "colour"),
+        ({"features": ()}, "features"),
+        ({"num_envs": 0}, "num_envs"),
+        ({"action_repeat": 0}, "action_repeat"),
+        ({"action_bound": -1.0}, "action_bound"),
+        ({"curriculum": 1.5}, "curriculum"),
+    ],
+)
+def test_impossible_configurations_are_refused(options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        EnvConfig(**options).validate()

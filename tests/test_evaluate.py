@@ -1,0 +1,182 @@
+"""evaluate.py as it is used: from a shell, against a plain loop over gym_pusht that shares none of its code."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import gym_pusht  # noqa: F401  registers gym_pusht/PushT-v0
+import gymnasium
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import evaluate
+from policies import ScriptedPolicy
+from sac.actor import Actor
+
+SCRIPT = Path(evaluate.__file__)
+FIRST_SEED, EPISODES = 21, 4  # the script solves some of them and not others
+DESIGNED_KEYS = {
+    *("episodes", "success_rate", "success_ci95", "avg_max_reward", "avg_sum_reward", "mean_max_coverage"),
+    *("mean_steps_to_success", "seeds", "env", "policy", "n_action_steps", "wall_s", "pc_success"),
+}
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """One (rewards, coverages, targets, success) per seed: the scripted policy in the stock environment."""
+    env, policy, episodes = gymnasium.make("gym_pusht/PushT-v0", obs_type="state"), ScriptedPolicy(), []
+    for seed in range(FIRST_SEED, FIRST_SEED + EPISODES):
+        env.reset(seed=seed)
+        rewards, coverages, targets, ended = [], [], [], False
+        while not ended:
+            agent, block = env.unwrapped.agent, env.unwrapped.block
+            pose = np.array([[*block.position, block.angle]])
+            targets.append(policy.act({"agent_pos": np.array([agent.position]), "block_pose": pose})[0])
+            _, reward, terminated, truncated, info = env.step(targets[-1])
+            rewards.append(reward)
+            coverages.append(info["coverage"])
+            ended = terminated or truncated
+        episodes.append((rewards, coverages, targets, terminated))
+    return episodes
+
+
+def run(folder, *flags):
+    command = [sys.executable, str(SCRIPT), "--num-envs", "3", *flags]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module", params=["fast", "stock"])
+def evaluated(request, tmp_path_factory):
+    """A folder in which the scripted policy was evaluated, and what the script printed."""
+    folder = tmp_path_factory.mktemp(request.param)
+    flags = f"--policy scripted --env {request.param} --episodes {EPISODES} --seed {FIRST_SEED} --json numbers.json"
+    record = "--record --videos 1 --failure-videos 1" if request.param == "fast" else ""
+    done = run(folder, *flags.split(), *record.split())
+    assert done.returncode == 0, done.stderr
+    return request.param, folder, done.stdout
+
+
+def test_numbers_are_those_of_a_plain_loop(evaluated, plain):
+    env, folder, _ = evaluated
+    numbers = json.loads((folder / "numbers.json").read_text())
+    moves = [
+        np.hypot(*(b - a)) for _, _, targets, _ in plain for a, b in zip(targets, targets[1:], strict=False)
+    ]
+    solved = [len(rewards) for rewards, _, _, success in plain if success]
+    assert solved and len(solved) < EPISODES
+    expected = {
+        "episodes": EPISODES,
+        "success_rate": len(solved) / EPISODES,
+        "pc_success": 100 * len(solved) / EPISODES,
+        "avg_max_reward": np.mean([max(rewards) for rewards, *_ in plain]),
+        "avg_sum_reward": np.mean([sum(rewards) for rewards, *_ in plain]),
+        "mean_max_coverage": np.mean([max(coverages) for _, coverages, *_ in plain]),
+        "mean_steps_to_success": np.mean(solved),
+        "action_step_mean": np.mean(moves),
+        "action_step_p99": np.percentile(moves, 99),
+    }
+    assert {key: numbers[key] for key in expected} == pytest.approx(expected, rel=1e-9)
+    assert numbers.keys() >= DESIGNED_KEYS
+    assert (numbers["env"], numbers["policy"], numbers["n_action_steps"]) == (env, "scripted", 1)
+    assert numbers["seeds"] == [FIRST_SEED, FIRST_SEED + EPISODES - 1]
+    assert f"--env {env}" in numbers["command"]
+
+
+def test_it_ends_with_the_files_it_wrote(evaluated):
+    _, folder, printed = evaluated
+    written = printed.partition("wrote\n")[2].split()
+    assert written[:3] == [
+        "numbers.json",
+        "logs/evaluate/scripted/plots/scripted_coverage.png",
+        "logs/evaluate/scripted/plots/scripted_starts.png",
+    ]
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == set(written)
+    for picture in written[1:3]:
+        assert imageio.imread(folder / picture).std() > 10  # not blank
+
+
+def test_videos_show_the_first_episode_and_a_failure(evaluated, plain):
+    env, folder, _ = evaluated
+    if env == "stock":
+        assert not list(folder.rglob("*.mp4"))
+        return
+    failure = next(i for i, (*_, success) in enumerate(plain) if not success and i > 0)
+    names = {
+        f"scripted_{FIRST_SEED + i}_{'success' if plain[i][3] else 'failure'}.mp4": i for i in (0, failure)
+    }
+    videos = {path.name: path for path in folder.rglob("*.mp4")}
+    assert videos.keys() == names.keys()
+    for name, i in names.items():
+        with imageio.get_reader(videos[name]) as reader:
+            about = reader.get_meta_data()
+            frames = [frame[..., :3] for frame in reader]
+        assert (about["fps"], about["codec"], about["pix_fmt"].split("(")[0]) == (10, "h264", "yuv420p")
+        assert len(frames) == len(plain[i][0]) + 1
+        assert frames[0].shape == (560, 512, 3)
+        start, end = (frame[48:].astype(int) for frame in (frames[0], frames[-1]))
+        assert np.abs(start - end).max() > 100  # something moved
+        assert (np.abs(frames[-1][:48].astype(int) - frames[0][:48]) > 100).any()  # and the caption tells
+
+
+def test_a_run_keeps_its_results_in_its_folder(tmp_path):
+    """Without --policy: the newest run's best checkpoint, here a tiny random actor."""
+    checkpoint = tmp_path / "logs/tiny/checkpoints/best"
+    checkpoint.mkdir(parents=True)
+    config = {"algorithm": "sac", "observation_size": 2, "action_size": 2, "hidden_sizes": [4]}
+    config |= {"features": ["agent_pos"], "action_mode": "relative", "action_bound": 30.0, "action_repeat": 2}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    save_file(Actor(2, 2, [4]).state_dict(), checkpoint / "model.safetensors")
+
+    done = run(tmp_path, "--episodes", "2", "--sampled")
+    assert done.returncode == 0, done.stderr
+    numbers = json.loads((tmp_path / "logs/tiny/evaluation_best.json").read_text())
+    assert numbers.keys() >= DESIGNED_KEYS
+    assert (numbers["policy"], numbers["n_action_steps"]) == ("logs/tiny/checkpoints/best", 2)
+    assert numbers["seeds"] == [100_000, 100_001] and numbers["sampled"]
+    assert numbers["mean_steps_to_success"] is None
+    assert (tmp_path / "logs/tiny/plots/best_coverage.png").exists()
+    assert not (tmp_path / "logs/evaluate").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--policy logs/nothing", "logs/nothing: no such folder"),
+        ("--policy broken", "broken/config.json: missing"),
+        ("", "no policy: no run in .*logs"),
+        ("--polcy random", "unknown flag --polcy; did you mean --policy?"),
+        ("--policy random --env slow", "--env: expected one of fast, stock, got 'slow'"),
+        ("--policy random --episodes 0", "episodes must be at least 1, got 0"),
+        ("--policy random --seed many", "--seed: expected int, got 'many'"),
+        ("--policy random --seed -1", "seed must not be negative, got -1"),
+        ("--policy random --json broken", "json must be a file to write, got the folder broken"),
+        ("--policy random --output file", "file/plots: this folder cannot be made"),
+        ("--policy random --config none.yaml", "none.yaml: no such file"),
+    ],
+)
+def test_bad_input_is_answered_in_one_sentence(flags, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("policies.EXPERT", tmp_path / "no_expert")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as exit_:
+        evaluate.main(flags.split())
+    printed = capsys.readouterr()
+    assert exit_.value.code == 2
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith("error: ")
+    assert re.search(message, line)
+
+
+def test_the_shell_sees_code_2_and_no_traceback(tmp_path):
+    done = run(tmp_path, "--policy", "nowhere")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: nowhere: no such folder")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,229 @@
+"""Policies: against the arithmetic written out, one slot at a time; and folders that cannot be opened."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import policies
+from common.errors import UserError
+from envs.actions import ActionDecoder
+from envs.rollout import rollout
+from envs.vector import PushTVectorEnv
+from policies import RandomPolicy, Replay, SACPolicy, ScriptedPolicy, default_policy, load_policy
+from sac.actor import Actor
+
+FEATURES = ["agent_pos", "agent_vel", "block_pos", "block_rotation", "agent_in_block_frame"]
+CONFIG = {
+    "algorithm": "sac",
+    "observation_size": 10,
+    "action_size": 2,
+    "hidden_sizes": [16, 8],
+    "features": FEATURES,
+    "action_mode": "relative",
+    "action_bound": 80.0,
+    "action_repeat": 1,
+    "trained": {"env_steps": 1000, "seed": 1},
+}
+
+
+def write_checkpoint(folder, **changes):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG | changes))
+    torch.manual_seed(0)
+    save_file(Actor(10, 2, [16, 8]).state_dict(), folder / "model.safetensors")
+    return folder
+
+
+def raw_observation(n, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "agent_pos": rng.uniform(20, 490, (n, 2)),
+        "agent_vel": rng.normal(0, 100, (n, 2)),
+        "block_pose": np.column_stack([rng.uniform(100, 400, (n, 2)), rng.uniform(-9, 9, n)]),
+        "keypoints": rng.uniform(0, 512, (n, 8, 2)),
+    }
+
+
+def test_deterministic_sac_is_the_actor_written_out(tmp_path):
+    policy = load_policy(write_checkpoint(tmp_path / "sac"))
+    weights = {
+        name: tensor.double().numpy()
+        for name, tensor in load_file(tmp_path / "sac/model.safetensors").items()
+    }
+    raw = raw_observation(5)
+    policy.reset(np.arange(5))
+    targets = policy.act(raw)
+    for i in range(5):
+        (ax, ay), (bx, by, angle) = raw["agent_pos"][i], raw["block_pose"][i]
+        cos, sin, dx, dy = np.cos(angle), np.sin(angle), ax - bx, ay - by
+        in_block_frame = [(cos * dx + sin * dy) / 100, (cos * dy - sin * dx) / 100]
+        places = [ax / 256 - 1, ay / 256 - 1, *raw["agent_vel"][i] / 200, bx / 256 - 1, by / 256 - 1]
+        x = np.array([*places, cos, sin, *in_block_frame])
+        for layer in (0, 2):
+            x = np.maximum(weights[f"network.{layer}.weight"] @ x + weights[f"network.{layer}.bias"], 0)
+        mean = (weights["network.4.weight"] @ x + weights["network.4.bias"])[:2]
+        expected = np.clip(raw["agent_pos"][i] + 80 * np.tanh(mean), 0, 512)
+        np.testing.assert_allclose(targets[i], expected, atol=1e-3)
+
+
+def test_sampling_has_its_own_seeded_randomness(tmp_path):
+    folder, raw = write_checkpoint(tmp_path / "sac"), raw_observation(4)
+    first, second, other = (load_policy(folder, deterministic=False, seed=seed) for seed in (1, 1, 2))
+    draws = [first.act(raw) for _ in range(200)]
+    torch.manual_seed(123)
+    np.testing.assert_array_equal([second.act(raw) for _ in range(200)], draws)
+    assert not np.allclose(other.act(raw), draws[0])
+
+    mean, log_std = first.actor(torch.from_numpy(policies.features(raw, FEATURES)))
+    pre_tanh = np.arctanh((np.array(draws) - raw["agent_pos"]) / 80)
+    inside = ((np.array(draws) > 0) & (np.array(draws) < 512)).all(axis=(0, 2))
+    assert inside.any()
+    np.testing.assert_allclose(pre_tanh.mean(0)[inside], mean.detach()[inside], atol=0.3)
+    np.testing.assert_allclose(pre_tanh.std(0)[inside], log_std.exp().detach()[inside], rtol=0.2)
+
+
+def test_repeated_actions_against_one_slot_at_a_time():
+    """Slots whose episodes begin at different times hold their targets independently."""
+    actor, decoder = Actor(10, 2, [16]), ActionDecoder("relative", 40.0)
+    together = SACPolicy(actor, FEATURES, decoder, action_repeat=3)
+    decide = SACPolicy(actor, FEATURES, decoder)
+    ages = [0, 0, 0]
+    held = [None] * 3
+    rng = np.random.default_rng(0)
+    together.reset(np.arange(3))
+    for t in range(40):
+        beginning = np.flatnonzero(rng.random(3) < 0.2)
+        together.reset(beginning)
+        raw = raw_observation(3, seed=t)
+        targets, fresh = together.act(raw), decide.act(raw)
+        for i in range(3):
+            ages[i] = 0 if i in beginning else ages[i]
+            held[i] = fresh[i] if ages[i] % 3 == 0 else held[i]
+            ages[i] += 1
+        np.testing.assert_array_equal(targets, held)
+
+
+def test_one_policy_serves_environments_of_different_sizes():
+    policy = SACPolicy(Actor(10, 2, [16]), FEATURES, ActionDecoder(), action_repeat=2)
+    for n in (2, 5, 3):
+        policy.reset(np.arange(n))
+        raw = raw_observation(n)
+        first = policy.act(raw)
+        assert first.shape == (n, 2)
+        np.testing.assert_array_equal(policy.act(raw_observation(n, seed=9)), first)
+
+
+def test_what_is_named_is_found_best_first_then_last(tmp_path):
+    run = tmp_path / "run"
+    write_checkpoint(run / "checkpoints/last", action_bound=10.0)
+    assert load_policy(run).decoder.bound == 10.0
+    write_checkpoint(run / "checkpoints/best", action_bound=20.0)
+    assert load_policy(run).decoder.bound == 20.0
+    assert load_policy(run / "checkpoints/last").decoder.bound == 10.0
+    assert isinstance(load_policy("random"), RandomPolicy)
+    assert isinstance(load_policy("scripted"), ScriptedPolicy)
+
+
+def test_default_is_the_newest_run_then_the_expert(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(policies, "EXPERT", tmp_path / "assets/sac_expert")
+    with pytest.raises(UserError, match="train_sac.py"):
+        default_policy()
+    write_checkpoint(tmp_path / "assets/sac_expert")
+    assert str(default_policy()) == "assets/sac_expert"
+    for name, age in (("old", 100), ("new", 10), ("older", 1000)):
+        config = write_checkpoint(tmp_path / "logs" / name / "checkpoints/best") / "config.json"
+        changed = config.stat().st_mtime - age
+        os.utime(config, (changed, changed))
+    assert str(default_policy()) == "logs/new/checkpoints/best"
+
+
+BROKEN = {
+    "no config": (lambda f: (f / "config.json").unlink(), "config.json: missing"),
+    "not JSON": (lambda f: (f / "config.json").write_text("{"), "config.json: damaged"),
+    "not a mapping": (lambda f: (f / "config.json").write_text("[]"), "algorithm must be sac, got None"),
+    "unknown algorithm": ({"algorithm": "ppo"}, "algorithm must be sac, got 'ppo'"),
+    "wrong type": ({"hidden_sizes": "256"}, "config.json: hidden_sizes: expected a list of int"),
+    "unknown feature": ({"features": ["agent_pos", "wind"]}, "config.json: features must be of .*got wind"),
+    "other layout": ({"features": ["agent_pos"]}, "config.json: observation_size must be 2"),
+    "unknown mode": (
+        {"action_mode": "sideways"},
+        "config.json: action_mode: expected one of absolute, relative",
+    ),
+    "no repeat": ({"action_repeat": 0}, "config.json: action_repeat must be positive, got 0"),
+    "newer than this code": ({"frame_stack": 4}, "config.json: unknown key frame_stack"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: missing"),
+    "truncated": (
+        lambda f: os.truncate(f / "model.safetensors", 100),
+        "model.safetensors: damaged or truncated",
+    ),
+    "other shapes": (
+        {"hidden_sizes": [16, 9]},
+        "model.safetensors: not the weights of an actor with layers of",
+    ),
+    "diverged": (
+        lambda f: save_file(
+            {k: v * np.nan for k, v in Actor(10, 2, [16, 8]).state_dict().items()}, f / "model.safetensors"
+        ),
+        "model.safetensors: some weights are not finite",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_folder_is_named_in_one_sentence(case, tmp_path):
+    harm, message = BROKEN[case]
+    folder = write_checkpoint(tmp_path / "sac", **(harm if isinstance(harm, dict) else {}))
+    if callable(harm):
+        harm(folder)
+    with pytest.raises(UserError, match=message) as error:
+        load_policy(folder)
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", [key for key in CONFIG if key not in ("algorithm", "trained")])
+def test_a_missing_key_is_named(key, tmp_path):
+    folder = write_checkpoint(tmp_path / "sac")
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in CONFIG.items() if k != key}))
+    with pytest.raises(UserError, match=f"config.json: {key} missing"):
+        load_policy(folder)
+
+
+def test_a_wrong_path_leads_to_the_nearest_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("sac_pusht_seed1", "walker"):
+        write_checkpoint(tmp_path / "logs" / name / "checkpoints/best")
+    with pytest.raises(
+        UserError, match="^logs/sac_puhst_seed1: no such folder; did you mean logs/sac_pusht_seed1?"
+    ):
+        load_policy("logs/sac_puhst_seed1")
+    with pytest.raises(UserError, match="did you mean scripted?"):
+        load_policy("scriptd")
+    with pytest.raises(UserError, match="takes the folder it is in, logs/walker/checkpoints/best$"):
+        load_policy("logs/walker/checkpoints/best/model.safetensors")
+    (tmp_path / "logs/empty/checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match="^logs/empty: this run has saved no checkpoint yet"):
+        load_policy("logs/empty")
+
+
+def test_random_covers_the_board():
+    targets = np.concatenate([RandomPolicy(seed=3).act(raw_observation(5000))])
+    assert targets.shape == (5000, 2) and (targets >= 0).all() and (targets <= 512).all()
+    np.testing.assert_allclose(targets.mean(axis=0), 256, atol=10)
+    np.testing.assert_allclose(targets.std(axis=0), 512 / np.sqrt(12), atol=5)
+
+
+def test_the_script_pushes_towards_the_goal_and_can_be_replayed():
+    env = PushTVectorEnv(10)
+    scripted = {episode.seed: episode for episode in rollout(env, ScriptedPolicy(), range(30))}
+    gained = [episode.coverage[1:].max() - episode.coverage[0] for episode in scripted.values()]
+    assert np.mean(gained) > 0.2
+    original = scripted[21]
+    (again,) = rollout(PushTVectorEnv(1), Replay(original.actions), [21])
+    for name in ("actions", "rewards", "coverage"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(original, name))
+    assert again.success == original.success

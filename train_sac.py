@@ -1,0 +1,176 @@
+"""Train an expert that pushes the T, with soft actor-critic.
+
+    python train_sac.py                                            the recipe: configs/sac_pusht.yaml
+    python train_sac.py --config configs/sac_pusht_classic.yaml    the field's reference recipe, for comparison
+    python train_sac.py --seed 2 --agent.lr 3e-4 --run-name try    any setting is a flag, see --help
+
+Started again under the same name, a run goes on from its last checkpoint. Ctrl-C saves first.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from common.config import config_path, parse, to_dict
+from common.device import choose_device
+from common.errors import report_user_errors
+from common.logger import Logger
+from common.run import StopRequest, choose_folder, only_process_in, open_folder
+from common.seeding import split_seed
+from envs.actions import ActionDecoder
+from envs.rollout import rollout
+from envs.summary import summarize
+from envs.vector import PushTVectorEnv
+from envs.wrappers import EnvConfig, TrainingEnv
+from policies import SACPolicy
+from sac.actor import Actor
+from sac.agent import SAC, AgentConfig
+from sac.trainer import Trainer, TrainingConfig
+
+DEFAULT_CONFIG = Path("configs/sac_pusht.yaml")
+MAY_CHANGE_ON_RESUME = (
+    "total_env_steps",
+    "training.log_every",
+    "training.video_every",
+    "training.keep_every",
+    "logs",
+    "run_name",
+    "resume",
+    "device",
+    "threads",
+    "wandb_project",
+    "agent.compile",
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything about a training run."""
+
+    run_name: str = ""  # folder below logs/; empty: the config file's name and the seed
+    seed: int = 1  # of everything random
+    total_env_steps: int = 3_000_000  # environment steps of the whole training, summed over the parallel environments
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # where networks and replay live
+    threads: int = 0  # CPU threads of PyTorch; 0: its own choice
+    logs: Path = Path("logs")  # where runs are kept
+    resume: bool = True  # go on where a run of this name stopped; --no-resume: begin anew under a new name
+    wandb_project: str = ""  # log to Weights & Biases too
+    env: EnvConfig = field(default_factory=EnvConfig)
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def validate(self) -> None:
+        if self.total_env_steps <= self.training.start_steps:
+            raise ValueError(
+                f"total_env_steps must be more than training.start_steps, {self.training.start_steps}, "
+                f"got {self.total_env_steps}"
+            )
+        if self.agent.batch_size > self.training.buffer_capacity:
+            raise ValueError(
+                f"agent.batch_size must be at most training.buffer_capacity, {self.training.buffer_capacity}, "
+                f"got {self.agent.batch_size}"
+            )
+
+
+class Evaluation:
+    """Plays episodes as everyone else will: raw observations, stock reward, the deterministic policy."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.decoder = ActionDecoder(config.env.action_mode, config.env.action_bound)
+        self.env = PushTVectorEnv(min(config.training.eval_episodes, 100))
+
+    def summary(self, actor: Actor) -> dict[str, Any]:
+        first, count = self.config.training.eval_seed, self.config.training.eval_episodes
+        return summarize(list(rollout(self.env, self._policy(actor), range(first, first + count))))
+
+    def frames(self, actor: Actor) -> np.ndarray:
+        """One episode in pictures, (T, 256, 256, 3) uint8."""
+        seeds = [self.config.training.eval_seed]
+        (episode,) = rollout(PushTVectorEnv(1), self._policy(actor), seeds, frame_size=256)
+        return episode.frames
+
+    def _policy(self, actor: Actor) -> SACPolicy:
+        return SACPolicy(actor, self.config.env.features, self.decoder, self.config.env.action_repeat)
+
+
+def build_trainer(config: Config, folder: Path) -> Trainer:
+    """Environment, agent and loop as the configuration describes them."""
+    device = choose_device(config.device)
+    seeds = split_seed(config.seed, "environment", "exploration", "replay", "torch")
+    env = TrainingEnv(config.env, seeds["environment"])
+    total_updates = int((config.total_env_steps - config.training.start_steps) * config.training.utd)
+    agent = SAC(env.observation_size, env.action_size, config.agent, total_updates, seeds["torch"], device)
+    evaluation = Evaluation(config)
+    policy_config = {
+        "algorithm": "sac",
+        "observation_size": env.observation_size,
+        "action_size": env.action_size,
+        "hidden_sizes": list(config.agent.hidden_sizes),
+        "features": list(config.env.features),
+        "action_mode": config.env.action_mode,
+        "action_bound": config.env.action_bound,
+        "action_repeat": config.env.action_repeat,
+    }
+    return Trainer(
+        config.training,
+        config.total_env_steps,
+        env,
+        agent,
+        evaluation.summary,
+        evaluation.frames,
+        policy_config,
+        folder,
+        seeds,
+    )
+
+
+def start_up_table(config: Config, trainer: Trainer, folder: Path) -> str:
+    parameters = sum(p.numel() for p in trainer.agent.actor.parameters())
+    critic_parameters = sum(p.numel() for p in trainer.agent.critics.parameters())
+    rows = {
+        "run": f"{folder}, seed {config.seed}",
+        "environments": f"{config.env.num_envs} x PushT, {config.env.action_mode} actions, {config.env.reward} reward",
+        "features": f"{trainer.env.observation_size}: {', '.join(config.env.features)}",
+        "networks": f"actor {parameters:,} parameters, {config.agent.num_critics} critics {critic_parameters:,}",
+        "device": f"{trainer.agent.device}, {torch.get_num_threads()} CPU threads",
+        "length": f"{config.total_env_steps:,} env steps, {trainer.agent.total_updates:,} updates",
+        "watch": f"tensorboard --logdir {config.logs}",
+    }
+    return "\n".join(f"  {name:<13} {value}" for name, value in rows.items())
+
+
+@report_user_errors()
+def main(argv: list[str] | None = None) -> None:
+    config = parse(Config, argv, DEFAULT_CONFIG, description=__doc__)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.set_flush_denormal(True)  # Adam's moments decay into denormals, which CPUs handle slowly
+
+    name = config.run_name or f"{config_path(argv, DEFAULT_CONFIG).stem}_seed{config.seed}"
+    folder = choose_folder(config.logs, name, config.resume)
+    last = open_folder(folder, config, MAY_CHANGE_ON_RESUME)
+    with only_process_in(folder), StopRequest() as stop:
+        trainer = build_trainer(config, folder)
+        if last:
+            trainer.load(last)
+        print(start_up_table(config, trainer, folder))
+        if last:
+            print(f"going on from {last} at {trainer.env_steps:,} env steps")
+        logger = Logger(folder, trainer.env_steps, config.wandb_project, to_dict(config))
+        finished = trainer.train(logger, stop)
+        logger.close()
+
+    best = folder / "checkpoints" / "best"
+    if finished:
+        print(f"finished. Play it: python evaluate.py --policy {best} --record")
+        print(f"Train on: the same command with --total-env-steps {2 * config.total_env_steps}")
+    else:
+        print(f"stopped at {trainer.env_steps:,} env steps, saved. The same command goes on from there.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """The whole repository in a few minutes: train an expert, measure it and the shipped one, show where to look.
 
-    make demo
+make demo
 """
 
 import json
@@ -17,9 +17,8 @@ SHIPPED = Path("assets/sac_expert")
 def measure(policy: Path, output: Path) -> dict:
     """Evaluate in the unmodified environment, with videos; returns the numbers."""
     numbers = output / "evaluation.json"
-    evaluate.main(
-        f"--policy {policy} --env stock --episodes 100 --record --videos 3 --output {output} --json {numbers}".split()
-    )
+    where = f"--policy {policy} --output {output} --json {numbers}"
+    evaluate.main(f"{where} --env stock --episodes 100 --record --videos 3".split())
     return json.loads(numbers.read_text())
 
 

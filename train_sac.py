@@ -1,8 +1,8 @@
 """Train an expert that pushes the T, with soft actor-critic.
 
-    python train_sac.py                                            the recipe: configs/sac_pusht.yaml
-    python train_sac.py --config configs/sac_pusht_classic.yaml    the field's reference recipe, for comparison
-    python train_sac.py --seed 2 --agent.lr 3e-4 --run-name try    any setting is a flag, see --help
+    python train_sac.py                                           the recipe: configs/sac_pusht.yaml
+    python train_sac.py --config configs/sac_pusht_classic.yaml   the field's reference recipe, for comparison
+    python train_sac.py --seed 2 --agent.lr 3e-4 --run-name try   any setting is a flag, see --help
 
 Started again under the same name, a run goes on from its last checkpoint. Ctrl-C saves first.
 """
@@ -52,7 +52,7 @@ class Config:
 
     run_name: str = ""  # folder below logs/; empty: the config file's name and the seed
     seed: int = 1  # of everything random
-    total_env_steps: int = 3_000_000  # environment steps of the whole training, summed over the parallel environments
+    total_env_steps: int = 3_000_000  # of the whole training, summed over the parallel environments
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # where networks and replay live
     threads: int = 0  # CPU threads of PyTorch; 0: its own choice
     logs: Path = Path("logs")  # where runs are kept
@@ -63,6 +63,9 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def validate(self) -> None:
+        for name in ("seed", "threads"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.total_env_steps <= self.training.start_steps:
             raise ValueError(
                 f"total_env_steps must be more than training.start_steps, {self.training.start_steps}, "
@@ -70,8 +73,14 @@ class Config:
             )
         if self.agent.batch_size > self.training.buffer_capacity:
             raise ValueError(
-                f"agent.batch_size must be at most training.buffer_capacity, {self.training.buffer_capacity}, "
-                f"got {self.agent.batch_size}"
+                "agent.batch_size must be at most training.buffer_capacity, "
+                f"{self.training.buffer_capacity}, got {self.agent.batch_size}"
+            )
+        at_once = self.env.num_envs * self.agent.n_step  # transitions, when all episodes end together
+        if at_once > self.training.buffer_capacity:
+            raise ValueError(
+                f"training.buffer_capacity must be at least env.num_envs x agent.n_step, {at_once}, "
+                f"got {self.training.buffer_capacity}"
             )
 
 
@@ -102,7 +111,7 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
     device = choose_device(config.device)
     seeds = split_seed(config.seed, "environment", "exploration", "replay", "torch")
     env = TrainingEnv(config.env, seeds["environment"])
-    total_updates = int((config.total_env_steps - config.training.start_steps) * config.training.utd)
+    total_updates = max(1, int((config.total_env_steps - config.training.start_steps) * config.training.utd))
     agent = SAC(env.observation_size, env.action_size, config.agent, total_updates, seeds["torch"], device)
     evaluation = Evaluation(config)
     policy_config = {
@@ -129,13 +138,14 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
 
 
 def start_up_table(config: Config, trainer: Trainer, folder: Path) -> str:
-    parameters = sum(p.numel() for p in trainer.agent.actor.parameters())
-    critic_parameters = sum(p.numel() for p in trainer.agent.critics.parameters())
+    env, agent = config.env, config.agent
+    actor_size = sum(p.numel() for p in trainer.agent.actor.parameters())
+    critics_size = sum(p.numel() for p in trainer.agent.critics.parameters())
     rows = {
         "run": f"{folder}, seed {config.seed}",
-        "environments": f"{config.env.num_envs} x PushT, {config.env.action_mode} actions, {config.env.reward} reward",
-        "features": f"{trainer.env.observation_size}: {', '.join(config.env.features)}",
-        "networks": f"actor {parameters:,} parameters, {config.agent.num_critics} critics {critic_parameters:,}",
+        "environments": f"{env.num_envs} x PushT, {env.action_mode} actions, {env.reward} reward",
+        "features": f"{trainer.env.observation_size}: {', '.join(env.features)}",
+        "networks": f"actor {actor_size:,} parameters, {agent.num_critics} critics {critics_size:,}",
         "device": f"{trainer.agent.device}, {torch.get_num_threads()} CPU threads",
         "length": f"{config.total_env_steps:,} env steps, {trainer.agent.total_updates:,} updates",
         "watch": f"tensorboard --logdir {config.logs}",
@@ -152,17 +162,16 @@ def main(argv: list[str] | None = None) -> None:
 
     name = config.run_name or f"{config_path(argv, DEFAULT_CONFIG).stem}_seed{config.seed}"
     folder = choose_folder(config.logs, name, config.resume)
-    last = open_folder(folder, config, MAY_CHANGE_ON_RESUME)
     with only_process_in(folder), StopRequest() as stop:
+        last = open_folder(folder, config, MAY_CHANGE_ON_RESUME)
         trainer = build_trainer(config, folder)
         if last:
             trainer.load(last)
         print(start_up_table(config, trainer, folder))
         if last:
             print(f"going on from {last} at {trainer.env_steps:,} env steps")
-        logger = Logger(folder, trainer.env_steps, config.wandb_project, to_dict(config))
-        finished = trainer.train(logger, stop)
-        logger.close()
+        with Logger(folder, trainer.env_steps, config.wandb_project, to_dict(config)) as logger:
+            finished = trainer.train(logger, stop)
 
     best = folder / "checkpoints" / "best"
     if finished:

@@ -1,7 +1,7 @@
 """Checkpoint folders that are whole or absent, whatever kills the program that writes them.
 
-A folder is written under a temporary name, flushed to the disk and renamed. `last` and `best` are links to such folders,
-replaced in one step as well, so at every moment they lead to a whole checkpoint.
+A folder is written under a temporary name, flushed to the disk and renamed. `last` and `best` are links to
+such folders, replaced in one step as well, so at every moment they lead to a whole checkpoint.
 """
 
 import json
@@ -21,7 +21,9 @@ TRAINING_STATE = "training_state"
 
 
 def write_folder(path: Path, write: Callable[[Path], None]) -> None:
-    """Create the folder `path` with what `write(folder)` puts into it, or leave no trace. One that exists is whole and stays.
+    """Create the folder `path` with what `write(folder)` puts into it, or leave no trace.
+
+    One that exists is whole and stays.
 
     Raises:
         UserError: the disk is full or cannot be written.
@@ -33,8 +35,8 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         write(temporary)
-        for file in temporary.rglob("*"):
-            _flush(file)
+        for written in (temporary, *temporary.rglob("*")):
+            _flush(written)
         temporary.rename(path)
         _flush(path.parent)
     except (OSError, SafetensorError) as error:
@@ -43,15 +45,24 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def link(name: Path, folder: Path) -> None:
-    """Make `name` lead to its sibling `folder`, in one step."""
+    """Make `name` lead to its sibling `folder`, in one step.
+
+    Raises:
+        UserError: the disk is full or cannot be written.
+    """
     temporary = name.with_name(f".{name.name}.partial")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(folder.name, target_is_directory=True)
-    temporary.replace(name)
+    try:
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(folder.name, target_is_directory=True)
+        temporary.replace(name)
+    except OSError as error:
+        raise UserError(f"{name}: could not be written, it leads where it led: {error}") from error
 
 
 def prune(checkpoints: Path, keep: Callable[[Path], bool]) -> None:
-    """Delete what no link leads to and `keep` does not want, and the training states that `last` does not need."""
+    """Delete what no link leads to and `keep` does not want, and every training state but `last`'s."""
+    if not checkpoints.exists():
+        return
     linked = {path.resolve() for path in checkpoints.iterdir() if path.is_symlink()}
     for folder in checkpoints.iterdir():
         if folder.is_symlink() or not folder.is_dir():

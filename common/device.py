@@ -15,5 +15,5 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = next(device for device in ("cuda", "cpu") if available[device])
     if not available[name]:
-        raise UserError(f"device {name} was asked for, but PyTorch finds none on this machine: use --device cpu")
+        raise UserError(f"device {name} was asked for, but PyTorch finds none here: use --device cpu")
     return torch.device(name)

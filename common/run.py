@@ -23,7 +23,7 @@ def choose_folder(logs: Path, name: str, resume: bool) -> Path:
 
 
 def open_folder(folder: Path, config: Any, may_change: Sequence[str]) -> Path | None:
-    """Create a run's folder and write down its config and command, or check that it can go on.
+    """Write down a run's config and command in its folder, or check that it can go on there.
 
     Args:
         config: resolved.
@@ -33,9 +33,9 @@ def open_folder(folder: Path, config: Any, may_change: Sequence[str]) -> Path | 
         the checkpoint to go on from, None for a new run.
 
     Raises:
-        UserError: the folder belongs to a run of another configuration, or cannot be written.
+        UserError: the run has another configuration or no checkpoint any more, or cannot be written.
     """
-    saved = folder / "config.yaml"
+    saved, last = folder / "config.yaml", folder / "checkpoints" / "last"
     if saved.exists():
         old = to_dict(from_dict(type(config), load_yaml(saved), f"{saved}: "))
         changed = [line for line in differences(old, to_dict(config)) if line.split(":")[0] not in may_change]
@@ -44,24 +44,31 @@ def open_folder(folder: Path, config: Any, may_change: Sequence[str]) -> Path | 
                 f"{folder} was trained with another configuration ({'; '.join(changed)}): "
                 "use its settings to go on, another --run-name or --no-resume to begin anew"
             )
+    if last.is_symlink() and not last.exists():
+        raise UserError(f"{last} leads to {last.readlink()}, which is gone: --no-resume begins anew")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_yaml(config, saved)
+        partial = saved.with_suffix(".partial")  # a kill must not leave half a config
+        save_yaml(config, partial)
+        partial.replace(saved)
         (folder / "command.txt").write_text(shlex.join(["python", *sys.argv]) + "\n")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
-    last = folder / "checkpoints" / "last"
     return last if last.exists() else None
 
 
 @contextmanager
 def only_process_in(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process.
+    """Create the folder if need be and hold it for this process.
 
     Raises:
-        UserError: another one trains there.
+        UserError: another one trains there, or it cannot be written.
     """
-    with (folder / ".lock").open("w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -70,7 +77,7 @@ def only_process_in(folder: Path) -> Iterator[None]:
 
 
 class StopRequest:
-    """Turns the first Ctrl-C or SIGTERM into a request that the loop asks for; a second Ctrl-C interrupts at once.
+    """Turns the first Ctrl-C or SIGTERM into a request that the loop asks for; a second interrupts at once.
 
     Example:
         with StopRequest() as stop:
@@ -84,7 +91,9 @@ class StopRequest:
         return self.signal is not None
 
     def __enter__(self) -> "StopRequest":
-        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._previous = {
+            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         return self
 
     def __exit__(self, *_) -> None:

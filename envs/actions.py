@@ -1,4 +1,4 @@
-"""What a policy's output in [-1, 1]^2 means on the board, where an action is the pixel that the agent is sent to."""
+"""What a policy's output in [-1, 1]^2 means on the board: the pixel that the agent is sent to."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +18,7 @@ class ActionDecoder:
     bound: float = 80.0
 
     def __call__(self, actions: np.ndarray, agent_pos: np.ndarray) -> np.ndarray:
-        """Normalised actions (n, 2) and positions (n, 2) in pixels -> targets (n, 2) in pixels, within [0, 512]."""
+        """Normalised actions (n, 2), positions (n, 2) in pixels -> targets (n, 2) in pixels, in [0, 512]."""
         if self.mode == "absolute":
             return (actions + 1.0) * 256.0
         return np.clip(agent_pos + self.bound * actions, 0.0, 512.0)

@@ -1,7 +1,7 @@
 """What a state-based policy sees: named features of the raw observation, scaled to about [-1, 1].
 
-Each feature is a function of a raw observation (`vector.PushTVectorEnv`), (n, ...) in and (n, k) out. A policy names the
-features that it was trained on; the order is theirs.
+Each feature is a function of a raw observation (`vector.PushTVectorEnv`), (n, ...) in and (n, k) out. A
+policy names the features that it was trained on; the order is theirs.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ def agent_in_block_frame(raw: RawObservation) -> np.ndarray:
 
 
 def goal_error(raw: RawObservation) -> np.ndarray:
-    """How far the block is from its place, squashed so that a pixel counts near the goal and a hundred do not far off."""
+    """The block's way to its place, squashed: near it a pixel counts, far off a hundred do not."""
     error = (raw["block_pose"] - GOAL_POSE) / np.array([20.0, 20.0, 0.2])
     error[:, 2] = np.sin(raw["block_pose"][:, 2] - GOAL_POSE[2]) / 0.2
     return error / (1.0 + np.abs(error))

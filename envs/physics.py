@@ -190,6 +190,30 @@ def coverage(x, y, cos, sin, tee, goal):
 
 
 @njit(cache=True)
+def advance(space_step, addresses, target_x, target_y, gains, substeps, dt):
+    """`substeps` of PD control towards the target and physics.
+
+    The agent is a kinematic body, for which `cpBodySetVelocity` is a plain assignment.
+
+    Args:
+        space_step: address of `cpSpaceStep`.
+        addresses: (6,) see `addresses`.
+        target_x, target_y: where the agent is sent, pixels.
+        gains: (k_p, k_v) of the PD controller.
+        substeps, dt: physics steps and their length in seconds.
+    """
+    space, position, velocity = addresses[0], _pair(addresses[1]), _pair(addresses[2])
+    k_p, k_v = gains
+    for _ in range(substeps):
+        # The stock environment's order of operations, to the last bit.
+        acceleration_x = k_p * (target_x - position[0]) + k_v * (0.0 - velocity[0])
+        acceleration_y = k_p * (target_y - position[1]) + k_v * (0.0 - velocity[1])
+        velocity[0] += acceleration_x * dt
+        velocity[1] += acceleration_y * dt
+        _space_step(space_step, space, dt)
+
+
+@njit(cache=True)
 def read_state(addresses, state):
     """Fill `state` (STATE_SIZE,) with positions and velocity, pixels (per second), and the angle, radians."""
     _, agent_pos, agent_vel, block_pos, block_angle, block_rotation = addresses
@@ -202,31 +226,8 @@ def read_state(addresses, state):
 
 @njit(cache=True)
 def control_step(space_step, addresses, target_x, target_y, gains, substeps, dt, tee, goal, state):
-    """One environment step: `substeps` of PD control towards the target and physics, then `state` is read.
-
-    The agent is a kinematic body, for which `cpBodySetVelocity` is a plain assignment.
-
-    Args:
-        space_step: address of `cpSpaceStep`.
-        addresses: (6,) see `addresses`.
-        target_x, target_y: where the agent is sent, pixels.
-        gains: (k_p, k_v) of the PD controller.
-        substeps, dt: physics steps and their length in seconds.
-        tee, goal: see `coverage`.
-        state: (STATE_SIZE,) float64, written.
-
-    Returns:
-        the coverage.
-    """
-    space, position, velocity = addresses[0], _pair(addresses[1]), _pair(addresses[2])
-    k_p, k_v = gains
-    for _ in range(substeps):
-        # The stock environment's order of operations, to the last bit.
-        acceleration_x = k_p * (target_x - position[0]) + k_v * (0.0 - velocity[0])
-        acceleration_y = k_p * (target_y - position[1]) + k_v * (0.0 - velocity[1])
-        velocity[0] += acceleration_x * dt
-        velocity[1] += acceleration_y * dt
-        _space_step(space_step, space, dt)
+    """One environment step: `advance`, then `state` (STATE_SIZE,) is written and the `coverage` returned."""
+    advance(space_step, addresses, target_x, target_y, gains, substeps, dt)
     read_state(addresses, state)
     return coverage(state[4], state[5], state[7], state[8], tee, goal)
 

@@ -33,7 +33,7 @@ def plot_coverage(path: Path, episodes: Sequence[Episode], title: str) -> None:
         lines = [
             np.column_stack([np.arange(len(e) + 1), e.coverage]) for e in episodes if e.success == success
         ]
-        alpha = np.clip(8 / (len(lines) + 1) ** 0.6, 0.12, 0.8)  # fainter the more there are
+        alpha = np.clip(6 / (len(lines) + 1) ** 0.7, 0.05, 0.8)  # fainter the more there are
         layer = 2 if success else 3
         coverage.add_collection(
             LineCollection(lines, colors=color, alpha=alpha, linewidths=0.8, zorder=layer)

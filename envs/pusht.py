@@ -118,10 +118,11 @@ class PushTEnv(StockPushTEnv):
         return {"pixels": self._render(), "agent_pos": np.array([agent_x, agent_y])}
 
     def _get_info(self) -> dict:
+        state = self._state.copy()
         info = {
-            "pos_agent": self._state[physics.AGENT_POS].copy(),
-            "vel_agent": self._state[physics.AGENT_VEL].copy(),
-            "block_pose": self._state[physics.BLOCK_POSE].copy(),
+            "pos_agent": state[physics.AGENT_POS],
+            "vel_agent": state[physics.AGENT_VEL],
+            "block_pose": state[physics.BLOCK_POSE],
             "goal_pose": self.goal_pose.copy(),
         }
         if self.count_contacts:

@@ -1,9 +1,9 @@
-"""Training rewards. Evaluation always uses the stock reward, clip(coverage / 0.95, 0, 1), and its success rule.
+"""Rewards for training; evaluation uses the stock one, clip(coverage / 0.95, 0, 1), and its success rule.
 
-PushT's own reward pays an agent not to finish: success ends the episode and is worth 1, while hovering just below the
-threshold is worth up to 1 per step for ever. The other rewards are made so that finishing pays: `log_barrier` and `linear`
-are negative everywhere, so that every step costs, and `progress` pays only what brings the T closer. A bonus for success
-comes on top (`wrappers.EnvConfig`).
+PushT's own reward pays an agent not to finish: success ends the episode and is worth 1, while hovering just
+below the threshold is worth up to 1 per step for ever. The other rewards are made so that finishing pays:
+`log_barrier` and `linear` are negative everywhere, so that every step costs, and `progress` pays only what
+brings the T closer. A bonus for success comes on top (`wrappers.EnvConfig`).
 """
 
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def linear(transition: Transition) -> np.ndarray:
 
 
 def log_barrier(transition: Transition) -> np.ndarray:
-    """Linear far away, logarithmic near the goal: there the last two pixels are worth as much as the last twenty."""
+    """Linear far away, logarithmic near the goal: the last two pixels are worth as much as the last twenty."""
     distance = keypoint_distance(transition.after, transition.goal_keypoints)
     far = -0.5 * np.minimum(distance, 200.0) / 100.0
     near = -0.25 * np.log((distance + 2.0) / 100.0)

@@ -1,4 +1,4 @@
-"""The one loop that plays episodes: for evaluation, for collecting datasets, and for evaluation during training."""
+"""The one loop that plays episodes: for evaluation, during training and after it, and for datasets."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Episode:
     """One finished episode of T environment steps."""
 
     seed: int
-    observations: RawObservation  # (T + 1, ...) each; row t is what action t answered, the last row ends the episode
+    observations: RawObservation  # (T + 1, ...) each; action t answers row t, the last ends the episode
     actions: np.ndarray  # (T, 2) pixels
     rewards: np.ndarray  # (T,) stock reward
     coverage: np.ndarray  # (T + 1,) from the start state on
@@ -62,9 +62,9 @@ def rollout(
 ) -> Iterator[Episode]:
     """Play one episode per seed and yield each as it ends.
 
-    An environment that finishes takes the next seed, so short episodes do not wait for long ones; every seed is played to
-    its end, so quick successes are not favoured. Each episode is the same whatever plays beside it, as long as the policy
-    treats its slots alike.
+    An environment that finishes takes the next seed, so short episodes do not wait for long ones; every seed
+    is played to its end, so quick successes are not favoured. Each episode is the same whatever plays beside
+    it, as long as the policy treats its slots alike.
 
     Args:
         env: as many slots as episodes are to be played at a time.

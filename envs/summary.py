@@ -13,8 +13,9 @@ from envs.rollout import Episode
 def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
     """The numbers we quote, as plain values that JSON can hold.
 
-    Only what a step led to counts: the start state is no one's merit. (`lerobot-eval` 0.6.1 by oversight adds the
-    first reward of the next episode to the sum of one that ended early; `avg_sum_reward` here does without.)
+    Only what a step led to counts: the start state is no one's merit. (`lerobot-eval` 0.6.1 adds, by
+    oversight, the first reward of the next episode to the sum of one that ended early; `avg_sum_reward` here
+    does not.)
 
     Args:
         episodes: at least one.

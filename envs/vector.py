@@ -1,13 +1,13 @@
 """Many PushTs behind Gymnasium's vector interface, stepped by one compiled call.
 
-An episode's seed is always the caller's: there is no autoreset (Gymnasium's `AutoresetMode.DISABLED`). An environment
-whose episode has ended stays as it is until a `reset_mask` names it; its rewards are 0 meanwhile.
+An episode's seed is always the caller's: there is no autoreset (Gymnasium's `AutoresetMode.DISABLED`). An
+environment whose episode has ended stays as it is until a `reset_mask` names it; its rewards are 0 meanwhile.
 
-Observations are *raw*: a dict of everything the simulator offers, the same from the fast and the stock environment. What a
-policy makes of it is the policy's business (`observations.py`).
+Observations are *raw*: a dict of everything the simulator offers, the same from the fast and the stock
+environment. What a policy makes of it is the policy's business (`observations.py`).
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import gymnasium
 import numpy as np
@@ -39,7 +39,7 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
     Actions (n, 2): where to send each agent, pixels. Infos: `coverage` and `is_success`, (n,) each.
     """
 
-    metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED}
+    metadata: ClassVar = {"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED}
 
     def __init__(
         self,
@@ -75,8 +75,8 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
 
         Args:
             seed: one per environment; only those in the mask are read.
-            options: `reset_mask` (n,) bool, all by default; `states` (n, 5 or 7), see `PushTEnv.set_state`: start states
-                that replace the seed's in the rows without NaN.
+            options: `reset_mask` (n,) bool, all by default; `states` (n, 5 or 7), see `PushTEnv.set_state`:
+                start states that replace the seed's in the rows without NaN.
 
         Returns:
             observations and infos of all environments.
@@ -109,7 +109,7 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
         return self.observations(), rewards, terminated, truncated, infos
 
     def advance(self, actions: np.ndarray, active: np.ndarray) -> None:
-        """Move the simulators of the `active` environments on by one step, whatever that does to their episodes."""
+        """Move the simulators of the `active` environments on by one step, their episodes aside."""
         actions = np.array(actions, np.float64)
         if actions.shape != (self.num_envs, 2):
             raise ValueError(f"actions: expected shape ({self.num_envs}, 2), got {actions.shape}")
@@ -150,7 +150,7 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
         return observations
 
     def frames(self, size: int, indices: np.ndarray) -> np.ndarray:
-        """Pictures (len(indices), size, size, 3) uint8 RGB for videos, with a marker where the action points."""
+        """Pictures (len(indices), size, size, 3) uint8 RGB for videos, the action's target marked."""
         frames = []
         for i in indices:
             self.envs[i].visualization_width = self.envs[i].visualization_height = size

@@ -1,4 +1,4 @@
-"""PushT as a learner sees it while training: features in, normalised actions out, a shaped reward, starts near the goal.
+"""PushT as a learner sees it: features in, normalised actions out, a shaped reward, starts near the goal.
 
 Nothing here exists in evaluation, where policies play raw observations and the stock reward (`rollout.py`).
 """
@@ -19,8 +19,14 @@ class EnvConfig:
     """The task as the agent meets it in training."""
 
     num_envs: int = 32  # PushTs stepped together
-    features: tuple[str, ...] = ("agent_pos", "agent_vel", "block_pos", "block_rotation", "agent_in_block_frame")
-    # what the policy sees, see envs/observations.py
+    features: tuple[str, ...] = (  # what the policy sees, see envs/observations.py
+        "agent_pos",
+        "agent_vel",
+        "block_pos",
+        "block_rotation",
+        "agent_in_block_frame",
+        "goal_error",
+    )
     action_mode: Literal["absolute", "relative"] = "relative"  # target on the board, or relative to the agent
     action_bound: float = 80.0  # px, the farthest relative target in x and in y
     action_repeat: int = 1  # environment steps per decision, the target held
@@ -35,7 +41,8 @@ class EnvConfig:
     def validate(self) -> None:
         unknown = [name for name in self.features if name not in FEATURES]
         if unknown or not self.features:
-            raise ValueError(f"features must be some of {', '.join(FEATURES)}, got {', '.join(unknown) or 'none'}")
+            given = ", ".join(unknown) or "none"
+            raise ValueError(f"features must be some of {', '.join(FEATURES)}, got {given}")
         for name in ("num_envs", "action_bound", "action_repeat", "reward_scale"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -46,8 +53,8 @@ class EnvConfig:
 class TrainingEnv:
     """`config.num_envs` PushTs for an off-policy learner.
 
-    Observations (n, D) float32; actions (n, 2) in [-1, 1]; rewards (n,) shaped. Each episode's seed is drawn here, from a
-    generator of our own, and so is a start near the goal.
+    Observations (n, D) float32; actions (n, 2) in [-1, 1]; rewards (n,) shaped. Each episode's seed is drawn
+    here, from a generator of our own, and so is a start near the goal.
     """
 
     def __init__(self, config: EnvConfig, seed: int) -> None:
@@ -61,7 +68,7 @@ class TrainingEnv:
         self.seeds = np.zeros(config.num_envs, np.int64)
         self.start_states = np.full((config.num_envs, 5), np.nan)  # NaN: the seed's own start
         self.returns = np.zeros(config.num_envs)  # stock reward of the running episodes
-        self._targets: list[list[np.ndarray]] = [[] for _ in range(config.num_envs)]  # of the running episodes
+        self._targets: list[list[np.ndarray]] = [[] for _ in range(config.num_envs)]  # of those too
         self._raw: dict[str, np.ndarray] = {}
         self._reward = REWARDS[config.reward]
 
@@ -74,16 +81,18 @@ class TrainingEnv:
             self.start_states[i] = self._start_near_goal() if near_goal else np.nan
             self._targets[i] = []
         self.returns[mask] = 0.0
-        self._raw, _ = self.env.reset(seed=self.seeds, options={"reset_mask": mask, "states": self.start_states})
+        options = {"reset_mask": mask, "states": self.start_states}
+        self._raw, _ = self.env.reset(seed=self.seeds, options=options)
         return features(self._raw, self.config.features)
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
         """One decision: `action_repeat` environment steps towards the same targets.
 
         Returns:
-            observations (n, D), an ended episode's last among them; rewards (n,) summed over the repeats; terminated (n,);
-            truncated (n,); infos: `env_steps` taken by all environments together, `return` (n,) of the stock reward since
-            each episode's start, `usual_start` (n,) whether that was the stock start rather than one near the goal.
+            observations (n, D), an ended episode's last among them; rewards (n,) summed over the repeats;
+            terminated (n,); truncated (n,); infos: `env_steps` taken by all environments together, `return`
+            (n,) of the stock reward since each episode's start, `usual_start` (n,) whether that was the stock
+            start rather than one near the goal.
         """
         targets = self.decoder(actions, self._raw["agent_pos"])
         rewards = -self.config.smoothness_cost * self._target_steps(targets)
@@ -125,7 +134,7 @@ class TrainingEnv:
         return {"rng": self.rng.bit_generator.state}, arrays
 
     def load_state_dict(self, state: dict, arrays: dict[str, np.ndarray]) -> np.ndarray:
-        """Play the running episodes of `state_dict` again up to where they were; returns their observations."""
+        """Play the episodes of `state_dict` again up to where they were; returns their observations."""
         self.rng.bit_generator.state = state["rng"]
         self.seeds, self.returns = arrays["seeds"].copy(), arrays["returns"].copy()
         self.start_states = arrays["start_states"].copy()
@@ -139,12 +148,12 @@ class TrainingEnv:
         return features(self._raw, self.config.features)
 
     def _target_steps(self, targets: np.ndarray) -> np.ndarray:
-        """(n,) squared distance from the last target to this one, in units of (100 px)^2; 0 at an episode's start."""
+        """(n,) squared distance from the last target to this one, in (100 px)^2; 0 at an episode's start."""
         last = np.array([old[-1] if old else new for old, new in zip(self._targets, targets, strict=True)])
         return ((targets - last) ** 2).sum(axis=1) / 100.0**2
 
     def _start_near_goal(self) -> np.ndarray:
-        """A start state (5,): the T near its place, at a distance that is itself random, the agent clear of it."""
+        """A start state (5,): the T near its place, how near is random too, and the agent clear of it."""
         scale = self.rng.uniform(0.05, 1.0)
         position = 256.0 + self.config.curriculum_distance * scale * self.rng.normal(size=2)
         angle = np.pi / 4 + self.config.curriculum_angle * scale * self.rng.normal()

@@ -1,15 +1,15 @@
 """Soft actor-critic.
 
-Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications" (arXiv:1812.05905). One `update` is, in the paper's
-order: the critics towards the soft Bellman target, the actor towards the critics' soft maximum, the temperature towards the
-target entropy, the target critics towards the critics.
+Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications" (arXiv:1812.05905). One `update` is, in
+the paper's order: the critics towards the soft Bellman target, the actor towards the critics' soft maximum,
+the temperature towards the target entropy, the target critics towards the critics.
 
 Deliberate differences, each an option:
 * n-step returns (`replay_buffer.py`): the batch brings the summed rewards and gamma^n.
-* any number of critics; a random subset of them makes the target (REDQ, arXiv:2101.05982), and critics may be normalised
-  layer by layer (RLPD, arXiv:2302.02948).
-* the learning rate may fall along a cosine, and the policy that is evaluated and saved is a moving average of the actor's
-  weights: SAC's mean action keeps wandering between updates, and the average stands still.
+* any number of critics; a random subset of them makes the target (REDQ, arXiv:2101.05982), and critics may be
+  normalised layer by layer (RLPD, arXiv:2302.02948).
+* the learning rate may fall along a cosine, and the policy that is evaluated and saved is a moving average of
+  the actor's weights: SAC's mean action keeps wandering between updates, and the average stands still.
 """
 
 import copy
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
+from common.seeding import restore_generator
 from sac.actor import Actor
 from sac.critic import Critics
 from sac.losses import actor_loss, critic_loss, critic_target, temperature_loss
@@ -28,26 +29,28 @@ from sac.replay_buffer import Batch
 class AgentConfig:
     """Soft actor-critic."""
 
-    hidden_sizes: tuple[int, ...] = (256, 256)  # of actor and critics
+    hidden_sizes: tuple[int, ...] = (128, 128)  # of actor and critics
     num_critics: int = 2  # the smallest estimate counts
     target_subset: int = 0  # critics drawn at random for each target (REDQ); 0: all of them
     critic_layer_norm: bool = False  # layer norm in the critics (RLPD)
     lr: float = 6e-4  # Adam, actor and critics
     alpha_lr: float = 3e-4  # Adam, temperature
-    final_lr_fraction: float = 1.0  # the learning rates fall to this share along a cosine
+    final_lr_fraction: float = 0.05  # the learning rates fall to this share along a cosine
     gamma: float = 0.98  # discount per decision
     n_step: int = 3  # rewards in a return
     tau: float = 0.005  # Polyak step of the target critics
     batch_size: int = 256  # transitions per update
     initial_alpha: float = 0.1  # temperature at the start
     target_entropy: float = -2.0  # nats; -action_size is SAC's rule
+    final_target_entropy: float = -8.0  # nats; the target falls to this
+    anneal_entropy: tuple[float, float] = (0.4, 0.9)  # shares of the training between which it falls
     grad_clip: float = 0.0  # largest gradient norm of actor and critics; 0: no clipping
-    actor_ema: float = 0.0  # decay per update of the averaged actor that is evaluated; 0: the actor itself
+    actor_ema: float = 0.999  # decay per update of the averaged actor that is evaluated; 0: the actor itself
     compile: bool = False  # torch.compile the update (with CUDA graphs on a GPU)
 
     def validate(self) -> None:
         for name in ("lr", "alpha_lr", "n_step", "batch_size", "num_critics", "initial_alpha"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("gamma", "tau", "final_lr_fraction"):
             if not 0.0 <= getattr(self, name) <= 1.0:
@@ -60,6 +63,8 @@ class AgentConfig:
             raise ValueError(
                 f"target_subset must be at most num_critics, {self.num_critics}, got {self.target_subset}"
             )
+        if not 0.0 <= self.anneal_entropy[0] < self.anneal_entropy[1] <= 1.0:
+            raise ValueError(f"anneal_entropy must be two rising shares, got {self.anneal_entropy}")
         if not self.hidden_sizes or min(self.hidden_sizes) < 1:
             raise ValueError(f"hidden_sizes must name layers of at least 1 unit, got {self.hidden_sizes}")
 
@@ -105,6 +110,7 @@ class SAC:
         self.critics_target = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_alpha = torch.tensor(math.log(config.initial_alpha), device=self.device, requires_grad=True)
 
+        self.target_entropy = torch.tensor(config.target_entropy, device=self.device)
         self.optimizers = {
             "actor": self._adam(self.actor.parameters(), config.lr),
             "critics": self._adam(self.critics.parameters(), config.lr),
@@ -114,14 +120,15 @@ class SAC:
         self._update = torch.compile(self._eager_update, mode=mode) if config.compile else self._eager_update
 
     @torch.no_grad()
-    def act(self, observations: torch.Tensor) -> torch.Tensor:
-        """Explore: sampled actions (n, A) for observations (n, D)."""
+    def act(self, observations: torch.Tensor, num_greedy: int = 0) -> torch.Tensor:
+        """Actions (n, A) for observations (n, D): the mode in the first `num_greedy` rows, else samples."""
         noise = torch.randn(len(observations), self.action_size, device=self.device, generator=self.generator)
+        noise[:num_greedy] = 0.0
         return self.actor.sample(observations, noise)[0]
 
     def update(self, batch: Batch) -> dict[str, torch.Tensor]:
         """One gradient step of everything. Returns scalars on the device, not waited for."""
-        self._set_learning_rates()
+        self._follow_schedules()
         # Randomness is drawn outside, so that the compiled and the eager update see the same.
         shape = (2, len(batch.rewards), self.action_size)
         noise = torch.randn(shape, device=self.device, generator=self.generator)
@@ -165,7 +172,7 @@ class SAC:
         return {"Loss/actor": loss.detach(), "Policy/log_prob": log_prob.detach().mean()}
 
     def _update_temperature(self, log_prob) -> dict[str, torch.Tensor]:
-        loss = temperature_loss(self.log_alpha, log_prob, self.config.target_entropy)
+        loss = temperature_loss(self.log_alpha, log_prob, self.target_entropy)
         self._step("log_alpha", loss, [self.log_alpha])
         return {"Alpha": self.log_alpha.detach().exp()}
 
@@ -190,13 +197,18 @@ class SAC:
         # A tensor, so that a schedule neither recompiles nor invalidates a CUDA graph.
         return torch.optim.Adam(parameters, lr=torch.tensor(lr, device=self.device), fused=True)
 
-    def _set_learning_rates(self) -> None:
-        done = min(self.updates / self.total_updates, 1.0)
-        fraction = self.config.final_lr_fraction
-        scale = fraction + (1 - fraction) * 0.5 * (1 + math.cos(math.pi * done))
+    def _follow_schedules(self) -> None:
+        """Set learning rates and target entropy to what the share of the training done asks for."""
+        config, done = self.config, min(self.updates / self.total_updates, 1.0)
+        cosine = 0.5 * (1 + math.cos(math.pi * done))
+        scale = config.final_lr_fraction + (1 - config.final_lr_fraction) * cosine
         for name, optimizer in self.optimizers.items():
-            lr = self.config.alpha_lr if name == "log_alpha" else self.config.lr
+            lr = config.alpha_lr if name == "log_alpha" else config.lr
             optimizer.param_groups[0]["lr"].fill_(scale * lr)
+        begin, end = config.anneal_entropy
+        annealed = min(max((done - begin) / (end - begin), 0.0), 1.0)
+        fall = config.final_target_entropy - config.target_entropy
+        self.target_entropy.fill_(config.target_entropy + annealed * fall)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Everything that an exact continuation needs, by name, as tensors."""
@@ -212,7 +224,7 @@ class SAC:
         """Continue from `state_dict` after this many updates."""
         self.updates = updates
         self.log_alpha.data.copy_(state["log_alpha"])
-        self.generator.set_state(state["generator"])
+        restore_generator(self.generator, state["generator"], updates)
         for name, module in self._modules().items():
             module.load_state_dict({key: state[f"{name}.{key}"] for key in module.state_dict()})
         for name, optimizer in self.optimizers.items():

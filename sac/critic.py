@@ -1,4 +1,4 @@
-"""Any number of Q networks computed together: their weights are stacked and each layer is one batched product."""
+"""Any number of Q networks computed together: weights are stacked, and each layer is one batched product."""
 
 from collections.abc import Sequence
 

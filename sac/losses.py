@@ -1,4 +1,6 @@
-"""SAC's three losses and its target as pure functions (Haarnoja et al. 2018, arXiv:1812.05905, equations 5 to 7 and 18)."""
+"""SAC's three losses and its target as pure functions: equations 5 to 7 and 18 of Haarnoja et al. 2018,
+"Soft Actor-Critic Algorithms and Applications" (arXiv:1812.05905).
+"""
 
 import torch
 
@@ -16,7 +18,8 @@ def critic_target(
         rewards: (B,) discounted sum over the n steps of the transition.
         discounts: (B,) gamma^n, or 0 where the episode terminated; a truncated episode bootstraps.
         next_q: (N, B) target critics at the next observation and an action drawn there; the smallest counts.
-        next_log_prob: (B,) of that action. Only this last step's entropy enters an n-step target, as in SB3 and FastSAC.
+        next_log_prob: (B,) of that action. Only this last step's entropy enters an n-step target, as in SB3
+            and FastSAC.
         alpha: () temperature.
     """
     return rewards + discounts * (next_q.amin(dim=0) - alpha * next_log_prob)
@@ -32,6 +35,8 @@ def actor_loss(q: torch.Tensor, log_prob: torch.Tensor, alpha: torch.Tensor) -> 
     return (alpha * log_prob - q.amin(dim=0)).mean()
 
 
-def temperature_loss(log_alpha: torch.Tensor, log_prob: torch.Tensor, target_entropy: float) -> torch.Tensor:
+def temperature_loss(
+    log_alpha: torch.Tensor, log_prob: torch.Tensor, target_entropy: torch.Tensor
+) -> torch.Tensor:
     """Raises the temperature while the policy's entropy is below its target, ()."""
     return -log_alpha * (log_prob.detach().mean() + target_entropy)

@@ -1,7 +1,7 @@
-"""Experience in preallocated tensors on one device, written and sampled without Python loops over transitions.
+"""Experience in preallocated tensors on one device, written and sampled without loops over transitions.
 
-n-step returns are made on the way in: a transition waits in a window of n until its return is complete. So a window never
-crosses the write head or an episode's end, and sampling is one gather.
+n-step returns are made on the way in: a transition waits in a window of n until its return is complete. So a
+window never crosses the write head or an episode's end, and sampling is one gather.
 """
 
 from typing import NamedTuple
@@ -28,7 +28,9 @@ class NStepWindow:
 
     _FIELDS = ("observations", "actions", "rewards", "open")
 
-    def __init__(self, num_envs: int, observation_size: int, action_size: int, n_step: int, gamma: float) -> None:
+    def __init__(
+        self, num_envs: int, observation_size: int, action_size: int, n_step: int, gamma: float
+    ) -> None:
         self.observations = np.zeros((n_step, num_envs, observation_size), np.float32)
         self.actions = np.zeros((n_step, num_envs, action_size), np.float32)
         self.rewards = np.zeros((n_step, num_envs), np.float32)

@@ -1,7 +1,7 @@
 """The training loop: act, step, store, update, log, evaluate, save; and how a run goes on after a stop.
 
-The trainer knows its environment only as arrays of observations, actions and rewards (`envs.wrappers.TrainingEnv` is one)
-and its evaluation as a function that returns numbers.
+The trainer knows its environment only as arrays of observations, actions and rewards
+(`envs.wrappers.TrainingEnv` is one) and its evaluation as a function that returns numbers.
 """
 
 from collections import deque
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from common import checkpoint
 from common.errors import UserError
 from common.logger import Logger
+from common.seeding import restore_generator
 from sac.actor import Actor
 from sac.agent import SAC
 from sac.replay_buffer import NStepWindow, ReplayBuffer
@@ -29,6 +30,7 @@ class TrainingConfig:
 
     start_steps: int = 5_000  # played with uniformly random actions before anything is learnt
     utd: float = 1 / 32  # updates per environment step
+    greedy_share: float = 0.25  # of the environments play the mode: the replay learns where it gets stuck
     buffer_capacity: int = 1_000_000  # transitions
     log_every: int = 16_000  # env steps between rows of metrics.csv
     eval_every: int = 160_000  # env steps between evaluations, each followed by a checkpoint
@@ -39,8 +41,11 @@ class TrainingConfig:
 
     def validate(self) -> None:
         for name in ("utd", "buffer_capacity", "log_every", "eval_every", "eval_episodes"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("start_steps", "keep_every", "video_every", "eval_seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
 
 class Trainer:
@@ -103,9 +108,10 @@ class Trainer:
         Raises:
             UserError: a loss is not finite, or a checkpoint cannot be written.
         """
+        self._tidy()
         total, started, resumed_at = self.total_env_steps, perf_counter(), self.env_steps
         updates_before = self.agent.updates
-        with tqdm(total=total, initial=resumed_at, unit="step", unit_scale=True, smoothing=0.05) as bar:
+        with self._progress_bar() as bar:
             while self.env_steps < total and not stop():
                 before = self.env_steps
                 self._play()
@@ -114,7 +120,9 @@ class Trainer:
 
                 if self._crossed(self.config.log_every, before):
                     seconds = perf_counter() - started
-                    self._log(logger, seconds, self.env_steps - resumed_at, self.agent.updates - updates_before)
+                    self._log(
+                        logger, seconds, self.env_steps - resumed_at, self.agent.updates - updates_before
+                    )
                     bar.set_postfix_str(self._status())
                 if self._crossed(self.config.eval_every, before) or self.env_steps >= total:
                     self._evaluate(logger, before)
@@ -129,7 +137,8 @@ class Trainer:
             actions = actions.astype(np.float32)
         else:
             observations = torch.from_numpy(self.observations).to(self.agent.device)
-            actions = self.agent.act(observations).cpu().numpy()
+            num_greedy = int(self.config.greedy_share * self.env.num_envs)
+            actions = self.agent.act(observations, num_greedy).cpu().numpy()
         next_observations, rewards, terminated, truncated, infos = self.env.step(actions)
         completed = self.window.add(
             self.observations, actions, rewards, next_observations, terminated, truncated
@@ -144,44 +153,61 @@ class Trainer:
     def _learn(self) -> None:
         """As many updates as `utd` asks for the steps played since learning began."""
         due = int((self.env_steps - self.config.start_steps) * self.config.utd)
-        while self.agent.updates < due:
+        while self.agent.updates < due and self.buffer.size:
             self._metrics = self.agent.update(self.buffer.sample(self.agent.config.batch_size, self.sampling))
 
     def _log(self, logger: Logger, seconds: float, env_steps: int, updates: int) -> None:
+        self._check_finite()
         scalars = {name: float(value) for name, value in self._metrics.items()}
-        for name, value in scalars.items():
-            if not np.isfinite(value):
-                failed = self.checkpoints / f"failed_{self.env_steps:08d}"
-                checkpoint.write_folder(failed, self._write)
-                raise UserError(
-                    f"{name} is {value} after {self.env_steps} env steps; the state is saved in {failed}, "
-                    "and the checkpoint `last` is from before: try a smaller lr or a grad_clip"
-                )
         if self.returns:
             scalars |= {"Reward/episode": self.returns[-1], "Reward/mean_100": float(np.mean(self.returns))}
             scalars["Episode/success_100"] = float(np.mean(self.successes))
-        scalars |= {"Throughput/env_steps_per_s": env_steps / seconds, "Throughput/updates_per_s": updates / seconds}
+        scalars |= {
+            "Throughput/env_steps_per_s": env_steps / seconds,
+            "Throughput/updates_per_s": updates / seconds,
+        }
         logger.log(self.env_steps, scalars)
 
     def _evaluate(self, logger: Logger, before: int) -> None:
         """Play the evaluation's episodes with the averaged actor, log, and save."""
+        self._check_finite()
         actor = self.agent.averaged_actor
         self.evaluation = self.evaluate(actor) | {"env_steps": self.env_steps}
         logger.log(self.env_steps, _eval_scalars(self.evaluation))
-        if self._crossed(self.config.video_every, before) or self.env_steps >= self.total_env_steps:
+        at_end = self.config.video_every > 0 and self.env_steps >= self.total_env_steps
+        if at_end or self._crossed(self.config.video_every, before):
             logger.video(self.env_steps, self.record(actor))
-        is_best = not self.best or _rank(self.evaluation) >= _rank(self.best)
-        if is_best:
+        if not self.best or _rank(self.evaluation) >= _rank(self.best):
             self.best = self.evaluation
         if self._crossed(self.config.keep_every, before):
-            self.kept.append(self._name())
-        self.save(is_best)
+            self.kept.append(_checkpoint_name(self.env_steps))
+        self.save()
+
+    def _check_finite(self) -> None:
+        """Stop before losses or weights that are not finite are called a checkpoint."""
+        for name, values in (self._metrics | self.agent.state_dict()).items():
+            if not values.isfinite().all():
+                failed = self.checkpoints.parent / f"failed_{self.env_steps:08d}"
+                checkpoint.write_folder(failed, self._write)
+                raise UserError(
+                    f"{name} is not finite after {self.env_steps:,} env steps: try a smaller lr or a "
+                    f"grad_clip; the state is saved in {failed}, the checkpoints are from before"
+                )
 
     def _crossed(self, every: int, before: int) -> bool:
         return every > 0 and self.env_steps // every > before // every
 
-    def _name(self) -> str:
-        return f"step_{self.env_steps:08d}"
+    def _progress_bar(self) -> tqdm:
+        """On a terminal; elsewhere the lines of the evaluations have to do."""
+        return tqdm(
+            total=self.total_env_steps,
+            initial=self.env_steps,
+            unit="step",
+            unit_scale=True,
+            smoothing=0.05,
+            dynamic_ncols=True,
+            disable=None,
+        )
 
     def _status(self) -> str:
         success = f"{100 * self.evaluation['success_rate']:.1f}%" if self.evaluation else "-"
@@ -196,20 +222,24 @@ class Trainer:
             f"max coverage {self.evaluation['mean_max_coverage']:.3f}"
         )
 
-    # -- checkpoints -------------------------------------------------------------------------------------------------
-
-    def save(self, is_best: bool = False) -> None:
-        """Write a checkpoint and let `last`, and `best` if it is, lead to it.
+    def save(self) -> None:
+        """Write a checkpoint, let `last` lead to it and `best` to the best one up to here.
 
         Raises:
-            UserError: it cannot be written; the earlier ones are intact.
+            UserError: a loss or a weight is not finite, or it cannot be written; the earlier ones are intact.
         """
-        folder = self.checkpoints / self._name()
+        self._check_finite()
+        folder = self.checkpoints / _checkpoint_name(self.env_steps)
         checkpoint.write_folder(folder, self._write)
-        if is_best:
-            checkpoint.link(self.checkpoints / "best", folder)
         checkpoint.link(self.checkpoints / "last", folder)
-        checkpoint.prune(self.checkpoints, keep=lambda path: path.name in self.kept or "failed" in path.name)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Make the folder what `last` says: a kill may leave `best` behind it, and checkpoints beyond."""
+        if self.best:
+            best = self.checkpoints / _checkpoint_name(self.best["env_steps"])
+            checkpoint.link(self.checkpoints / "best", best)
+        checkpoint.prune(self.checkpoints, keep=lambda path: path.name in self.kept)
 
     def _write(self, folder: Path) -> None:
         trained = {"env_steps": self.env_steps, "updates": self.agent.updates, "evaluation": self.evaluation}
@@ -225,6 +255,7 @@ class Trainer:
             "window": self.window.state_dict(),
             "env": {name: torch.from_numpy(array) for name, array in env_arrays.items()},
             "trainer": {"sampling": self.sampling.get_state()},
+            "metrics": {name: value.clone() for name, value in self._metrics.items()},
         }
         counters = {
             "env_steps": self.env_steps,
@@ -253,13 +284,17 @@ class Trainer:
         flat = checkpoint.load_tensors(state / "tensors.safetensors")
 
         def part(name: str) -> dict[str, torch.Tensor]:
-            return {key.removeprefix(f"{name}."): value for key, value in flat.items() if key.startswith(f"{name}.")}
+            return {
+                key.removeprefix(f"{name}."): value
+                for key, value in flat.items()
+                if key.startswith(f"{name}.")
+            }
 
         try:
             self.agent.load_state_dict(part("agent"), counters["updates"])
             self.buffer.load_state_dict(part("replay"), counters["replay_position"])
             self.window.load_state_dict(part("window"))
-            self.sampling.set_state(flat["trainer.sampling"])
+            restore_generator(self.sampling, flat["trainer.sampling"], counters["updates"])
             self.exploration.bit_generator.state = counters["exploration"]
             env_arrays = {name: tensor.numpy() for name, tensor in part("env").items()}
             self.observations = self.env.load_state_dict(counters["env"], env_arrays)
@@ -267,8 +302,14 @@ class Trainer:
                 setattr(self, name, counters[name])
             self.returns.extend(counters["returns"])
             self.successes.extend(counters["successes"])
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise UserError(f"{state}: not the state of such a training: {error}") from None
+            self._metrics = part("metrics")
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())  # torch's take several lines
+            raise UserError(f"{state}: not the state of such a training: {reason}") from None
+
+
+def _checkpoint_name(env_steps: int) -> str:
+    return f"step_{env_steps:08d}"
 
 
 def _rank(evaluation: dict[str, Any]) -> tuple[float, float]:

@@ -1,9 +1,10 @@
-"""evaluate.py as it is used: from a shell, against a plain loop over gym_pusht that shares none of its code."""
+"""evaluate.py as it is used, from a shell, against a plain loop over gym_pusht that shares no code with it."""
 
 import json
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import gym_pusht  # noqa: F401  registers gym_pusht/PushT-v0
@@ -54,9 +55,9 @@ def run(folder, *flags):
 def evaluated(request, tmp_path_factory):
     """A folder in which the scripted policy was evaluated, and what the script printed."""
     folder = tmp_path_factory.mktemp(request.param)
-    flags = f"--policy scripted --env {request.param} --episodes {EPISODES} --seed {FIRST_SEED} --json numbers.json"
+    flags = f"--env {request.param} --policy scripted --episodes {EPISODES} --seed {FIRST_SEED}"
     record = "--record --videos 1 --failure-videos 1" if request.param == "fast" else ""
-    done = run(folder, *flags.split(), *record.split())
+    done = run(folder, *flags.split(), *record.split(), "--json", "numbers.json")
     assert done.returncode == 0, done.stderr
     return request.param, folder, done.stdout
 
@@ -64,9 +65,7 @@ def evaluated(request, tmp_path_factory):
 def test_numbers_are_those_of_a_plain_loop(evaluated, plain):
     env, folder, _ = evaluated
     numbers = json.loads((folder / "numbers.json").read_text())
-    moves = [
-        np.hypot(*(b - a)) for _, _, targets, _ in plain for a, b in zip(targets, targets[1:], strict=False)
-    ]
+    moves = [np.hypot(*(b - a)) for _, _, targets, _ in plain for a, b in pairwise(targets)]
     solved = [len(rewards) for rewards, _, _, success in plain if success]
     assert solved and len(solved) < EPISODES
     expected = {

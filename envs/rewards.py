@@ -45,7 +45,7 @@ def linear(transition: Transition) -> np.ndarray:
 
 
 def log_barrier(transition: Transition) -> np.ndarray:
-    """Linear far away, logarithmic near the goal: the last two pixels are worth as much as the last twenty."""
+    """Linear far away, logarithmic near: the last two pixels are worth as much as the last twenty."""
     distance = keypoint_distance(transition.after, transition.goal_keypoints)
     far = -0.5 * np.minimum(distance, 200.0) / 100.0
     near = -0.25 * np.log((distance + 2.0) / 100.0)

@@ -37,7 +37,7 @@ EPISODE_STEPS = 100
 Work = Callable[[], tuple[int, float]]  # a small piece of work -> how many were done, in how many CPU seconds
 
 
-def main(json: Path = Path("logs/benchmarks/env_speed.json"), repeats: int = 5, slice_s: float = 0.4) -> None:
+def main(json: Path = Path("logs/benchmarks/env_speed.json"), repeats: int = 5, slice_s: float = 0.3) -> None:
     """Measure, print, write.
 
     Args:

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon
 from PIL import Image, ImageDraw, ImageFont
 
@@ -28,39 +27,38 @@ def plot_coverage(path: Path, episodes: Sequence[Episode], title: str) -> None:
     """
     figure = Figure(figsize=(8, 5.6), layout="constrained")
     coverage, solved = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    steps = max(len(episode) for episode in episodes)
-    for success, color in ((True, SUCCESS), (False, FAILURE)):
-        lines = [
-            np.column_stack([np.arange(len(e) + 1), e.coverage]) for e in episodes if e.success == success
-        ]
-        alpha = np.clip(6 / (len(lines) + 1) ** 0.7, 0.05, 0.8)  # fainter the more there are
-        layer = 2 if success else 3
+    steps = np.arange(max(len(episode) for episode in episodes) + 1)
+    for layer, success in ((2, True), (3, False)):
+        lines = [np.column_stack([steps[: len(e) + 1], e.coverage]) for e in episodes if e.success == success]
         coverage.add_collection(
-            LineCollection(lines, colors=color, alpha=alpha, linewidths=0.8, zorder=layer)
+            LineCollection(
+                lines,
+                label=f"{'success' if success else 'failure'} ({len(lines)})",
+                colors=SUCCESS if success else FAILURE,
+                alpha=np.clip(6 / (len(lines) + 1) ** 0.7, 0.05, 0.8),  # fainter the more there are
+                linewidths=0.8,
+                zorder=layer,
+            )
         )
-    coverage.plot(np.median(_held(episodes, steps), axis=0), color=INK, linewidth=2, zorder=4)
-    coverage.axhline(THRESHOLD, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=5)
+    held = [np.pad(episode.coverage, (0, len(steps) - 1 - len(episode)), mode="edge") for episode in episodes]
+    median, label = np.median(held, axis=0), "median (ended episodes keep their last)"
+    coverage.plot(steps, median, color=INK, linewidth=2, zorder=4, label=label)
+    dashes, label = (0, (4, 3)), f"success threshold, {THRESHOLD}"
+    coverage.axhline(THRESHOLD, color=INK, linewidth=0.8, linestyle=dashes, zorder=5, label=label)
     coverage.set(ylabel="coverage of the goal", ylim=(0, 1.01), title=title)
 
-    count = sum(episode.success for episode in episodes)
-    handles = [
-        Line2D([], [], color=SUCCESS, label=f"success ({count})"),
-        Line2D([], [], color=FAILURE, label=f"failure ({len(episodes) - count})"),
-        Line2D([], [], color=INK, linewidth=2, label="median (ended episodes keep their last)"),
-        Line2D(
-            [], [], color=INK, linewidth=0.8, linestyle=(0, (4, 3)), label=f"success threshold, {THRESHOLD}"
-        ),
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-
-    by_when = [
-        sum(e.success and len(e) <= step for e in episodes) / len(episodes) for step in range(steps + 1)
-    ]
-    solved.fill_between(range(steps + 1), by_when, step="post", color=SUCCESS, alpha=0.25, linewidth=0)
-    solved.step(range(steps + 1), by_when, where="post", color=SUCCESS)
+    share = [np.mean([e.success and len(e) <= step for e in episodes]) for step in steps]
+    solved.fill_between(steps, share, step="post", color=SUCCESS, alpha=0.25, linewidth=0)
+    solved.step(steps, share, where="post", color=SUCCESS)
+    solved.set_xscale("function", functions=(np.sqrt, np.square))  # most happens early, some late
+    ticks = [tick for tick in (0, 5, 20, 50, 100, 200, 300) if tick <= steps[-1]]
     solved.set(
-        ylabel="share solved", ylim=(0, 1.02), xlabel="environment step (10 per second)", xlim=(0, steps)
+        xlabel="environment step (10 per second; square-root scale)", xlim=(0, steps[-1]), xticks=ticks
     )
+    solved.set(ylabel="share solved", ylim=(0, 1.02))
+    legend = figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    for handle in legend.legend_handles:
+        handle.set_alpha(1)
     _save(figure, path)
 
 
@@ -85,10 +83,9 @@ def plot_starts(path: Path, episodes: Sequence[Episode], goal_keypoints: np.ndar
         board.add_collection(
             LineCollection(lines, colors=color, alpha=alpha, linewidths=width, zorder=order, label=label)
         )
-    board.set(
-        title=title, xlabel="x (pixels)", ylabel="y (pixels)", xlim=(0, 512), ylim=(512, 0), aspect="equal"
-    )
-    board.set(xticks=range(0, 513, 128), yticks=range(0, 513, 128))
+    ticks = range(0, 513, 128)
+    board.set(title=title, xlabel="x (pixels)", xlim=(0, 512), xticks=ticks)
+    board.set(aspect="equal", ylabel="y (pixels)", ylim=(512, 0), yticks=ticks)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     _save(figure, path)
 
@@ -125,11 +122,6 @@ def _caption(width: int, seed: int, step: int, coverage: float, outcome: str) ->
     draw.rectangle((left, top, across(min(coverage, 1.0)), bottom), color)
     draw.line((across(THRESHOLD), top - 3, across(THRESHOLD), bottom + 3), INK, width=2)
     return np.asarray(picture)
-
-
-def _held(episodes: Sequence[Episode], steps: int) -> np.ndarray:
-    """Coverage (episodes, steps + 1) in which an episode that has ended keeps its last value."""
-    return np.stack([np.pad(e.coverage, (0, steps - len(e)), mode="edge") for e in episodes])
 
 
 def _small_t(x: float, y: float, angle: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""evaluate.py as it is used, from a shell, against a plain loop over gym_pusht that shares no code with it."""
+"""evaluate.py as it is used, from a shell, against a plain loop over gym_pusht sharing only the policy."""
 
 import json
 import re

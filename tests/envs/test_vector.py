@@ -93,6 +93,14 @@ def test_ended_environments_stay_put():
         assert not rewards.any() and not terminated.any() and not truncated.any()
 
 
+def test_success_on_the_last_step_is_a_success():
+    """And not a time-out too: what follows it is of no value to a learner."""
+    env = PushTVectorEnv(1, max_episode_steps=1)
+    env.reset(seed=[0], options={"states": np.array([[30, 30, GOAL_X, GOAL_Y, GOAL_ANGLE]])})
+    _, rewards, terminated, truncated, _ = env.step(np.full((1, 2), 30.0))
+    assert (rewards[0], terminated[0], truncated[0]) == (1.0, True, False)
+
+
 def test_stock_kind_equals_fast_kind():
     fast, stock = PushTVectorEnv(2, "fast", pixels=32), PushTVectorEnv(2, "stock", pixels=32)
     states = np.array([np.full(5, np.nan), behind_the_bar(distance=2)[0]])

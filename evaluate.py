@@ -25,8 +25,8 @@ from common.checkpoint import save_json
 from common.config import parse
 from common.device import choose_device
 from common.errors import UserError, report_user_errors
-from common.video import write_video
-from envs.pictures import film, plot_coverage, plot_starts
+from common.video import write_gif, write_video
+from envs.pictures import film, mosaic, plot_coverage, plot_starts
 from envs.rollout import Episode, Policy, rollout
 from envs.summary import summarize
 from envs.vector import PushTVectorEnv
@@ -145,7 +145,14 @@ def record(folder: Path, stem: str, episodes: Sequence[Episode], config: Config)
             earlier.unlink()
         paths.append(folder / f"{stem}_{episode.seed}_{'success' if episode.success else 'failure'}.mp4")
         write_video(paths[-1], film(again))
-    return paths
+    return [*paths, record_together(folder / f"{stem}.gif", episodes[:6], env)]
+
+
+def record_together(path: Path, episodes: Sequence[Episode], env: PushTVectorEnv) -> Path:
+    """A GIF of a few episodes side by side."""
+    again = [next(rollout(env, Replay(e.actions), [e.seed], frame_size=192)) for e in episodes]
+    write_gif(path, mosaic(again))
+    return path
 
 
 def destination(name: str, config: Config) -> tuple[Path, str]:

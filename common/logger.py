@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-import imageio.v3
 import numpy as np
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from common.errors import UserError
+from common.video import encode_gif
 
 
 class Logger:
@@ -71,8 +71,8 @@ class Logger:
 
     def video(self, step: int, frames: np.ndarray, fps: int = 10) -> None:
         """Show frames (T, H, W, 3) uint8 in TensorBoard, as the moving picture that its image panel plays."""
-        gif = imageio.v3.imwrite("<bytes>", frames, extension=".gif", duration=1000 / fps, loop=0)
         _, height, width, _ = frames.shape
+        gif = encode_gif(frames, fps)
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
         value = Summary.Value(tag="Rollout", image=image)
         with _told_where(self.path.parent):

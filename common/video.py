@@ -1,9 +1,10 @@
-"""Frames to an MP4 that browsers, notebooks and slides play."""
+"""Frames to an MP4 that browsers, notebooks and slides play, or to a GIF that a README shows."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 import imageio.v2 as imageio
+import imageio.v3
 import numpy as np
 
 from common.errors import UserError
@@ -32,3 +33,21 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None
         raise UserError(f"{path}: could not be written: {error}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_gif(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None:
+    """Write frames (height, width, 3) uint8 RGB as a GIF that repeats for ever.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_gif(np.stack(list(frames)), fps))
+    except OSError as error:
+        raise UserError(f"{path}: could not be written: {error}") from None
+
+
+def encode_gif(frames: np.ndarray, fps: int = 10) -> bytes:
+    """Frames (T, height, width, 3) uint8 RGB as the bytes of a GIF."""
+    return imageio.v3.imwrite("<bytes>", frames, extension=".gif", duration=1000 / fps, loop=0)

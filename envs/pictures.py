@@ -103,6 +103,19 @@ def film(episode: Episode) -> Iterator[np.ndarray]:
         yield np.concatenate([_caption(frame.shape[1], episode.seed, step, coverage, outcome), frame])
 
 
+def mosaic(episodes: Sequence[Episode], columns: int = 3, hold: int = 10) -> Iterator[np.ndarray]:
+    """Episodes with frames of one size, played side by side; those that end early wait for the others.
+
+    Yields:
+        (rows * side, columns * side, 3) uint8 RGB, the last picture `hold` times.
+    """
+    for step in range(max(map(len, episodes)) + hold):
+        tiles = [episode.frames[min(step, len(episode))] for episode in episodes]
+        tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
+        rows = [np.concatenate(tiles[i : i + columns], axis=1) for i in range(0, len(tiles), columns)]
+        yield np.concatenate(rows)
+
+
 def _caption(width: int, seed: int, step: int, coverage: float, outcome: str) -> np.ndarray:
     """A line of text above a bar that fills with the coverage, (CAPTION_HEIGHT, width, 3) uint8."""
     color = {"": FAINT, "success": SUCCESS, "failure": FAILURE}[outcome]

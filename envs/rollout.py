@@ -13,6 +13,8 @@ from envs.vector import PushTVectorEnv
 class Policy(Protocol):
     """Anything that plays: an expert, a clone, a script, a person at the mouse."""
 
+    n_action_steps: int  # environment steps played from one decision
+
     def reset(self, episodes: np.ndarray) -> None:
         """Forget what is remembered of the slots `episodes` (k,) int, where new episodes begin."""
 

@@ -34,6 +34,7 @@ class EnvConfig:
     reward_scale: float = 0.1  # multiplies reward, bonus and cost
     success_bonus: float = 5.0  # added on the step that succeeds
     smoothness_cost: float = 0.0  # price of moving the target by 100 px from one step to the next, squared
+    smoothness_from: int = 0  # env steps; before them the cost would only keep a beginner from moving at all
     curriculum: float = 0.5  # share of episodes that start near the goal
     curriculum_angle: float = 0.8  # rad, one sigma of the block's angle about the goal in such a start
     curriculum_distance: float = 70.0  # px, one sigma of its position
@@ -65,6 +66,7 @@ class TrainingEnv:
         self.decoder = ActionDecoder(config.action_mode, config.action_bound)
         self.env = PushTVectorEnv(config.num_envs)
         self.rng = np.random.default_rng(seed)
+        self.env_steps = 0  # taken by all environments together
         self.seeds = np.zeros(config.num_envs, np.int64)
         self.start_states = np.full((config.num_envs, 5), np.nan)  # NaN: the seed's own start
         self.returns = np.zeros(config.num_envs)  # stock reward of the running episodes
@@ -90,17 +92,18 @@ class TrainingEnv:
 
         Returns:
             observations (n, D), an ended episode's last among them; rewards (n,) summed over the repeats;
-            terminated (n,); truncated (n,); infos: `env_steps` taken by all environments together, `return`
-            (n,) of the stock reward since each episode's start, `usual_start` (n,) whether that was the stock
-            start rather than one near the goal.
+            terminated (n,); truncated (n,); infos: `env_steps` of all environments since the beginning,
+            `return` (n,) of the stock reward since each episode's start, `usual_start` (n,) whether that was
+            the stock start rather than one near the goal.
         """
         targets = self.decoder(actions, self._raw["agent_pos"])
-        rewards = -self.config.smoothness_cost * self._target_steps(targets)
+        rewards = np.zeros(self.num_envs)
+        if self.env_steps >= self.config.smoothness_from:
+            rewards -= self.config.smoothness_cost * self._target_steps(targets)
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
-        env_steps = 0
         for _ in range(self.config.action_repeat):
             active = self.env.active.copy()
-            env_steps += int(active.sum())
+            self.env_steps += int(active.sum())
             for i in np.flatnonzero(active):
                 self._targets[i].append(targets[i])
             before = self._raw
@@ -111,7 +114,7 @@ class TrainingEnv:
             terminated |= succeeded
             truncated |= timed_out
         infos = {
-            "env_steps": env_steps,
+            "env_steps": self.env_steps,
             "return": self.returns.copy(),
             "usual_start": np.isnan(self.start_states[:, 0]),
         }
@@ -131,11 +134,11 @@ class TrainingEnv:
             "lengths": np.array([len(targets) for targets in self._targets]),
             "targets": np.concatenate([np.reshape(targets, (-1, 2)) for targets in self._targets]),
         }
-        return {"rng": self.rng.bit_generator.state}, arrays
+        return {"rng": self.rng.bit_generator.state, "env_steps": self.env_steps}, arrays
 
     def load_state_dict(self, state: dict, arrays: dict[str, np.ndarray]) -> np.ndarray:
         """Play the episodes of `state_dict` again up to where they were; returns their observations."""
-        self.rng.bit_generator.state = state["rng"]
+        self.rng.bit_generator.state, self.env_steps = state["rng"], state["env_steps"]
         self.seeds, self.returns = arrays["seeds"].copy(), arrays["returns"].copy()
         self.start_states = arrays["start_states"].copy()
         lengths = arrays["lengths"]

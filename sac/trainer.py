@@ -144,7 +144,7 @@ class Trainer:
             self.observations, actions, rewards, next_observations, terminated, truncated
         )
         self.buffer.add(completed)
-        self.env_steps += infos["env_steps"]
+        self.env_steps = infos["env_steps"]
         ended = terminated | truncated
         self.returns.extend(infos["return"][ended & infos["usual_start"]].tolist())
         self.successes.extend(terminated[ended & infos["usual_start"]].tolist())

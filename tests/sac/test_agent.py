@@ -55,7 +55,11 @@ class TextbookSAC:
         self.targets = deepcopy(self.critics)
         self.log_alpha = torch.tensor(math.log(self.config.initial_alpha), requires_grad=True)
         of_critics = [weight for critic in self.critics for weight in critic.parameters()]
-        self.weights = {"actor": list(self.actor.parameters()), "critics": of_critics, "alpha": [self.log_alpha]}
+        self.weights = {
+            "actor": list(self.actor.parameters()),
+            "critics": of_critics,
+            "alpha": [self.log_alpha],
+        }
         self.optimizers, self.schedules = {}, []
         for name, weights in self.weights.items():
             lr = self.config.alpha_lr if name == "alpha" else self.config.lr
@@ -76,7 +80,9 @@ class TextbookSAC:
             next_actions, next_log_prob = self.policy(batch.next_observations, next_noise)
             next_q = self.smallest([self.targets[i] for i in subset], batch.next_observations, next_actions)
             target = batch.rewards + batch.discounts * (next_q - alpha * next_log_prob)
-        losses = [F.mse_loss(critic_value(c, batch.observations, batch.actions), target) for c in self.critics]
+        losses = [
+            F.mse_loss(critic_value(c, batch.observations, batch.actions), target) for c in self.critics
+        ]
         self.descend("critics", sum(losses))
 
         actions, log_prob = self.policy(batch.observations, noise)
@@ -99,7 +105,9 @@ class TextbookSAC:
         return actions, Independent(TransformedDistribution(normal, squash), 1).log_prob(actions)
 
     def smallest(self, critics: list, observations: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        return torch.stack([critic_value(critic, observations, actions) for critic in critics]).min(dim=0).values
+        return (
+            torch.stack([critic_value(critic, observations, actions) for critic in critics]).min(dim=0).values
+        )
 
     def descend(self, name: str, loss: torch.Tensor) -> None:
         weights = self.weights[name]
@@ -190,7 +198,9 @@ def test_reported_numbers_are_those_of_the_update():
     with torch.no_grad():
         q = [critic_value(critic, batch.observations, batch.actions).mean() for critic in textbook.critics]
         noise = torch.randn(
-            2 * len(batch.rewards), ACTION_SIZE, generator=torch.Generator().set_state(agent.generator.get_state())
+            2 * len(batch.rewards),
+            ACTION_SIZE,
+            generator=torch.Generator().set_state(agent.generator.get_state()),
         )
         log_prob = textbook.policy(batch.observations, noise[: len(batch.rewards)])[1].mean()
     metrics = agent.update(batch)

@@ -17,7 +17,9 @@ def experience() -> dict[str, np.ndarray]:
     observations = rng.normal(size=(*shape, 4)).astype(np.float32)
     terminated, truncated = rng.random(shape) < 0.15, rng.random(shape) < 0.1
     following = np.concatenate([observations[1:], rng.normal(size=(1, NUM_ENVS, 4)).astype(np.float32)])
-    last = rng.normal(size=(*shape, 4)).astype(np.float32)  # of an episode: the row after it is of the next one
+    last = rng.normal(size=(*shape, 4)).astype(
+        np.float32
+    )  # of an episode: the row after it is of the next one
     return {
         "observations": observations,
         "actions": rng.normal(size=(*shape, 2)).astype(np.float32),
@@ -80,7 +82,9 @@ def identified(count: int, first: int = 0) -> Batch:
     return Batch(ids[:, None].expand(-1, 4), ids[:, None].expand(-1, 2), ids, ids[:, None].expand(-1, 4), ids)
 
 
-@pytest.mark.parametrize(("added", "held"), [(7, range(7)), (25, range(15, 25))], ids=["half full", "wrapped"])
+@pytest.mark.parametrize(
+    ("added", "held"), [(7, range(7)), (25, range(15, 25))], ids=["half full", "wrapped"]
+)
 def test_sampling_is_uniform_over_whole_transitions(added, held):
     buffer = ReplayBuffer(10, 4, 2)
     for first in range(0, added, 4):

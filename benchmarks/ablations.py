@@ -1,0 +1,87 @@
+"""What matters in the recipe: the same training with one choice changed, a row each.
+
+    python -m benchmarks.ablations                      all rows, about 15 minutes each on one core, two at a
+    time python -m benchmarks.ablations --rows stock_reward no_curriculum --jobs 1
+
+A row is a plain training, `python train_sac.py <flags>`, and can be run by hand; one that was stopped goes
+on. Its figure is the success of its best checkpoint, deterministic, on 500 seeds that chose nothing. Prints a
+Markdown table and writes `logs/ablations/ablations.json`.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import tyro
+
+LOGS = Path("logs/ablations")
+BASE = "--total-env-steps 4_000_000 --threads 1 --device cpu"  # about 15 minutes of one core
+
+# Flags by row. Where an update costs more or less, the number of steps keeps the time the same.
+ROWS = {
+    "recipe": "",
+    "absolute_actions": "--env.action-mode absolute",
+    "stock_reward": "--env.reward stock --env.success-bonus 0",
+    "linear_reward": "--env.reward linear",
+    "progress_reward": "--env.reward progress",
+    "no_curriculum": "--env.curriculum 0",
+    "no_goal_error": "--env.features agent_pos agent_vel block_pos block_rotation agent_in_block_frame",
+    "no_velocity": "--env.features agent_pos block_pos block_rotation agent_in_block_frame goal_error",
+    "one_step_returns": "--agent.n-step 1",
+    "action_repeat_2": "--env.action-repeat 2 --agent.gamma 0.96",
+    "constant_entropy": "--agent.final-target-entropy -2",
+    "no_greedy_envs": "--training.greedy-share 0",
+    "four_times_utd": "--training.utd 0.125 --total-env-steps 1_100_000",
+    "hidden_256": "--agent.hidden-sizes 256 256 --total-env-steps 2_200_000",
+}
+
+
+def main(rows: tuple[str, ...] = tuple(ROWS), jobs: int = 2, seed: int = 1) -> None:
+    """Train and measure.
+
+    Args:
+        rows: names of the rows to run.
+        jobs: rows at a time, one core each.
+        seed: of the trainings.
+    """
+    LOGS.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        results = dict(zip(rows, pool.map(lambda row: run(row, seed), rows), strict=True))
+    (LOGS / "ablations.json").write_text(json.dumps(results, indent=2) + "\n")
+    print(
+        "| changed | success on 500 seeds | steps to success | mean max coverage | command |\n|---|---|---|---|---|"
+    )
+    for row, numbers in results.items():
+        low, high = (100 * bound for bound in numbers["success_ci95"])
+        steps = numbers["mean_steps_to_success"]
+        print(
+            f"| {row.replace('_', ' ')} | {numbers['pc_success']:.1f} % ({low:.1f} to {high:.1f}) "
+            f"| {'-' if steps is None else f'{steps:.0f}'} | {numbers['mean_max_coverage']:.3f} "
+            f"| `train_sac.py {ROWS[row]}` |"
+        )
+
+
+def run(row: str, seed: int) -> dict:
+    """Train a row and evaluate its best checkpoint; returns the numbers of `evaluate.py`."""
+    name = f"{row}_seed{seed}"
+    train = f"train_sac.py {BASE} {ROWS[row]} --seed {seed} --logs {LOGS} --run-name {name}"
+    measured = LOGS / f"{name}.json"
+    play = f"evaluate.py --policy {LOGS / name} --episodes 500 --json {measured}"
+    with (LOGS / f"{name}.log").open("a") as log:
+        for command in (train, play):
+            subprocess.run(
+                [sys.executable, *shlex.split(command)],
+                stdout=log,
+                stderr=log,
+                check=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+    return json.loads(measured.read_text())
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

@@ -1,7 +1,7 @@
 """What matters in the recipe: the same training with one choice changed, a row each.
 
-    python -m benchmarks.ablations                      all rows, about 15 minutes each on one core, two at a
-    time python -m benchmarks.ablations --rows stock_reward no_curriculum --jobs 1
+    python -m benchmarks.ablations                                          all rows, two at a time
+    python -m benchmarks.ablations --rows stock_reward no_curriculum --jobs 1
 
 A row is a plain training, `python train_sac.py <flags>`, and can be run by hand; one that was stopped goes
 on. Its figure is the success of its best checkpoint, deterministic, on 500 seeds that chose nothing. Prints a
@@ -52,9 +52,8 @@ def main(rows: tuple[str, ...] = tuple(ROWS), jobs: int = 2, seed: int = 1) -> N
     with ThreadPoolExecutor(jobs) as pool:
         results = dict(zip(rows, pool.map(lambda row: run(row, seed), rows), strict=True))
     (LOGS / "ablations.json").write_text(json.dumps(results, indent=2) + "\n")
-    print(
-        "| changed | success on 500 seeds | steps to success | mean max coverage | command |\n|---|---|---|---|---|"
-    )
+    print("| changed | success on 500 seeds | steps to success | mean max coverage | command |")
+    print("|---|---|---|---|---|")
     for row, numbers in results.items():
         low, high = (100 * bound for bound in numbers["success_ci95"])
         steps = numbers["mean_steps_to_success"]

@@ -60,16 +60,17 @@ def link(name: Path, folder: Path) -> None:
 
 
 def prune(checkpoints: Path, keep: Callable[[Path], bool]) -> None:
-    """Delete what no link leads to and `keep` does not want, and every training state but `last`'s."""
+    """Delete what neither `last` nor `best` nor `keep` wants, and every training state but `last`'s."""
     if not checkpoints.exists():
         return
-    linked = {path.resolve() for path in checkpoints.iterdir() if path.is_symlink()}
+    last, best = ((checkpoints / name).resolve() for name in ("last", "best"))
     for folder in checkpoints.iterdir():
         if folder.is_symlink() or not folder.is_dir():
             continue
-        if folder.name.endswith(".partial") or (folder.resolve() not in linked and not keep(folder)):
+        wanted = folder.resolve() in (last, best) or keep(folder)
+        if folder.name.endswith(".partial") or not wanted:
             shutil.rmtree(folder, ignore_errors=True)
-        elif folder.resolve() != (checkpoints / "last").resolve():
+        elif folder.resolve() != last:
             shutil.rmtree(folder / TRAINING_STATE, ignore_errors=True)
 
 

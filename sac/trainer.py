@@ -38,6 +38,7 @@ class TrainingConfig:
     video_every: int = 800_000  # env steps between rollouts shown in TensorBoard; 0: none
     eval_episodes: int = 200  # per evaluation, the same seeds each time
     eval_seed: int = 10_000  # first of them; no figure we quote uses these
+    best_from: int = 0  # env steps before which no checkpoint is the best
 
     def validate(self) -> None:
         for name in ("utd", "buffer_capacity", "log_every", "eval_every", "eval_episodes"):
@@ -46,6 +47,8 @@ class TrainingConfig:
         for name in ("start_steps", "keep_every", "video_every", "eval_seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0.0 <= self.greedy_share <= 1.0:
+            raise ValueError(f"greedy_share must be between 0 and 1, got {self.greedy_share}")
 
 
 class Trainer:
@@ -56,7 +59,7 @@ class Trainer:
         total_env_steps: length of the whole training.
         env: vectorised, see `envs.wrappers.TrainingEnv`.
         agent: learns.
-        evaluate: actor -> numbers; `success_rate` and `mean_steps_to_success` choose the best checkpoint.
+        evaluate: actor -> numbers as of `envs.summary.summarize`; `success_rate` chooses the best checkpoint.
         record: actor -> frames (T, H, W, 3) uint8 of one episode.
         policy_config: what a checkpoint's `config.json` says of the policy beside its weights.
         folder: of the run.
@@ -177,7 +180,9 @@ class Trainer:
         at_end = self.config.video_every > 0 and self.env_steps >= self.total_env_steps
         if at_end or self._crossed(self.config.video_every, before):
             logger.video(self.env_steps, self.record(actor))
-        if not self.best or _rank(self.evaluation) >= _rank(self.best):
+        # Among equals the latest, for what a training goes on to improve is speed and smoothness.
+        is_best = self.evaluation["success_rate"] >= self.best.get("success_rate", 0.0)
+        if is_best and self.env_steps >= self.config.best_from:
             self.best = self.evaluation
         if self._crossed(self.config.keep_every, before):
             self.kept.append(_checkpoint_name(self.env_steps))
@@ -219,7 +224,8 @@ class Trainer:
         return (
             f"{self.env_steps:>10,} env steps: success {100 * self.evaluation['success_rate']:5.1f} %, "
             f"steps to success {'-' if steps is None else f'{steps:.1f}'}, "
-            f"max coverage {self.evaluation['mean_max_coverage']:.3f}"
+            f"max coverage {self.evaluation['mean_max_coverage']:.3f}, "
+            f"target moves {self.evaluation['action_step_mean'] or 0:.1f} px"
         )
 
     def save(self) -> None:
@@ -312,17 +318,13 @@ def _checkpoint_name(env_steps: int) -> str:
     return f"step_{env_steps:08d}"
 
 
-def _rank(evaluation: dict[str, Any]) -> tuple[float, float]:
-    """The better evaluation ranks higher: by success, then by speed."""
-    return evaluation["success_rate"], -(evaluation["mean_steps_to_success"] or 0.0)
-
-
 def _eval_scalars(evaluation: dict[str, Any]) -> dict[str, float]:
     scalars = {
         "Eval/success_rate": evaluation["success_rate"],
+        "Eval/steps_to_success": evaluation["mean_steps_to_success"],
         "Eval/max_coverage": evaluation["mean_max_coverage"],
         "Eval/return": evaluation["avg_sum_reward"],
+        "Eval/action_step_mean": evaluation["action_step_mean"],
+        "Eval/action_step_p99": evaluation["action_step_p99"],
     }
-    if evaluation["mean_steps_to_success"] is not None:
-        scalars["Eval/steps_to_success"] = evaluation["mean_steps_to_success"]
-    return scalars
+    return {name: value for name, value in scalars.items() if value is not None}

@@ -31,7 +31,7 @@ def experience() -> dict[str, np.ndarray]:
 
 
 def brute_force(experience: dict[str, np.ndarray], steps: int, n_step: int) -> list[tuple]:
-    """All transitions that are complete after `steps`, as lists would have it, in the order of their completion."""
+    """All transitions that are complete after `steps`, found one by one, in the order of their completion."""
     complete = []
     for env in range(NUM_ENVS):
         for start in range(steps):

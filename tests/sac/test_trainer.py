@@ -1,0 +1,284 @@
+"""The loop on a task that takes no time, so that it can be stopped and killed at every single moment."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common import checkpoint
+from common.errors import UserError
+from sac.agent import SAC, AgentConfig
+from sac.trainer import Trainer, TrainingConfig
+
+AGENT = AgentConfig(hidden_sizes=(4,), batch_size=4, n_step=2)
+TRAINING = TrainingConfig(
+    start_steps=12, utd=0.125, buffer_capacity=30, log_every=10, eval_every=20, keep_every=40, video_every=0
+)
+TOTAL_ENV_STEPS = 80
+SEEDS = {"environment": 1, "torch": 2, "exploration": 3, "replay": 4}
+
+
+class Walk:
+    """Two points that are pushed along a line, from a random start to 1 or for seven steps."""
+
+    num_envs, observation_size, action_size = 2, 2, 1
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.env_steps = 0
+        self.arrays = {"position": np.zeros(2), "age": np.zeros(2), "return": np.zeros(2)}
+
+    def reset(self, mask: np.ndarray | None = None) -> np.ndarray:
+        mask = np.ones(2, bool) if mask is None else mask
+        for array in self.arrays.values():
+            array[mask] = 0.0
+        self.arrays["position"][mask] = self.rng.normal(size=mask.sum())
+        return self.observe()
+
+    def step(self, actions: np.ndarray) -> tuple:
+        self.arrays["position"] += actions[:, 0]
+        self.arrays["age"] += 1
+        self.arrays["return"] += self.arrays["position"]
+        self.env_steps += 2
+        terminated = self.arrays["position"] > 1.0
+        infos = {
+            "env_steps": self.env_steps,
+            "return": self.arrays["return"].copy(),
+            "usual_start": np.ones(2, bool),
+        }
+        truncated = ~terminated & (self.arrays["age"] >= 7)
+        return self.observe(), self.arrays["position"].copy(), terminated, truncated, infos
+
+    def observe(self) -> np.ndarray:
+        return np.stack([self.arrays["position"], self.arrays["age"]], axis=1).astype(np.float32)
+
+    def state_dict(self) -> tuple[dict, dict[str, np.ndarray]]:
+        return {"rng": self.rng.bit_generator.state, "env_steps": self.env_steps}, self.arrays
+
+    def load_state_dict(self, state: dict, arrays: dict[str, np.ndarray]) -> np.ndarray:
+        self.rng.bit_generator.state, self.env_steps = state["rng"], state["env_steps"]
+        self.arrays = {name: array.copy() for name, array in arrays.items()}
+        return self.observe()
+
+
+def evaluate(actor: torch.nn.Module) -> dict:
+    """Up and down from evaluation to evaluation, so that the best checkpoint is not always the last."""
+    level = float(actor.mode(torch.zeros(1, 2)).abs())
+    return {
+        "success_rate": level * 1e4 % 1.0,
+        "mean_steps_to_success": None,
+        "mean_max_coverage": level,
+        "avg_sum_reward": level,
+    }
+
+
+class Rows(list):
+    """What a logger would write."""
+
+    def log(self, step: int, scalars: dict[str, float]) -> None:
+        self.append((step, {k: v for k, v in scalars.items() if not k.startswith("Throughput/")}))
+
+
+def make_trainer(folder: Path, agent: AgentConfig = AGENT, total: int = TOTAL_ENV_STEPS) -> Trainer:
+    learner = SAC(2, 1, agent, total_updates=8, seed=SEEDS["torch"])
+    env = Walk(SEEDS["environment"])
+    return Trainer(TRAINING, total, env, learner, evaluate, lambda actor: None, {"a": 1}, folder, SEEDS)
+
+
+def run(folder: Path, plays: int = 1000, **changes) -> tuple[Trainer, Rows]:
+    """Start, or go on, as the script does, until the end or for so many plays."""
+    trainer, rows = make_trainer(folder, **changes), Rows()
+    last = folder / "checkpoints" / "last"
+    if last.exists():
+        trainer.load(last)
+    left = iter(range(plays))
+    trainer.train(rows, stop=lambda: next(left, None) is None)
+    return trainer, rows
+
+
+def contents(folder: Path) -> dict:
+    """Everything in a checkpoint, and fails where something is missing or damaged."""
+    state = folder / checkpoint.TRAINING_STATE
+    return {
+        "config": checkpoint.load_json(folder / "config.json"),
+        "counters": checkpoint.load_json(state / "counters.json"),
+        "model": {k: v.tolist() for k, v in checkpoint.load_tensors(folder / "model.safetensors").items()},
+        "state": {k: v.tolist() for k, v in checkpoint.load_tensors(state / "tensors.safetensors").items()},
+    }
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> tuple[Path, Rows]:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    return folder, run(folder)[1]
+
+
+@pytest.fixture(autouse=True)
+def no_flush(monkeypatch):
+    """A test pulls no plug, and waiting for the disk would be most of its time."""
+    monkeypatch.setattr(checkpoint, "_flush", lambda path: None)
+
+
+def assert_same_run(folder: Path, other: Path) -> None:
+    assert contents(folder / "checkpoints/last") == contents(other / "checkpoints/last")
+    names = [sorted(path.name for path in (each / "checkpoints").iterdir()) for each in (folder, other)]
+    assert names[0] == names[1]
+    models = [
+        checkpoint.load_tensors(each / "checkpoints/best/model.safetensors") for each in (folder, other)
+    ]
+    torch.testing.assert_close(*models, rtol=0, atol=0)
+
+
+def test_the_loop_does_what_a_plain_one_does(uninterrupted):
+    """Env steps, updates, logs, evaluations and checkpoints fall where counting on the fingers puts them."""
+    folder, rows = uninterrupted
+    counters = contents(folder / "checkpoints/last")["counters"]
+    assert counters["env_steps"] == 80 and counters["updates"] == (80 - 12) // 8
+    logged = [step for step, scalars in rows if "Eval/success_rate" not in scalars]
+    evaluated = [step for step, scalars in rows if "Eval/success_rate" in scalars]
+    assert logged == [10, 20, 30, 40, 50, 60, 70, 80] and evaluated == [20, 40, 60, 80]
+    assert "Loss/critic1" not in rows[0][1] and "Loss/critic1" in rows[-2][1]
+
+    rates = {step: scalars["Eval/success_rate"] for step, scalars in rows if "Eval/success_rate" in scalars}
+    best = max(rates, key=rates.get)
+    assert (folder / "checkpoints/best").readlink() == Path(f"step_{best:08d}")
+    assert best != 80, "evaluate() above has to make an earlier checkpoint the best one"
+    names = {f"step_{step:08d}" for step in (40, 80, best)} | {"best", "last"}
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == names
+
+
+@pytest.mark.parametrize("plays", range(1, 40))
+def test_stopped_anywhere_it_goes_on_bit_for_bit(uninterrupted, tmp_path, plays):
+    folder, rows = uninterrupted
+    first, first_rows = run(tmp_path, plays)
+    assert first.env_steps == 2 * plays
+    assert run(tmp_path, 0)[1] == []  # started and stopped at once
+    _, later_rows = run(tmp_path)
+    assert first_rows + later_rows == rows
+    assert_same_run(tmp_path, folder)
+
+
+def test_a_finished_run_trains_on(uninterrupted, tmp_path):
+    folder, rows = uninterrupted
+    first_rows = run(tmp_path, total=40)[1]
+    assert run(tmp_path, total=40)[1] == []
+    assert first_rows + run(tmp_path)[1] == rows
+    assert_same_run(tmp_path, folder)
+
+
+class Killed(BaseException):
+    """No handler of errors catches it, as none runs after kill -9."""
+
+
+class Killer:
+    """An audit hook that ends the training at its n-th change of the disk and allows none after it."""
+
+    CHANGES = ("open", "os.mkdir", "os.rename", "os.symlink", "os.remove", "os.rmdir")
+
+    def __init__(self) -> None:
+        self.armed, self.changes, self.deadline = False, 0, 0
+        sys.addaudithook(self._hook)  # for ever: there is no way to remove one
+
+    def run(self, folder: Path, deadline: int, plays: int = 1000) -> bool:
+        """Whether the training lived to its end."""
+        self.armed, self.changes, self.deadline = True, 0, deadline
+        try:
+            run(folder, plays)
+        except Killed:
+            return False
+        finally:
+            self.armed = False
+        return True
+
+    def _hook(self, event: str, arguments: tuple) -> None:
+        if self.armed and event in self.CHANGES and arguments[1] != "r":
+            self.changes += 1
+            if self.changes > self.deadline:
+                raise Killed
+
+
+@pytest.fixture(scope="module")
+def killer() -> Killer:
+    return Killer()
+
+
+def assert_links_lead_to_whole_folders(checkpoints: Path) -> None:
+    if (checkpoints / "last").is_symlink():
+        contents(checkpoints / "last")
+    if (checkpoints / "best").is_symlink():
+        checkpoint.load_tensors(checkpoints / "best" / "model.safetensors")
+        checkpoint.load_json(checkpoints / "best" / "config.json")
+
+
+def test_killed_at_any_change_of_the_disk_it_goes_on(uninterrupted, tmp_path, killer):
+    """Also when it is killed twice, and when it stops for a signal before it gets to where it was killed."""
+    rng = np.random.default_rng(0)
+    for deadline in range(10_000):
+        folder = tmp_path / str(deadline)
+        lived = killer.run(folder, deadline)
+        if not lived:
+            assert_links_lead_to_whole_folders(folder / "checkpoints")
+            killer.run(folder, int(rng.integers(60)), plays=int(rng.integers(1, 12)))
+            assert_links_lead_to_whole_folders(folder / "checkpoints")
+            run(folder)
+        assert_same_run(folder, uninterrupted[0])
+        if lived:
+            break
+    assert deadline > 50
+
+
+def test_weights_that_are_not_finite_never_become_a_checkpoint(tmp_path):
+    trainer, _ = run(tmp_path, plays=25)
+    with torch.no_grad():
+        next(trainer.agent.actor.parameters())[0, 0] = float("nan")
+    before = contents(tmp_path / "checkpoints/last")
+    with pytest.raises(UserError, match=r"actor\.network\.0\.weight is not finite after 50 env steps"):
+        trainer.save()
+    assert contents(tmp_path / "checkpoints/last") == before
+    saved = contents(tmp_path / "failed_00000050")
+    assert np.isnan(saved["state"]["agent.actor.network.0.weight"][0][0])
+
+
+def test_diverging_training_stops_before_the_next_log(tmp_path):
+    run(tmp_path, plays=20)
+    trainer = make_trainer(tmp_path)
+    trainer.load(tmp_path / "checkpoints/last")
+    trainer.buffer.storage.rewards[:] = float("inf")
+    before = contents(tmp_path / "checkpoints/last")
+    with pytest.raises(UserError, match="not finite after 50 env steps"):
+        trainer.train(Rows(), stop=lambda: False)
+    assert contents(tmp_path / "checkpoints/last") == before
+    run(tmp_path)  # the run itself is not lost
+    assert contents(tmp_path / "checkpoints/last")["counters"]["env_steps"] == 80
+
+
+@pytest.mark.parametrize("damage", ["{}", "[]", '{"updates": "many"}', '{"updates": 3', None])
+def test_damaged_counters_are_told(uninterrupted, tmp_path, damage):
+    run(tmp_path, plays=20)
+    counters = tmp_path / "checkpoints/last/training_state/counters.json"
+    if damage is None:
+        counters.unlink()
+    else:
+        counters.write_text(damage)
+    with pytest.raises(UserError, match="training_state"):
+        make_trainer(tmp_path).load(tmp_path / "checkpoints/last")
+
+
+def test_a_state_of_other_networks_is_told_in_one_line(tmp_path):
+    run(tmp_path, plays=20)
+    trainer = make_trainer(tmp_path, agent=AgentConfig(hidden_sizes=(5,), batch_size=4, n_step=2))
+    with pytest.raises(UserError, match="not the state of such a training: .*size mismatch") as caught:
+        trainer.load(tmp_path / "checkpoints/last")
+    assert "\n" not in str(caught.value)
+
+
+def test_learning_waits_for_the_first_complete_transition(tmp_path):
+    """Without random steps and with a long return, updates are due before anything can be sampled."""
+    agent = AgentConfig(hidden_sizes=(4,), batch_size=4, n_step=5)
+    learner = SAC(2, 1, agent, total_updates=40, seed=0)
+    training = TrainingConfig(start_steps=0, utd=1.0, buffer_capacity=30, video_every=0)
+    trainer = Trainer(training, 20, Walk(1), learner, evaluate, lambda actor: None, {}, tmp_path, SEEDS)
+    trainer.train(Rows(), stop=lambda: False)
+    assert learner.updates == 20

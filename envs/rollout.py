@@ -87,7 +87,7 @@ def rollout(
             policy.reset(starting)
             _observe(env, slots, starting, frame_size, observations, coverage=infos["coverage"])
 
-        actions = policy.act(observations)
+        actions = np.array(policy.act(observations))  # a policy may reuse its own array
         playing = np.flatnonzero(env.active)
         observations, rewards, _, _, infos = env.step(actions)
         step = {"actions": actions, "rewards": rewards, "coverage": infos["coverage"]}

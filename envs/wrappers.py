@@ -128,9 +128,9 @@ class TrainingEnv:
             what JSON can hold, and arrays.
         """
         arrays = {
-            "seeds": self.seeds,
-            "start_states": self.start_states,
-            "returns": self.returns,
+            "seeds": self.seeds.copy(),
+            "start_states": self.start_states.copy(),
+            "returns": self.returns.copy(),
             "lengths": np.array([len(targets) for targets in self._targets]),
             "targets": np.concatenate([np.reshape(targets, (-1, 2)) for targets in self._targets]),
         }
@@ -162,5 +162,5 @@ class TrainingEnv:
         angle = np.pi / 4 + self.config.curriculum_angle * scale * self.rng.normal()
         while True:
             agent = self.rng.uniform(50.0, 450.0, size=2)
-            if np.linalg.norm(agent - position) > 110.0:
+            if np.linalg.norm(agent - position) > 140.0:  # the far end of the stem, 120 px, and the agent
                 return np.array([*agent, *position, angle])

@@ -190,17 +190,19 @@ class SACPolicy:
         self.device = next(actor.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self._targets = np.empty((0, 2))  # the latest of each slot
-        self._steps_left = np.empty(0, np.int64)  # for which it is still held
+        self._steps_left = np.empty(0, np.int64)  # for which it is still held; -1 where an episode begins
 
     def reset(self, episodes: np.ndarray) -> None:
-        self._steps_left[episodes[episodes < len(self._steps_left)]] = 0
+        self._steps_left[episodes[episodes < len(self._steps_left)]] = -1
 
     def act(self, observations: RawObservation) -> np.ndarray:
         if len(self._steps_left) != len(observations["agent_pos"]):
             self._targets = np.zeros_like(observations["agent_pos"])
-            self._steps_left = np.zeros(len(self._targets), np.int64)
-        due = self._steps_left == 0
-        self._targets[due] = self._decide(observations)[due]
+            self._steps_left = np.full(len(self._targets), -1)
+        begins = self._steps_left < 0
+        self._targets[begins] = observations["agent_pos"][begins]
+        due = self._steps_left <= 0
+        self._targets[due] = self._decide(observations | {"last_target": self._targets})[due]
         self._steps_left[due] = self.n_action_steps
         self._steps_left -= 1
         return self._targets.copy()
@@ -214,7 +216,7 @@ class SACPolicy:
             shape = len(observations), raw["agent_pos"].shape[1]
             noise = torch.randn(shape, generator=self.generator, device=self.device)
             actions, _ = self.actor.sample(observations, noise)
-        return self.decoder(actions.double().cpu().numpy(), raw["agent_pos"])
+        return self.decoder(actions.double().cpu().numpy(), raw["agent_pos"], raw["last_target"])
 
 
 @dataclass(frozen=True)
@@ -228,6 +230,7 @@ class SACConfig:
     features: tuple[str, ...] = ()
     action_mode: Literal["absolute", "relative"] = "relative"
     action_bound: float = 80.0  # pixels
+    max_target_step: float = 0.0  # pixels; 0: no limit
     action_repeat: int = 1  # environment steps
 
     def validate(self) -> None:
@@ -243,6 +246,8 @@ class SACConfig:
         for name in ("action_bound", "action_repeat"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.max_target_step < 0:
+            raise ValueError(f"max_target_step must not be negative, got {self.max_target_step}")
         if any(size < 1 for size in self.hidden_sizes):
             raise ValueError(f"hidden_sizes must be positive, got {self.hidden_sizes}")
 
@@ -266,5 +271,5 @@ def _load_sac(
         ) from None
     if not all(parameter.isfinite().all() for parameter in actor.parameters()):
         raise UserError(f"{weights}: some weights are not finite, so the training had diverged")
-    decoder = ActionDecoder(config.action_mode, config.action_bound)
+    decoder = ActionDecoder(config.action_mode, config.action_bound, config.max_target_step)
     return SACPolicy(actor.to(device), config.features, decoder, config.action_repeat, deterministic, seed)

@@ -89,7 +89,8 @@ class Evaluation:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.decoder = ActionDecoder(config.env.action_mode, config.env.action_bound)
+        env = config.env
+        self.decoder = ActionDecoder(env.action_mode, env.action_bound, env.max_target_step)
         self.env = PushTVectorEnv(min(config.training.eval_episodes, 100))
 
     def summary(self, actor: Actor) -> dict[str, Any]:
@@ -122,6 +123,7 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
         "features": list(config.env.features),
         "action_mode": config.env.action_mode,
         "action_bound": config.env.action_bound,
+        "max_target_step": config.env.max_target_step,
         "action_repeat": config.env.action_repeat,
     }
     return Trainer(

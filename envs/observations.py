@@ -49,6 +49,11 @@ def goal_error(raw: RawObservation) -> np.ndarray:
     return error / (1.0 + np.abs(error))
 
 
+def target_lead(raw: RawObservation) -> np.ndarray:
+    """How far ahead of the agent its last target lies; `last_target` is the policy's own memory."""
+    return (raw["last_target"] - raw["agent_pos"]) / 40.0
+
+
 def keypoints(raw: RawObservation) -> np.ndarray:
     return raw["keypoints"].reshape(-1, 16) / _HALF_BOARD - 1.0
 
@@ -63,6 +68,7 @@ FEATURES: dict[str, Callable[[RawObservation], np.ndarray]] = {
         block_rotation,
         agent_in_block_frame,
         goal_error,
+        target_lead,
         keypoints,
     )
 }
@@ -75,5 +81,6 @@ def features(raw: RawObservation, names: Sequence[str]) -> np.ndarray:
 
 def feature_size(names: Sequence[str]) -> int:
     """How many numbers `features` returns per environment."""
-    raw = {"agent_pos": (2,), "agent_vel": (2,), "block_pose": (3,), "keypoints": (8, 2)}
-    return features({key: np.zeros((1, *shape)) for key, shape in raw.items()}, names).shape[1]
+    shapes = {"agent_pos": 2, "agent_vel": 2, "last_target": 2, "block_pose": 3, "keypoints": (8, 2)}
+    raw = {key: np.zeros(np.append(1, shape)) for key, shape in shapes.items()}
+    return features(raw, names).shape[1]

@@ -29,12 +29,13 @@ class EnvConfig:
     )
     action_mode: Literal["absolute", "relative"] = "relative"  # target on the board, or relative to the agent
     action_bound: float = 80.0  # px, the farthest relative target in x and in y
+    max_target_step: float = (
+        0.0  # px, the farthest that the target moves from one decision to the next; 0: any
+    )
     action_repeat: int = 1  # environment steps per decision, the target held
     reward: Literal["stock", "linear", "log_barrier", "progress"] = "log_barrier"  # see envs/rewards.py
     reward_scale: float = 0.1  # multiplies reward, bonus and cost
     success_bonus: float = 5.0  # added on the step that succeeds
-    smoothness_cost: float = 0.0  # price of moving the target by 100 px from one step to the next, squared
-    smoothness_from: int = 0  # env steps; before them the cost would only keep a beginner from moving at all
     curriculum: float = 0.5  # share of episodes that start near the goal
     curriculum_angle: float = 0.8  # rad, one sigma of the block's angle about the goal in such a start
     curriculum_distance: float = 70.0  # px, one sigma of its position
@@ -47,6 +48,8 @@ class EnvConfig:
         for name in ("num_envs", "action_bound", "action_repeat", "reward_scale"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.max_target_step < 0:
+            raise ValueError(f"max_target_step must not be negative, got {self.max_target_step}")
         if not 0.0 <= self.curriculum <= 1.0:
             raise ValueError(f"curriculum must be between 0 and 1, got {self.curriculum}")
 
@@ -63,13 +66,14 @@ class TrainingEnv:
         self.num_envs = config.num_envs
         self.observation_size = feature_size(config.features)
         self.action_size = 2
-        self.decoder = ActionDecoder(config.action_mode, config.action_bound)
+        self.decoder = ActionDecoder(config.action_mode, config.action_bound, config.max_target_step)
         self.env = PushTVectorEnv(config.num_envs)
         self.rng = np.random.default_rng(seed)
         self.env_steps = 0  # taken by all environments together
         self.seeds = np.zeros(config.num_envs, np.int64)
         self.start_states = np.full((config.num_envs, 5), np.nan)  # NaN: the seed's own start
         self.returns = np.zeros(config.num_envs)  # stock reward of the running episodes
+        self.last_target = np.zeros((config.num_envs, 2))  # see ActionDecoder
         self._targets: list[list[np.ndarray]] = [[] for _ in range(config.num_envs)]  # of those too
         self._raw: dict[str, np.ndarray] = {}
         self._reward = REWARDS[config.reward]
@@ -85,7 +89,8 @@ class TrainingEnv:
         self.returns[mask] = 0.0
         options = {"reset_mask": mask, "states": self.start_states}
         self._raw, _ = self.env.reset(seed=self.seeds, options=options)
-        return features(self._raw, self.config.features)
+        self.last_target[mask] = self._raw["agent_pos"][mask]
+        return self._features()
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
         """One decision: `action_repeat` environment steps towards the same targets.
@@ -96,10 +101,8 @@ class TrainingEnv:
             `return` (n,) of the stock reward since each episode's start, `usual_start` (n,) whether that was
             the stock start rather than one near the goal.
         """
-        targets = self.decoder(actions, self._raw["agent_pos"])
+        targets = self.decoder(actions, self._raw["agent_pos"], self.last_target)
         rewards = np.zeros(self.num_envs)
-        if self.env_steps >= self.config.smoothness_from:
-            rewards -= self.config.smoothness_cost * self._target_steps(targets)
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         for _ in range(self.config.action_repeat):
             active = self.env.active.copy()
@@ -113,13 +116,13 @@ class TrainingEnv:
             self.returns += stock_rewards
             terminated |= succeeded
             truncated |= timed_out
+        self.last_target = targets.copy()
         infos = {
             "env_steps": self.env_steps,
             "return": self.returns.copy(),
             "usual_start": np.isnan(self.start_states[:, 0]),
         }
-        observations = features(self._raw, self.config.features)
-        return observations, self.config.reward_scale * rewards, terminated, truncated, infos
+        return self._features(), self.config.reward_scale * rewards, terminated, truncated, infos
 
     def state_dict(self) -> tuple[dict, dict[str, np.ndarray]]:
         """How the running episodes began and every target since: enough to bring the simulators back exactly.
@@ -131,6 +134,7 @@ class TrainingEnv:
             "seeds": self.seeds.copy(),
             "start_states": self.start_states.copy(),
             "returns": self.returns.copy(),
+            "last_target": self.last_target.copy(),
             "lengths": np.array([len(targets) for targets in self._targets]),
             "targets": np.concatenate([np.reshape(targets, (-1, 2)) for targets in self._targets]),
         }
@@ -140,7 +144,7 @@ class TrainingEnv:
         """Play the episodes of `state_dict` again up to where they were; returns their observations."""
         self.rng.bit_generator.state, self.env_steps = state["rng"], state["env_steps"]
         self.seeds, self.returns = arrays["seeds"].copy(), arrays["returns"].copy()
-        self.start_states = arrays["start_states"].copy()
+        self.start_states, self.last_target = arrays["start_states"].copy(), arrays["last_target"].copy()
         lengths = arrays["lengths"]
         self._targets = [list(targets) for targets in np.split(arrays["targets"], np.cumsum(lengths)[:-1])]
         self.env.reset(seed=self.seeds, options={"states": self.start_states})
@@ -148,12 +152,10 @@ class TrainingEnv:
             targets = [played[t] if t < len(played) else np.zeros(2) for played in self._targets]
             self.env.advance(np.array(targets), lengths > t)
         self._raw = self.env.observations()
-        return features(self._raw, self.config.features)
+        return self._features()
 
-    def _target_steps(self, targets: np.ndarray) -> np.ndarray:
-        """(n,) squared distance from the last target to this one, in (100 px)^2; 0 at an episode's start."""
-        last = np.array([old[-1] if old else new for old, new in zip(self._targets, targets, strict=True)])
-        return ((targets - last) ** 2).sum(axis=1) / 100.0**2
+    def _features(self) -> np.ndarray:
+        return features(self._raw | {"last_target": self.last_target}, self.config.features)
 
     def _start_near_goal(self) -> np.ndarray:
         """A start state (5,): the T near its place, how near is random too, and the agent clear of it."""

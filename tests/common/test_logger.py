@@ -111,6 +111,5 @@ def test_the_error_that_ended_the_run_is_the_one_reported(tmp_path, monkeypatch)
     monkeypatch.setattr(logger.tensorboard, "close", full_disk)
     with pytest.raises(UserError, match="the training's own"), logger:
         raise UserError("the training's own")
-    monkeypatch.setattr(logger.tensorboard, "close", full_disk)
     with pytest.raises(UserError, match="No space left on device"), logger:
         pass

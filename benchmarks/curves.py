@@ -1,0 +1,53 @@
+"""How trainings went, side by side: success, return and speed over environment steps.
+
+    python -m benchmarks.curves logs/sac_pusht_seed1 logs/sac_pusht_classic_seed1 --output assets/curves.png
+
+Reads each run's `metrics.csv`. Return and success stand one above the other on purpose: on PushT the one can
+be high while the other is zero.
+"""
+
+import csv
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from matplotlib.figure import Figure
+
+COLORS = ("#2f6db5", "#e2711d", "#3a8f5c", "#8b5fbf", "#8d96a3")
+PANELS = {
+    "Eval/success_rate": ("success (share of episodes)", (-0.02, 1.02)),
+    "Eval/return": ("return (stock reward)", (0, None)),
+    "Eval/steps_to_success": ("steps to success", (0, None)),
+}
+
+
+def main(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional], output: Path = Path("logs/curves.png")
+) -> None:
+    """Draw.
+
+    Args:
+        runs: folders of trainings.
+        output: PNG to write.
+    """
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    axes = figure.subplots(len(PANELS), 1, sharex=True)
+    for run, color in zip(runs, COLORS, strict=False):
+        with (run / "metrics.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        for panel, name in zip(axes, PANELS, strict=True):
+            points = [(int(row["step"]) / 1e6, float(row[name])) for row in rows if row.get(name)]
+            panel.plot(*zip(*points, strict=True) if points else ((), ()), color=color, label=run.name)
+    for panel, (label, limits) in zip(axes, PANELS.values(), strict=True):
+        panel.set(ylabel=label, ylim=limits)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(color="#e8ebef")
+    axes[-1].set(xlabel="environment steps (millions)")
+    axes[0].legend(frameon=False)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=120)
+    print(output)
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

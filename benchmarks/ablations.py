@@ -1,7 +1,7 @@
 """What matters in the recipe: the same training with one choice changed, a row each.
 
-    python -m benchmarks.ablations                                          all rows, two at a time
-    python -m benchmarks.ablations --rows stock_reward no_curriculum --jobs 1
+    python benchmarks/ablations.py                                          all rows, two at a time
+    python benchmarks/ablations.py --rows stock_reward no_curriculum --jobs 1
 
 A row is a plain training, `python train_sac.py <flags>`, and can be run by hand; one that was stopped goes
 on. Its figure is the success of its best checkpoint, deterministic, on 500 seeds that chose nothing. Prints a

@@ -1,6 +1,6 @@
 """How trainings went, side by side: success, return and speed over environment steps.
 
-    python -m benchmarks.curves logs/sac_pusht_seed1 logs/sac_pusht_classic_seed1 --output assets/curves.png
+    python benchmarks/curves.py logs/sac_pusht_seed1 logs/sac_pusht_classic_seed1 --output assets/curves.png
 
 Reads each run's `metrics.csv`. Return and success stand one above the other on purpose: on PushT the one can
 be high while the other is zero.

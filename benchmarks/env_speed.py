@@ -1,7 +1,7 @@
 """How fast our PushT is beside gym-pusht's, and how far from the physics engine alone.
 
-    python -m benchmarks.env_speed                                 a minute; prints a table, writes JSON
-    python -m benchmarks.env_speed --repeats 11 --slice-s 1 --json FILE
+    python benchmarks/env_speed.py                                 a minute; prints a table, writes JSON
+    python benchmarks/env_speed.py --repeats 11 --slice-s 1 --json FILE
 
 Both sides play the same recorded actions, which keep the agent at the block. They take turns within one
 process, slice by slice; a rate is the median over the slices. Time is CPU time, so that other work on the
@@ -11,6 +11,7 @@ machine counts little, and OpenCV has one thread: all rates are per core.
 import json as json_format
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ import gymnasium
 import numpy as np
 import tyro
 from numba import njit
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is beside it, not above it
 
 from envs import physics
 from envs.pusht import PushTEnv

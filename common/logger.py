@@ -2,12 +2,16 @@
 
 import csv
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from socket import gethostname
+from time import time
+from typing import Any
 
 import numpy as np
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from common.errors import UserError
 from common.video import encode_gif
@@ -35,7 +39,7 @@ class Logger:
             self.rows = [row for row in _read(self.path) if int(row["step"]) <= resumed_at]
             self.columns = list(dict.fromkeys(["step", *(name for row in self.rows for name in row)]))
             self._rewrite()
-            self.tensorboard = SummaryWriter(folder, purge_step=resumed_at + 1)
+            self.tensorboard = EventFile(folder, first_step=resumed_at + 1)
         self.wandb = None
         if wandb_project:
             import wandb  # an import that takes a second, and most runs do without
@@ -48,10 +52,8 @@ class Logger:
     def __enter__(self) -> "Logger":
         return self
 
-    def __exit__(self, exception_type: type | None, *_) -> None:
-        # Of two errors, the one that ended the run is the one to report.
-        with suppress(UserError) if exception_type else nullcontext():
-            self.close()
+    def __exit__(self, *_) -> None:
+        self.close()
 
     def log(self, step: int, scalars: dict[str, float]) -> None:
         """Add one row, under names as TensorBoard groups them (`Eval/success_rate`)."""
@@ -64,8 +66,7 @@ class Logger:
             else:
                 with self.path.open("a", newline="") as file:
                     csv.DictWriter(file, self.columns).writerow(row)
-            for name, value in scalars.items():
-                self.tensorboard.add_scalar(name, value, step)
+            self.tensorboard.add(step, [{"tag": k, "simple_value": v} for k, v in scalars.items()])
         if self.wandb:
             self.wandb.log(scalars, step=step)
 
@@ -74,9 +75,8 @@ class Logger:
         _, height, width, _ = frames.shape
         gif = encode_gif(frames, fps)
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
-        value = Summary.Value(tag="Rollout", image=image)
         with _told_where(self.path.parent):
-            self.tensorboard.file_writer.add_summary(Summary(value=[value]), step)
+            self.tensorboard.add(step, [{"tag": "Rollout", "image": image}])
 
     def close(self) -> None:
         with _told_where(self.path.parent):
@@ -91,6 +91,35 @@ class Logger:
             writer.writeheader()
             writer.writerows(self.rows)
         temporary.replace(self.path)
+
+
+class EventFile:
+    """What TensorBoard reads, written at once.
+
+    torch's `SummaryWriter` writes in a thread: a kill would lose its last minutes, and a full disk would end
+    in its traceback.
+
+    Args:
+        folder: of the run.
+        first_step: what earlier files hold from here on is not shown.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        self.file = (folder / f"events.out.tfevents.{time():.6f}.{gethostname()}").open("ab")
+        self.records = RecordWriter(self.file)
+        self._write(file_version="brain.Event:2")
+        self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, step: int, values: list[dict[str, Any]]) -> None:
+        """Add values, each given by the fields of a `Summary.Value`."""
+        self._write(step=step, summary=Summary(value=[Summary.Value(**value) for value in values]))
+
+    def close(self) -> None:
+        self.file.close()
+
+    def _write(self, **fields: Any) -> None:
+        self.records.write(Event(wall_time=time(), **fields).SerializeToString())
+        self.records.flush()
 
 
 def _read(path: Path) -> list[dict[str, str]]:

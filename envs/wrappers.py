@@ -36,6 +36,10 @@ class EnvConfig:
     reward: Literal["stock", "linear", "log_barrier", "progress"] = "log_barrier"  # see envs/rewards.py
     reward_scale: float = 0.1  # multiplies reward, bonus and cost
     success_bonus: float = 5.0  # added on the step that succeeds
+    smoothness_cost: float = (
+        0.0  # price of moving the target by 100 px from one decision to the next, squared
+    )
+    smoothness_ramp: tuple[int, int] = (0, 1)  # env steps between which the price rises from 0 to that
     curriculum: float = 0.5  # share of episodes that start near the goal
     curriculum_angle: float = 0.8  # rad, one sigma of the block's angle about the goal in such a start
     curriculum_distance: float = 70.0  # px, one sigma of its position
@@ -48,6 +52,8 @@ class EnvConfig:
         for name in ("num_envs", "action_bound", "action_repeat", "reward_scale"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.smoothness_ramp[0] < self.smoothness_ramp[1]:
+            raise ValueError(f"smoothness_ramp must be two rising counts, got {self.smoothness_ramp}")
         if self.max_target_step < 0:
             raise ValueError(f"max_target_step must not be negative, got {self.max_target_step}")
         if not 0.0 <= self.curriculum <= 1.0:
@@ -102,7 +108,7 @@ class TrainingEnv:
             the stock start rather than one near the goal.
         """
         targets = self.decoder(actions, self._raw["agent_pos"], self.last_target)
-        rewards = np.zeros(self.num_envs)
+        rewards = -self._smoothness_price() * ((targets - self.last_target) ** 2).sum(axis=1) / 100.0**2
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         for _ in range(self.config.action_repeat):
             active = self.env.active.copy()
@@ -153,6 +159,11 @@ class TrainingEnv:
             self.env.advance(np.array(targets), lengths > t)
         self._raw = self.env.observations()
         return self._features()
+
+    def _smoothness_price(self) -> float:
+        """Nothing at first: a beginner that pays for moving does not move at all."""
+        begin, end = self.config.smoothness_ramp
+        return self.config.smoothness_cost * min(max((self.env_steps - begin) / (end - begin), 0.0), 1.0)
 
     def _features(self) -> np.ndarray:
         return features(self._raw | {"last_target": self.last_target}, self.config.features)

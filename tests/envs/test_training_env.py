@@ -45,6 +45,8 @@ def test_step_equals_scalar_bookkeeping(reward, action_mode):
         action_bound=50.0,
         action_repeat=3,
         max_target_step=30.0,
+        smoothness_cost=0.7,
+        smoothness_ramp=(20, 80),
         success_bonus=9.0,
         reward_scale=0.5,
     )
@@ -71,6 +73,8 @@ def test_step_equals_scalar_bookkeeping(reward, action_mode):
             move = targets[i] - last_targets[i]
             if (length := np.hypot(*move)) > 30:
                 targets[i] = last_targets[i] + 30 / length * move
+            price = 0.7 * min(max((env_steps - 20) / 60, 0), 1)
+            expected[i] -= price * ((targets[i] - last_targets[i]) ** 2).sum() / 100**2
             last_targets[i] = targets[i].copy()
         for _ in range(3):
             active = plain.active.copy()
@@ -117,7 +121,7 @@ def test_success_terminates_and_the_time_limit_truncates():
     [
         {},
         {"action_mode": "absolute", "action_repeat": 2, "reward": "progress"},
-        {"max_target_step": 10.0, "features": ("agent_pos", "target_lead"), "curriculum": 1.0},
+        {"features": ("agent_pos", "target_lead"), "smoothness_cost": 1.0, "smoothness_ramp": (0, 400)},
     ],
 )
 def test_a_restart_in_the_middle_of_episodes_changes_nothing(options):

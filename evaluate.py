@@ -67,7 +67,7 @@ class Config:
 def play(env: PushTVectorEnv, policy: Policy, seeds: range) -> list[Episode]:
     """One episode per seed, in their order."""
     episodes, successes = [], 0
-    with tqdm(total=len(seeds), unit="episode", desc="playing", dynamic_ncols=True) as bar:
+    with tqdm(total=len(seeds), unit="episode", desc="playing", dynamic_ncols=True, disable=None) as bar:
         try:
             for episode in rollout(env, policy, seeds):
                 episodes.append(episode)
@@ -139,7 +139,9 @@ def record(folder: Path, stem: str, episodes: Sequence[Episode], config: Config)
     """
     failures = [episode for episode in episodes[config.videos :] if not episode.success]
     env, paths = PushTVectorEnv(1, config.env), []
-    for episode in tqdm([*episodes[: config.videos], *failures[: config.failure_videos]], desc="recording"):
+    for episode in tqdm(
+        [*episodes[: config.videos], *failures[: config.failure_videos]], desc="recording", disable=None
+    ):
         (again,) = rollout(env, Replay(episode.actions), [episode.seed], frame_size=512)
         for earlier in folder.glob(f"{stem}_{episode.seed}_*.mp4"):
             earlier.unlink()

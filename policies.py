@@ -216,7 +216,7 @@ class SACPolicy:
             shape = len(observations), raw["agent_pos"].shape[1]
             noise = torch.randn(shape, generator=self.generator, device=self.device)
             actions, _ = self.actor.sample(observations, noise)
-        return self.decoder(actions.double().cpu().numpy(), raw["agent_pos"], raw["last_target"])
+        return self.decoder(actions.double().cpu().numpy(), raw["agent_pos"])
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,6 @@ class SACConfig:
     features: tuple[str, ...] = ()
     action_mode: Literal["absolute", "relative"] = "relative"
     action_bound: float = 80.0  # pixels
-    max_target_step: float = 0.0  # pixels; 0: no limit
     action_repeat: int = 1  # environment steps
 
     def validate(self) -> None:
@@ -246,8 +245,6 @@ class SACConfig:
         for name in ("action_bound", "action_repeat"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.max_target_step < 0:
-            raise ValueError(f"max_target_step must not be negative, got {self.max_target_step}")
         if any(size < 1 for size in self.hidden_sizes):
             raise ValueError(f"hidden_sizes must be positive, got {self.hidden_sizes}")
 
@@ -271,5 +268,5 @@ def _load_sac(
         ) from None
     if not all(parameter.isfinite().all() for parameter in actor.parameters()):
         raise UserError(f"{weights}: some weights are not finite, so the training had diverged")
-    decoder = ActionDecoder(config.action_mode, config.action_bound, config.max_target_step)
+    decoder = ActionDecoder(config.action_mode, config.action_bound)
     return SACPolicy(actor.to(device), config.features, decoder, config.action_repeat, deterministic, seed)

@@ -89,8 +89,7 @@ class Evaluation:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        env = config.env
-        self.decoder = ActionDecoder(env.action_mode, env.action_bound, env.max_target_step)
+        self.decoder = ActionDecoder(config.env.action_mode, config.env.action_bound)
         self.env = PushTVectorEnv(min(config.training.eval_episodes, 100))
 
     def summary(self, actor: Actor) -> dict[str, Any]:
@@ -123,7 +122,6 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
         "features": list(config.env.features),
         "action_mode": config.env.action_mode,
         "action_bound": config.env.action_bound,
-        "max_target_step": config.env.max_target_step,
         "action_repeat": config.env.action_repeat,
     }
     return Trainer(
@@ -175,9 +173,8 @@ def main(argv: list[str] | None = None) -> None:
         with Logger(folder, trainer.env_steps, config.wandb_project, to_dict(config)) as logger:
             finished = trainer.train(logger, stop)
 
-    best = folder / "checkpoints" / "best"
     if finished:
-        print(f"finished. Play it: python evaluate.py --policy {best} --record")
+        print(f"finished. Play it: python evaluate.py --policy {folder} --record")
         print(f"Train on: the same command with --total-env-steps {2 * config.total_env_steps}")
     else:
         print(f"stopped at {trainer.env_steps:,} env steps, saved. The same command goes on from there.")

@@ -28,17 +28,12 @@ class EnvConfig:
         "goal_error",
     )
     action_mode: Literal["absolute", "relative"] = "relative"  # target on the board, or relative to the agent
-    action_bound: float = 80.0  # px, the farthest relative target in x and in y
-    max_target_step: float = (
-        0.0  # px, the farthest that the target moves from one decision to the next; 0: any
-    )
+    action_bound: float = 100.0  # px, the farthest relative target in x and in y
     action_repeat: int = 1  # environment steps per decision, the target held
     reward: Literal["stock", "linear", "log_barrier", "progress"] = "log_barrier"  # see envs/rewards.py
     reward_scale: float = 0.1  # multiplies reward, bonus and cost
     success_bonus: float = 5.0  # added on the step that succeeds
-    smoothness_cost: float = (
-        0.0  # price of moving the target by 100 px from one decision to the next, squared
-    )
+    smoothness_cost: float = 0.0  # price, squared, of 100 px from one decision's target to the next one's
     smoothness_ramp: tuple[int, int] = (0, 1)  # env steps between which the price rises from 0 to that
     curriculum: float = 0.5  # share of episodes that start near the goal
     curriculum_angle: float = 0.8  # rad, one sigma of the block's angle about the goal in such a start
@@ -54,8 +49,6 @@ class EnvConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if not 0 <= self.smoothness_ramp[0] < self.smoothness_ramp[1]:
             raise ValueError(f"smoothness_ramp must be two rising counts, got {self.smoothness_ramp}")
-        if self.max_target_step < 0:
-            raise ValueError(f"max_target_step must not be negative, got {self.max_target_step}")
         if not 0.0 <= self.curriculum <= 1.0:
             raise ValueError(f"curriculum must be between 0 and 1, got {self.curriculum}")
 
@@ -72,14 +65,14 @@ class TrainingEnv:
         self.num_envs = config.num_envs
         self.observation_size = feature_size(config.features)
         self.action_size = 2
-        self.decoder = ActionDecoder(config.action_mode, config.action_bound, config.max_target_step)
+        self.decoder = ActionDecoder(config.action_mode, config.action_bound)
         self.env = PushTVectorEnv(config.num_envs)
         self.rng = np.random.default_rng(seed)
         self.env_steps = 0  # taken by all environments together
         self.seeds = np.zeros(config.num_envs, np.int64)
         self.start_states = np.full((config.num_envs, 5), np.nan)  # NaN: the seed's own start
         self.returns = np.zeros(config.num_envs)  # stock reward of the running episodes
-        self.last_target = np.zeros((config.num_envs, 2))  # see ActionDecoder
+        self.last_target = np.zeros((config.num_envs, 2))  # at an episode's start where the agent is
         self._targets: list[list[np.ndarray]] = [[] for _ in range(config.num_envs)]  # of those too
         self._raw: dict[str, np.ndarray] = {}
         self._reward = REWARDS[config.reward]
@@ -107,7 +100,7 @@ class TrainingEnv:
             `return` (n,) of the stock reward since each episode's start, `usual_start` (n,) whether that was
             the stock start rather than one near the goal.
         """
-        targets = self.decoder(actions, self._raw["agent_pos"], self.last_target)
+        targets = self.decoder(actions, self._raw["agent_pos"])
         rewards = -self._smoothness_price() * ((targets - self.last_target) ** 2).sum(axis=1) / 100.0**2
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         for _ in range(self.config.action_repeat):

@@ -44,7 +44,7 @@ class TrainingConfig:
         for name in ("utd", "buffer_capacity", "log_every", "eval_every", "eval_episodes"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("start_steps", "keep_every", "video_every", "eval_seed"):
+        for name in ("start_steps", "keep_every", "video_every", "eval_seed", "best_from"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0.0 <= self.greedy_share <= 1.0:

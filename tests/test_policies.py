@@ -25,7 +25,6 @@ CONFIG = {
     "features": FEATURES,
     "action_mode": "relative",
     "action_bound": 80.0,
-    "max_target_step": 0.0,
     "action_repeat": 1,
     "trained": {"env_steps": 1000, "seed": 1},
 }
@@ -108,24 +107,21 @@ def test_repeated_actions_against_one_slot_at_a_time():
         np.testing.assert_array_equal(targets, held)
 
 
-def test_a_limited_target_starts_at_the_agent_and_moves_no_farther_per_step():
-    """Slot by slot beside the same actor without a limit, which says where the target would go."""
-    actor, names = Actor(4, 2, [16]), ("agent_pos", "target_lead")
-    limited = SACPolicy(actor, names, ActionDecoder("relative", 60.0, max_step=12.0))
-    free = SACPolicy(actor, ("agent_pos", "target_lead"), ActionDecoder("relative", 60.0))
+def test_a_policy_remembers_where_it_sent_each_agent_last():
+    """Slot by slot beside an actor that is told so."""
+    actor, names, decoder = Actor(4, 2, [16]), ("agent_pos", "target_lead"), ActionDecoder()
+    policy, told = SACPolicy(actor, names, decoder), SACPolicy(actor, names, decoder)
     last = [None] * 3
     rng = np.random.default_rng(0)
     for t in range(30):
         raw = raw_observation(3, seed=t)
         beginning = np.flatnonzero(rng.random(3) < 0.2) if t else np.arange(3)
-        limited.reset(beginning)
+        policy.reset(beginning)
         for i in beginning:
             last[i] = raw["agent_pos"][i]
-        wanted = free._decide(raw | {"last_target": np.array(last)})
-        for i, target in enumerate(limited.act(raw)):
-            way = np.hypot(*(wanted[i] - last[i]))
-            np.testing.assert_allclose(target, last[i] + (wanted[i] - last[i]) * min(1, 12 / way))
-            last[i] = target
+        expected = told._decide(raw | {"last_target": np.array(last)})
+        last = list(policy.act(raw))
+        np.testing.assert_array_equal(last, expected)
 
 
 def test_one_policy_serves_environments_of_different_sizes():

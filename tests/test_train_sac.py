@@ -34,7 +34,7 @@ training:
   start_steps: 100
   utd: 0.1
   buffer_capacity: 500
-  log_every: 100
+  log_every: 40
   eval_every: 400
   eval_episodes: 2
   video_every: 0
@@ -157,7 +157,8 @@ def test_a_finished_run_goes_on_with_more_steps(uninterrupted, train, tmp_path):
 
 def test_kill_9_at_random_moments(tiny, tmp_path):
     """A real process, killed in training, evaluation and saving, is always able to go on."""
-    run, often = tmp_path / "run", ("--training.eval-every", "40", "--training.keep-every", "400")
+    run = tmp_path / "run"
+    often = ("--total-env-steps", "800", "--training.eval-every", "40", "--training.eval-episodes", "1")
     started = perf_counter()
     train_sac.main(command_line(tiny, tmp_path / "expected", *often))
     duration = perf_counter() - started
@@ -351,7 +352,7 @@ def test_a_training_that_diverges_stops_and_saves(refused, tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("log_every", ["100", "100000"], ids=["found by the log", "found by the checkpoint"])
+@pytest.mark.parametrize("log_every", ["40", "100000"], ids=["found by the log", "found by the checkpoint"])
 def test_weights_that_are_not_numbers_stop_it_and_last_stays(refused, started, log_every):
     tensors = started / "checkpoints" / "last" / "training_state" / "tensors.safetensors"
     poisoned = load_tensors(tensors)
@@ -367,23 +368,22 @@ def test_weights_that_are_not_numbers_stop_it_and_last_stays(refused, started, l
     }
 
 
-@pytest.mark.parametrize(
-    ("size_limit", "words"),
-    [
-        (40_000, "could not be written, earlier checkpoints are intact"),
-        (1_200, "its logs cannot be written: File too large"),
-        (200, "run: cannot be written: File too large"),
-    ],
-    ids=["in the checkpoint", "in the logs", "in everything"],
-)
-def test_a_full_disk_costs_no_checkpoint(started, tiny, capfd, size_limit, words):
-    before = contents(started)
-    capfd.readouterr()
-    child = start(command_line(tiny, started.parent, *MORE), size_limit)
+TOO_LARGE = {
+    "checkpoint": ("checkpoints/last/training_state/tensors.safetensors", "earlier checkpoints are intact"),
+    "logs": ("metrics.csv", "its logs cannot be written: File too large"),
+    "everything": ("config.yaml", "run: cannot be written: File too large"),
+}
+
+
+@pytest.mark.parametrize(("file", "words"), TOO_LARGE.values(), ids=TOO_LARGE)
+def test_a_full_disk_costs_no_checkpoint(started, tiny, capfd, file, words):
+    """No file may become as large as this one was."""
+    argv, before = command_line(tiny, started.parent, *MORE), contents(started)
+    child = start(argv, file_size_limit=(started / file).stat().st_size // 2)
     child.join()
     assert child.exitcode == 2
     assert words in sentence(capfd.readouterr().err)
     assert_same(contents(started), before)
     assert not list(started.glob("checkpoints/.*"))
-    train_sac.main(command_line(tiny, started.parent, *MORE))  # there is room again
+    train_sac.main(argv)  # there is room again
     assert contents(started)["counters"]["env_steps"] == 1600

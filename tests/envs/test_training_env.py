@@ -44,7 +44,6 @@ def test_step_equals_scalar_bookkeeping(reward, action_mode):
         action_mode=action_mode,
         action_bound=50.0,
         action_repeat=3,
-        max_target_step=30.0,
         smoothness_cost=0.7,
         smoothness_ramp=(20, 80),
         success_bonus=9.0,
@@ -70,9 +69,6 @@ def test_step_equals_scalar_bookkeeping(reward, action_mode):
                     targets[i, c] = 256 * (actions[i, c] + 1)
                 else:
                     targets[i, c] = min(max(raw["agent_pos"][i, c] + 50 * actions[i, c], 0), 512)
-            move = targets[i] - last_targets[i]
-            if (length := np.hypot(*move)) > 30:
-                targets[i] = last_targets[i] + 30 / length * move
             price = 0.7 * min(max((env_steps - 20) / 60, 0), 1)
             expected[i] -= price * ((targets[i] - last_targets[i]) ** 2).sum() / 100**2
             last_targets[i] = targets[i].copy()

@@ -71,6 +71,8 @@ def evaluate(actor: torch.nn.Module) -> dict:
         "mean_steps_to_success": None,
         "mean_max_coverage": level,
         "avg_sum_reward": level,
+        "action_step_mean": level,
+        "action_step_p99": None,
     }
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,9 @@ def prune(checkpoints: Path, keep: Callable[[Path], bool]) -> None:
             continue
         wanted = folder.resolve() in (last, best) or keep(folder)
         if folder.name.endswith(".partial") or not wanted:
-            shutil.rmtree(folder, ignore_errors=True)
+            _delete(folder)
         elif folder.resolve() != last:
-            shutil.rmtree(folder / TRAINING_STATE, ignore_errors=True)
+            _delete(folder / TRAINING_STATE)
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -110,6 +111,15 @@ def load_json(path: Path) -> Any:
         raise UserError(f"{path}: missing, so this checkpoint is not whole") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: damaged or truncated ({error})") from None
+
+
+def _delete(folder: Path) -> None:
+    """Under a name of its own, so that a kill leaves no half of it under the old one."""
+    doomed = folder.with_name(f".{folder.name.strip('.')}.deleted.partial")
+    shutil.rmtree(doomed, ignore_errors=True)
+    with suppress(OSError):  # what cannot be deleted takes space and does no harm
+        folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

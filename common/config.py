@@ -74,7 +74,7 @@ def config_path(argv: Sequence[str] | None, default_yaml: Path | str | None) -> 
         return config
 
     def reject(event: tyro_errors.ParseErrorEvent) -> None:
-        raise UserError("--config: expected Path, got nothing")
+        raise UserError("--config: expected the path of one YAML file, got nothing")
 
     with tyro_errors.on_parse_error(reject):
         args = list(sys.argv[1:] if argv is None else argv)

@@ -11,6 +11,7 @@ def save(folder: Path, number: int) -> Path:
     """A checkpoint with something in it."""
 
     def write(into: Path) -> None:
+        assert not path.exists()
         checkpoint.save_tensors(into / "model.safetensors", {"weight": torch.full((3,), float(number))})
         (into / checkpoint.TRAINING_STATE).mkdir()
         checkpoint.save_json(into / checkpoint.TRAINING_STATE / "counters.json", {"number": number})

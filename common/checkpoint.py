@@ -65,7 +65,7 @@ def prune(checkpoints: Path, keep: Callable[[Path], bool]) -> None:
     if not checkpoints.exists():
         return
     last, best = ((checkpoints / name).resolve() for name in ("last", "best"))
-    for folder in checkpoints.iterdir():
+    for folder in list(checkpoints.iterdir()):
         if folder.is_symlink() or not folder.is_dir():
             continue
         wanted = folder.resolve() in (last, best) or keep(folder)

@@ -24,11 +24,12 @@ def measure(policy: Path, output: Path) -> dict:
 
 def main() -> None:
     print("1. Train an expert from scratch, for a few minutes.\n")
-    train_sac.main(f"--config configs/demo.yaml --run-name {TRAINED.name} --logs {LOGS}".split())
+    if not train_sac.main(f"--config configs/demo.yaml --run-name {TRAINED.name} --logs {LOGS}".split()):
+        return  # stopped by Ctrl-C; started again, it goes on
 
     print("\n2. Play it, and the shipped expert, in gym_pusht/PushT-v0 as published.\n")
     results = {
-        "trained just now": measure(TRAINED / "checkpoints/best", TRAINED),
+        "trained just now": measure(TRAINED, TRAINED),
         "shipped expert": measure(SHIPPED, LOGS / "shipped_expert"),
     }
 

@@ -8,6 +8,7 @@ Episode i plays seed `--seed` + i, so the same flags play the same episodes.
 """
 
 import importlib.metadata
+import os
 import platform
 import shlex
 import sys
@@ -163,7 +164,7 @@ def destination(name: str, config: Config) -> tuple[Path, str]:
     if config.output:
         return config.output, checkpoint.name
     if checkpoint.parent.name == "checkpoints":
-        return Path(name).parent.parent, checkpoint.name
+        return Path(os.path.relpath(checkpoint.parent.parent)), checkpoint.name
     return Path("logs/evaluate") / checkpoint.name, checkpoint.name
 
 
@@ -193,8 +194,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     numbers = summarize(episodes) | provenance(config, name, policy) | {"wall_s": wall_s}
     print(table(numbers))
 
-    save_json(json_path, numbers)
-    paths = [json_path, *draw(folder / "plots", stem, episodes, env.goal_keypoints, numbers)]
+    try:
+        save_json(json_path, numbers)
+        paths = [json_path, *draw(folder / "plots", stem, episodes, env.goal_keypoints, numbers)]
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None
     if config.record:
         paths += record(folder / "videos", stem, episodes, config)
     print("wrote", *paths, sep="\n  ")

@@ -18,12 +18,20 @@ from common.checkpoint import load_json, load_tensors
 from common.config import from_dict
 from common.errors import UserError
 from envs.actions import ActionDecoder
-from envs.observations import FEATURES, GOAL_POSE, RawObservation, feature_size, features
+from envs.observations import (
+    GOAL_POSE,
+    RawObservation,
+    centre_of_gravity,
+    check_features,
+    feature_size,
+    features,
+)
 from envs.rollout import Policy
 from sac.actor import Actor
 
 LOGS = Path("logs")  # where runs are, from where the scripts are started
-EXPERT = Path(__file__).parent / "assets" / "sac_expert"
+ASSETS = Path(__file__).parent / "assets"
+EXPERT = ASSETS / "sac_expert"
 WITHOUT_FOLDER = ("random", "scripted")
 
 
@@ -64,6 +72,7 @@ def find_checkpoint(path: str | Path) -> Path:
         raise UserError(f"{path}: this is a file; --policy takes the folder it is in, {path.parent}")
     if not path.exists():
         names = [*WITHOUT_FOLDER, *(str(checkpoints.parent) for checkpoints in LOGS.glob("*/checkpoints"))]
+        names += [f"assets/{expert.name}" for expert in ASSETS.glob("sac_expert*")]
         nearest = max(names, key=lambda name: SequenceMatcher(None, str(path), name).ratio())
         raise UserError(f"{path}: no such folder; did you mean {nearest}?")
     checkpoints = path / "checkpoints"
@@ -117,16 +126,15 @@ class ScriptedPolicy:
 
     def act(self, observations: RawObservation) -> np.ndarray:
         agent, pose = observations["agent_pos"], observations["block_pose"]
-        middle = _centre_of_gravity(pose)
-        to_goal = _centre_of_gravity(GOAL_POSE[None]) - middle
+        middle = centre_of_gravity(pose)
+        to_goal = centre_of_gravity(GOAL_POSE[None]) - middle
         distance = np.linalg.norm(to_goal, axis=1, keepdims=True)
         forward = to_goal / np.maximum(distance, 1e-6)
         left = np.stack([-forward[:, 1], forward[:, 0]], axis=1)
 
         turn = (GOAL_POSE[2] - pose[:, 2] + np.pi) % (2 * np.pi) - np.pi
-        offset = np.clip(-60.0 * turn, -40.0, 40.0)[
-            :, None
-        ]  # pushed left of its middle, the T turns backwards
+        # Pushed left of its middle, the T turns backwards.
+        offset = np.clip(-60.0 * turn, -40.0, 40.0)[:, None]
         ahead = np.sum((agent - middle) * forward, axis=1, keepdims=True)
         aside = np.sum((agent - middle) * left, axis=1, keepdims=True)
 
@@ -136,12 +144,6 @@ class ScriptedPolicy:
         lined_up = (ahead < -15.0) & (np.abs(aside - offset) < 20.0)
         targets = np.where(lined_up, push, np.where(ahead < -80.0, line_up, go_round))
         return np.clip(targets, 0.0, 512.0)
-
-
-def _centre_of_gravity(poses: np.ndarray) -> np.ndarray:
-    """Of blocks at these poses (n, 3), (n, 2) pixels."""
-    x, y, angle = poses.T
-    return np.stack([x - 45.0 * np.sin(angle), y + 45.0 * np.cos(angle)], axis=1)
 
 
 class Replay:
@@ -221,21 +223,22 @@ class SACPolicy:
 
 @dataclass(frozen=True)
 class SACConfig:
-    """`config.json` of a SAC checkpoint, beside `trained`, which says how it came about."""
+    """`config.json` of a SAC checkpoint, beside `trained`, which says how it came about.
 
-    algorithm: Literal["sac"] = "sac"
-    observation_size: int = 10
-    action_size: int = 2
-    hidden_sizes: tuple[int, ...] = (256, 256)
-    features: tuple[str, ...] = ()
-    action_mode: Literal["absolute", "relative"] = "relative"
-    action_bound: float = 80.0  # pixels
-    action_repeat: int = 1  # environment steps
+    Every field has to be there; the defaults are no fallbacks.
+    """
+
+    algorithm: Literal["sac"] = "sac"  # what kind of policy this is
+    observation_size: int = 0  # numbers that the features make
+    action_size: int = 2  # numbers that the actor returns
+    hidden_sizes: tuple[int, ...] = ()  # of the actor
+    features: tuple[str, ...] = ()  # what the actor sees, see envs/observations.py
+    action_mode: Literal["absolute", "relative"] = "relative"  # see envs/actions.py
+    action_bound: float = 0.0  # pixels
+    action_repeat: int = 1  # environment steps for which a target is held
 
     def validate(self) -> None:
-        unknown = [name for name in self.features if name not in FEATURES]
-        if unknown or not self.features:
-            raise ValueError(f"features must be of {', '.join(FEATURES)}, got {', '.join(unknown) or 'none'}")
+        check_features(self.features)
         if (size := feature_size(self.features)) != self.observation_size:
             raise ValueError(
                 f"observation_size must be {size}, as its features make, got {self.observation_size}"

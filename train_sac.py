@@ -53,19 +53,26 @@ class Config:
     run_name: str = ""  # folder below logs/; empty: the config file's name and the seed
     seed: int = 1  # of everything random
     total_env_steps: int = 3_000_000  # of the whole training, summed over the parallel environments
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # where networks and replay live
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # of networks and replay; auto: cuda, else cpu
     threads: int = 0  # CPU threads of PyTorch; 0: its own choice
     logs: Path = Path("logs")  # where runs are kept
     resume: bool = True  # go on where a run of this name stopped; --no-resume: begin anew under a new name
     wandb_project: str = ""  # log to Weights & Biases too
-    env: EnvConfig = field(default_factory=EnvConfig)
-    agent: AgentConfig = field(default_factory=AgentConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    env: EnvConfig = field(default_factory=EnvConfig)  # the task as the agent meets it
+    agent: AgentConfig = field(default_factory=AgentConfig)  # the algorithm
+    training: TrainingConfig = field(default_factory=TrainingConfig)  # the loop
 
     def validate(self) -> None:
         for name in ("seed", "threads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.run_name != Path(self.run_name).name:
+            raise ValueError(f"run_name must be the name of a folder, not a path, got {self.run_name}")
+        if self.training.best_from > self.total_env_steps:
+            raise ValueError(
+                f"training.best_from must be at most total_env_steps, {self.total_env_steps}, "
+                f"got {self.training.best_from}"
+            )
         if self.total_env_steps <= self.training.start_steps:
             raise ValueError(
                 f"total_env_steps must be more than training.start_steps, {self.training.start_steps}, "
@@ -125,15 +132,15 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
         "action_repeat": config.env.action_repeat,
     }
     return Trainer(
-        config.training,
-        config.total_env_steps,
-        env,
-        agent,
-        evaluation.summary,
-        evaluation.frames,
-        policy_config,
-        folder,
-        seeds,
+        config=config.training,
+        total_env_steps=config.total_env_steps,
+        env=env,
+        agent=agent,
+        evaluate=evaluation.summary,
+        record=evaluation.frames,
+        policy_config=policy_config,
+        folder=folder,
+        seeds=seeds,
     )
 
 
@@ -154,7 +161,8 @@ def start_up_table(config: Config, trainer: Trainer, folder: Path) -> str:
 
 
 @report_user_errors()
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> bool:
+    """Train; returns whether the training is finished."""
     config = parse(Config, argv, DEFAULT_CONFIG, description=__doc__)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -173,11 +181,18 @@ def main(argv: list[str] | None = None) -> None:
         with Logger(folder, trainer.env_steps, config.wandb_project, to_dict(config)) as logger:
             finished = trainer.train(logger, stop)
 
+    again = (
+        "the same command" if config.resume else f"the same command with --run-name {folder.name} --resume"
+    )
     if finished:
         print(f"finished. Play it: python evaluate.py --policy {folder} --record")
-        print(f"Train on: the same command with --total-env-steps {2 * config.total_env_steps}")
+        print(
+            f"Train on: {again} and --total-env-steps {2 * config.total_env_steps} (learning rate and target "
+            "entropy then stand where they do half-way through such a training)"
+        )
     else:
-        print(f"stopped at {trainer.env_steps:,} env steps, saved. The same command goes on from there.")
+        print(f"stopped at {trainer.env_steps:,} env steps, saved. To go on: {again}")
+    return finished
 
 
 if __name__ == "__main__":

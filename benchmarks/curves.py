@@ -7,6 +7,7 @@ be high while the other is zero.
 """
 
 import csv
+import itertools
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +33,7 @@ def main(
     """
     figure = Figure(figsize=(8, 7), layout="constrained")
     axes = figure.subplots(len(PANELS), 1, sharex=True)
-    for run, color in zip(runs, COLORS, strict=False):
+    for run, color in zip(runs, itertools.cycle(COLORS), strict=False):
         with (run / "metrics.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         for panel, name in zip(axes, PANELS, strict=True):

@@ -66,7 +66,8 @@ def prune(checkpoints: Path, keep: Callable[[Path], bool]) -> None:
         return
     last, best = ((checkpoints / name).resolve() for name in ("last", "best"))
     for folder in list(checkpoints.iterdir()):
-        if folder.is_symlink() or not folder.is_dir():
+        ours = folder.name.startswith("step_") or folder.name.endswith(".partial")
+        if folder.is_symlink() or not folder.is_dir() or not ours:
             continue
         wanted = folder.resolve() in (last, best) or keep(folder)
         if folder.name.endswith(".partial") or not wanted:

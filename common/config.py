@@ -12,6 +12,7 @@ defaults and on the YAML's values, before the flags are known.
 
 import dataclasses
 import json
+import math
 import re
 import sys
 import types
@@ -178,6 +179,8 @@ def _validate(config: Any, source: str = "", prefix: str = "") -> None:
     for field in dataclasses.fields(config):
         if dataclasses.is_dataclass(value := getattr(config, field.name)):
             _validate(value, source, f"{prefix}{field.name}.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{source}{prefix}{field.name} must be a finite number, got {value}")
     try:
         getattr(config, "validate", lambda: None)()
     except ValueError as error:

@@ -6,7 +6,7 @@ from common.errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is a GPU when there is one, the CPU otherwise.
+    """`auto` is CUDA when there is one, else the CPU; mps has to be named.
 
     Raises:
         UserError: the device asked for is not here.

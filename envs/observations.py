@@ -74,6 +74,19 @@ FEATURES: dict[str, Callable[[RawObservation], np.ndarray]] = {
 }
 
 
+def centre_of_gravity(block_pose: np.ndarray) -> np.ndarray:
+    """Of blocks at these poses (n, 3), (n, 2) pixels: 45 px from the origin, down the stem."""
+    x, y, angle = block_pose.T
+    return np.stack([x - 45.0 * np.sin(angle), y + 45.0 * np.cos(angle)], axis=1)
+
+
+def check_features(names: Sequence[str]) -> None:
+    """Raise ValueError if a policy cannot see this."""
+    unknown = [name for name in names if name not in FEATURES]
+    if unknown or not names:
+        raise ValueError(f"features must be of {', '.join(FEATURES)}, got {', '.join(unknown) or 'none'}")
+
+
 def features(raw: RawObservation, names: Sequence[str]) -> np.ndarray:
     """The named features side by side, (n, sum of k) float32."""
     return np.concatenate([FEATURES[name](raw) for name in names], axis=1, dtype=np.float32)

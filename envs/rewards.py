@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from envs.observations import RawObservation
+from envs.observations import RawObservation, centre_of_gravity
 
 
 class Transition(NamedTuple):
@@ -30,8 +30,7 @@ def keypoint_distance(raw: RawObservation, goal_keypoints: np.ndarray) -> np.nda
 
 def agent_clearance(raw: RawObservation) -> np.ndarray:
     """How far the agent is from the T's middle beyond the 50 px at which it touches it, (n,) pixels."""
-    x, y, angle = raw["block_pose"].T
-    middle = np.stack([x - 45.0 * np.sin(angle), y + 45.0 * np.cos(angle)], axis=1)  # the centre of gravity
+    middle = centre_of_gravity(raw["block_pose"])
     return np.maximum(np.linalg.norm(raw["agent_pos"] - middle, axis=1) - 50.0, 0.0)
 
 
@@ -45,7 +44,7 @@ def linear(transition: Transition) -> np.ndarray:
 
 
 def log_barrier(transition: Transition) -> np.ndarray:
-    """Linear far away, logarithmic near: the last two pixels are worth as much as the last twenty."""
+    """Linear far away, logarithmic near: the last two pixels are worth as much as the way from 20 to 9."""
     distance = keypoint_distance(transition.after, transition.goal_keypoints)
     far = -0.5 * np.minimum(distance, 200.0) / 100.0
     near = -0.25 * np.log((distance + 2.0) / 100.0)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from envs.actions import ActionDecoder
-from envs.observations import FEATURES, feature_size, features
+from envs.observations import check_features, feature_size, features
 from envs.rewards import REWARDS, Transition
 from envs.vector import PushTVectorEnv
 
@@ -33,17 +33,16 @@ class EnvConfig:
     reward: Literal["stock", "linear", "log_barrier", "progress"] = "log_barrier"  # see envs/rewards.py
     reward_scale: float = 0.1  # multiplies reward, bonus and cost
     success_bonus: float = 5.0  # added on the step that succeeds
-    smoothness_cost: float = 0.0  # price, squared, of 100 px from one decision's target to the next one's
-    smoothness_ramp: tuple[int, int] = (0, 1)  # env steps between which the price rises from 0 to that
+    smoothness_cost: float = 0.0  # subtracted per decision: this x (px from the last target to this / 100)^2
+    smoothness_ramp: tuple[int, int] = (0, 1)  # env steps between which that rises from 0 to its full value
     curriculum: float = 0.5  # share of episodes that start near the goal
     curriculum_angle: float = 0.8  # rad, one sigma of the block's angle about the goal in such a start
     curriculum_distance: float = 70.0  # px, one sigma of its position
 
     def validate(self) -> None:
-        unknown = [name for name in self.features if name not in FEATURES]
-        if unknown or not self.features:
-            given = ", ".join(unknown) or "none"
-            raise ValueError(f"features must be some of {', '.join(FEATURES)}, got {given}")
+        check_features(self.features)
+        if self.smoothness_cost < 0:
+            raise ValueError(f"smoothness_cost must not be negative, got {self.smoothness_cost}")
         for name in ("num_envs", "action_bound", "action_repeat", "reward_scale"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")

@@ -5,8 +5,11 @@ the paper's order: the critics towards the soft Bellman target, the actor toward
 the temperature towards the target entropy, the target critics towards the critics.
 
 Deliberate differences, each an option:
+* the temperature's loss is log alpha times the entropy's shortfall, as in the authors' code (equation 18 has
+  alpha), and critics and actor of one update use the temperature from before it.
 * n-step returns (`replay_buffer.py`): the batch brings the summed rewards and gamma^n.
-* any number of critics; a random subset of them makes the target (REDQ, arXiv:2101.05982), and critics may be
+* any number of critics; a random subset of them makes the target (REDQ, arXiv:2101.05982; its
+  actor follows their mean, ours their minimum), and critics may be
   normalised layer by layer (RLPD, arXiv:2302.02948).
 * the learning rate may fall along a cosine, and the policy that is evaluated and saved is a moving average of
   the actor's weights: SAC's mean action keeps wandering between updates, and the average stands still.

@@ -103,7 +103,7 @@ class ReplayBuffer:
         )
 
     def add(self, transitions: Batch) -> None:
-        """Store transitions, fewer than `capacity`, over the oldest ones."""
+        """Store transitions, at most `capacity`, over the oldest ones."""
         count = len(transitions.rewards)
         rows = (self.position + torch.arange(count)) % self.capacity
         rows = rows.to(self.device, non_blocking=True)

@@ -32,9 +32,9 @@ class TrainingConfig:
     utd: float = 1 / 32  # updates per environment step
     greedy_share: float = 0.25  # of the environments play the mode: the replay learns where it gets stuck
     buffer_capacity: int = 1_000_000  # transitions
-    log_every: int = 16_000  # env steps between rows of metrics.csv
+    log_every: int = 16_000  # env steps between logged losses
     eval_every: int = 160_000  # env steps between evaluations, each followed by a checkpoint
-    keep_every: int = 0  # env steps between checkpoints that are kept for good; 0: only `last` and `best`
+    keep_every: int = 0  # the first checkpoint after each so many env steps stays; 0: only `last` and `best`
     video_every: int = 800_000  # env steps between rollouts shown in TensorBoard; 0: none
     eval_episodes: int = 200  # per evaluation, the same seeds each time
     eval_seed: int = 10_000  # first of them; no figure we quote uses these

@@ -33,15 +33,15 @@ env:
   features: [agent_pos, block_pos, block_rotation, target_lead]
   smoothness_cost: 1.0
   smoothness_ramp: [200, 800]
-  curriculum: 0.8  # most episodes begin at their end, so that there are many
-  curriculum_angle: 0.1
-  curriculum_distance: 6.0
+  curriculum: 0.9  # most episodes begin where they end, so that some succeed
+  curriculum_angle: 0.01
+  curriculum_distance: 1.0
 agent: {hidden_sizes: [16, 16], batch_size: 16, final_lr_fraction: 1.0, final_target_entropy: -2.0}
 training:
   start_steps: 100
   utd: 0.1
   greedy_share: 0.5
-  buffer_capacity: 500
+  buffer_capacity: 700
   log_every: 40
   eval_every: 400
   eval_episodes: 2
@@ -62,7 +62,8 @@ def uninterrupted(tiny, tmp_path_factory) -> Path:
     logs = tmp_path_factory.mktemp("uninterrupted")
     train_sac.main(["--config", str(tiny), "--logs", str(logs)])
     run = logs / "tiny_seed1"
-    assert 0 < float(metrics(run)[-2]["Episode/success_100"]) < 1, "some episodes should end either way"
+    assert "Reward/episode" in metrics(run)[-1], "some episode should have run out of time"
+    assert 0.0 in contents(run)["tensors"]["replay.discounts"], "some episode should have succeeded"
     return run
 
 
@@ -223,17 +224,13 @@ MORE = ("--total-env-steps", "1600")
 
 BAD_FLAGS = {
     "negative lr": ("--agent.lr -1e-3", "agent.lr must be positive, got -0.001"),
-    "lr not a number": ("--agent.lr nan", "agent.lr must be positive, got nan"),
+    "lr not a number": ("--agent.lr nan", "agent.lr must be a finite number, got nan"),
     "wrong type": ("--agent.lr fast", "--agent.lr: expected float, got 'fast'"),
     "wrong type of many": ("--agent.hidden-sizes 16 wide", "--agent.hidden-sizes: expected a list of int"),
-    "batch larger than buffer": (
-        "--agent.batch-size 501",
-        "agent.batch_size must be at most",
-        "500, got 501",
-    ),
-    "buffer for no step": ("--agent.n-step 200", "buffer_capacity must be at least", "800, got 500"),
+    "batch larger than buffer": ("--agent.batch-size 701", "agent.batch_size must be at most", "got 701"),
+    "buffer for no step": ("--agent.n-step 400", "buffer_capacity must be at least", "800, got 700"),
     "unknown reward": ("--env.reward lavish", "--env.reward: expected one of stock", "got 'lavish'"),
-    "unknown feature": ("--env.features smell", "env.features must be some of agent_pos", "got smell"),
+    "unknown feature": ("--env.features smell", "env.features must be of agent_pos", "got smell"),
     "unknown action mode": ("--env.action-mode sideways", "expected one of absolute, relative"),
     "unknown flag": ("--agent.hiden-sizes 8", "unknown flag", "; did you mean --agent.hidden-sizes?"),
     "unknown device": ("--device abacus", "--device: expected one of auto, cpu, cuda, mps, got 'abacus'"),
@@ -249,6 +246,8 @@ BAD_FLAGS = {
         "training.greedy_share must be between 0 and 1, got 2.0",
     ),
     "nothing to learn": ("--total-env-steps 100", "total_env_steps must be more than training.start_steps"),
+    "no best": ("--training.best-from 1201", "training.best_from must be at most total_env_steps, 1200"),
+    "run elsewhere": ("--run-name ../run", "run_name must be the name of a folder, not a path, got ../run"),
     "negative seed": ("--seed -1", "seed must not be negative, got -1"),
     "negative threads": ("--threads -1", "threads must not be negative, got -1"),
 }

@@ -11,7 +11,7 @@ import train_sac
 
 LOGS = Path("logs")
 TRAINED = LOGS / "demo"
-SHIPPED = Path("assets/sac_expert")
+SHIPPED = Path("assets/sac_expert_fast")
 
 
 def measure(policy: Path, output: Path) -> dict:

@@ -31,7 +31,7 @@ from sac.actor import Actor
 
 LOGS = Path("logs")  # where runs are, from where the scripts are started
 ASSETS = Path(__file__).parent / "assets"
-EXPERT = ASSETS / "sac_expert"
+EXPERT = ASSETS / "sac_expert_fast"
 WITHOUT_FOLDER = ("random", "scripted")
 
 

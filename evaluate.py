@@ -10,8 +10,6 @@ Episode i plays seed `--seed` + i, so the same flags play the same episodes.
 import importlib.metadata
 import os
 import platform
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +24,7 @@ from common.checkpoint import save_json
 from common.config import parse
 from common.device import choose_device
 from common.errors import UserError, report_user_errors
+from common.run import command_line
 from common.video import write_gif, write_video
 from envs.pictures import film, mosaic, plot_coverage, plot_starts
 from envs.rollout import Episode, Policy, rollout
@@ -83,7 +82,7 @@ def play(env: PushTVectorEnv, policy: Policy, seeds: range) -> list[Episode]:
     return sorted(episodes, key=lambda episode: episode.seed)
 
 
-def provenance(config: Config, name: str, policy: Policy) -> dict[str, Any]:
+def provenance(config: Config, name: str, policy: Policy, command: str) -> dict[str, Any]:
     """All that is needed to get the same numbers again."""
     return {
         "seeds": [config.seed, config.seed + config.episodes - 1],
@@ -92,7 +91,7 @@ def provenance(config: Config, name: str, policy: Policy) -> dict[str, Any]:
         "n_action_steps": policy.n_action_steps,
         "sampled": config.sampled,
         "num_envs": config.num_envs,
-        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command,
         "versions": {"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in REPORTED_VERSIONS},
     }
@@ -191,7 +190,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     started = perf_counter()
     episodes = play(env, policy, range(config.seed, config.seed + config.episodes))
     wall_s = round(perf_counter() - started, 2)
-    numbers = summarize(episodes) | provenance(config, name, policy) | {"wall_s": wall_s}
+    command = command_line("evaluate.py", argv)
+    numbers = summarize(episodes) | provenance(config, name, policy, command) | {"wall_s": wall_s}
     print(table(numbers))
 
     try:

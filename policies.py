@@ -218,7 +218,7 @@ class SACPolicy:
             shape = len(observations), raw["agent_pos"].shape[1]
             noise = torch.randn(shape, generator=self.generator, device=self.device)
             actions, _ = self.actor.sample(observations, noise)
-        return self.decoder(actions.double().cpu().numpy(), raw["agent_pos"])
+        return self.decoder(actions.double().cpu().numpy(), raw)
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class SACConfig:
     action_size: int = 2  # numbers that the actor returns
     hidden_sizes: tuple[int, ...] = ()  # of the actor
     features: tuple[str, ...] = ()  # what the actor sees, see envs/observations.py
-    action_mode: Literal["absolute", "relative"] = "relative"  # see envs/actions.py
+    action_mode: Literal["absolute", "relative", "delta"] = "relative"  # see envs/actions.py
     action_bound: float = 0.0  # pixels
     action_repeat: int = 1  # environment steps for which a target is held
 

@@ -18,7 +18,7 @@ from common.config import config_path, parse, to_dict
 from common.device import choose_device
 from common.errors import report_user_errors
 from common.logger import Logger
-from common.run import StopRequest, choose_folder, only_process_in, open_folder
+from common.run import StopRequest, choose_folder, command_line, only_process_in, open_folder
 from common.seeding import split_seed
 from envs.actions import ActionDecoder
 from envs.rollout import rollout
@@ -171,7 +171,7 @@ def main(argv: list[str] | None = None) -> bool:
     name = config.run_name or f"{config_path(argv, DEFAULT_CONFIG).stem}_seed{config.seed}"
     folder = choose_folder(config.logs, name, config.resume)
     with only_process_in(folder), StopRequest() as stop:
-        last = open_folder(folder, config, MAY_CHANGE_ON_RESUME)
+        last = open_folder(folder, config, command_line("train_sac.py", argv), MAY_CHANGE_ON_RESUME)
         trainer = build_trainer(config, folder)
         if last:
             trainer.load(last)

@@ -78,7 +78,10 @@ def prune(checkpoints: Path, keep: Callable[[Path], bool]) -> None:
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write named tensors of any device as safetensors."""
+    path.touch()
+    mode = path.stat().st_mode
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    path.chmod(mode)  # as any file here: safetensors lets nobody else read its own
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -22,11 +22,17 @@ def choose_folder(logs: Path, name: str, resume: bool) -> Path:
     return folder
 
 
-def open_folder(folder: Path, config: Any, may_change: Sequence[str]) -> Path | None:
+def command_line(script: str, argv: Sequence[str] | None) -> str:
+    """What to type for the script to run as it does now, also when another script called its `main(argv)`."""
+    return shlex.join(["python", script, *(sys.argv[1:] if argv is None else argv)])
+
+
+def open_folder(folder: Path, config: Any, command: str, may_change: Sequence[str]) -> Path | None:
     """Write down a run's config and command in its folder, or check that it can go on there.
 
     Args:
         config: resolved.
+        command: that started it; a resumed run's is added below those before it.
         may_change: settings, by dotted key, that a resumed run may have changed.
 
     Returns:
@@ -50,7 +56,8 @@ def open_folder(folder: Path, config: Any, may_change: Sequence[str]) -> Path | 
         partial = saved.with_suffix(".partial")  # a kill must not leave half a config
         save_yaml(config, partial)
         partial.replace(saved)
-        (folder / "command.txt").write_text(shlex.join(["python", *sys.argv]) + "\n")
+        with (folder / "command.txt").open("a", encoding="utf-8") as commands:
+            commands.write(f"{command}\n")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
     return last if last.exists() else None

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from common.schedule import ramp
 from envs.actions import ActionDecoder
 from envs.observations import check_features, feature_size, features
 from envs.rewards import REWARDS, Transition
@@ -27,8 +28,8 @@ class EnvConfig:
         "agent_in_block_frame",
         "goal_error",
     )
-    action_mode: Literal["absolute", "relative"] = "relative"  # target on the board, or relative to the agent
-    action_bound: float = 100.0  # px, the farthest relative target in x and in y
+    action_mode: Literal["absolute", "relative", "delta"] = "relative"  # see envs/actions.py
+    action_bound: float = 100.0  # px in x and in y, how far relative to the agent, or to the last target
     action_repeat: int = 1  # environment steps per decision, the target held
     reward: Literal["stock", "linear", "log_barrier", "progress"] = "log_barrier"  # see envs/rewards.py
     reward_scale: float = 0.1  # multiplies reward, bonus and cost
@@ -99,7 +100,7 @@ class TrainingEnv:
             `return` (n,) of the stock reward since each episode's start, `usual_start` (n,) whether that was
             the stock start rather than one near the goal.
         """
-        targets = self.decoder(actions, self._raw["agent_pos"])
+        targets = self.decoder(actions, self._raw | {"last_target": self.last_target})
         rewards = -self._smoothness_price() * ((targets - self.last_target) ** 2).sum(axis=1) / 100.0**2
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         for _ in range(self.config.action_repeat):
@@ -154,8 +155,7 @@ class TrainingEnv:
 
     def _smoothness_price(self) -> float:
         """Nothing at first: a beginner that pays for moving does not move at all."""
-        begin, end = self.config.smoothness_ramp
-        return self.config.smoothness_cost * min(max((self.env_steps - begin) / (end - begin), 0.0), 1.0)
+        return self.config.smoothness_cost * ramp(self.env_steps, *self.config.smoothness_ramp)
 
     def _features(self) -> np.ndarray:
         return features(self._raw | {"last_target": self.last_target}, self.config.features)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import torch
 
+from common.schedule import ramp
 from common.seeding import restore_generator
 from sac.actor import Actor
 from sac.critic import Critics
@@ -208,8 +209,7 @@ class SAC:
         for name, optimizer in self.optimizers.items():
             lr = config.alpha_lr if name == "log_alpha" else config.lr
             optimizer.param_groups[0]["lr"].fill_(scale * lr)
-        begin, end = config.anneal_entropy
-        annealed = min(max((done - begin) / (end - begin), 0.0), 1.0)
+        annealed = ramp(done, *config.anneal_entropy)
         fall = config.final_target_entropy - config.target_entropy
         self.target_entropy.fill_(config.target_entropy + annealed * fall)
 

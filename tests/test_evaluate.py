@@ -83,7 +83,7 @@ def test_numbers_are_those_of_a_plain_loop(evaluated, plain):
     assert numbers.keys() >= DESIGNED_KEYS
     assert (numbers["env"], numbers["policy"], numbers["n_action_steps"]) == (env, "scripted", 1)
     assert numbers["seeds"] == [FIRST_SEED, FIRST_SEED + EPISODES - 1]
-    assert f"--env {env}" in numbers["command"]
+    assert numbers["command"].startswith("python evaluate.py ") and f"--env {env}" in numbers["command"]
 
 
 def test_it_ends_with_the_files_it_wrote(evaluated):

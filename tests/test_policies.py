@@ -107,9 +107,10 @@ def test_repeated_actions_against_one_slot_at_a_time():
         np.testing.assert_array_equal(targets, held)
 
 
-def test_a_policy_remembers_where_it_sent_each_agent_last():
+@pytest.mark.parametrize("mode", ["relative", "delta"])
+def test_a_policy_remembers_where_it_sent_each_agent_last(mode):
     """Slot by slot beside an actor that is told so."""
-    actor, names, decoder = Actor(4, 2, [16]), ("agent_pos", "target_lead"), ActionDecoder()
+    actor, names, decoder = Actor(4, 2, [16]), ("agent_pos", "target_lead"), ActionDecoder(mode, 80.0)
     policy, told = SACPolicy(actor, names, decoder), SACPolicy(actor, names, decoder)
     last = [None] * 3
     rng = np.random.default_rng(0)
@@ -169,7 +170,7 @@ BROKEN = {
     "other layout": ({"features": ["agent_pos"]}, "config.json: observation_size must be 2"),
     "unknown mode": (
         {"action_mode": "sideways"},
-        "config.json: action_mode: expected one of absolute, relative",
+        "config.json: action_mode: expected one of absolute, relative, delta",
     ),
     "no repeat": ({"action_repeat": 0}, "config.json: action_repeat must be positive, got 0"),
     "newer than this code": ({"frame_stack": 4}, "config.json: unknown key frame_stack"),

@@ -35,7 +35,7 @@ def assert_same(seen: list[tuple], expected: list[tuple]) -> None:
 
 
 @pytest.mark.parametrize("reward", REWARDS)
-@pytest.mark.parametrize("action_mode", ["absolute", "relative"])
+@pytest.mark.parametrize("action_mode", ["absolute", "relative", "delta"])
 def test_step_equals_scalar_bookkeeping(reward, action_mode):
     """Targets, repeats, costs, bonus and scale, one environment at a time beside the vector environment."""
     config = EnvConfig(
@@ -68,7 +68,8 @@ def test_step_equals_scalar_bookkeeping(reward, action_mode):
                 if action_mode == "absolute":
                     targets[i, c] = 256 * (actions[i, c] + 1)
                 else:
-                    targets[i, c] = min(max(raw["agent_pos"][i, c] + 50 * actions[i, c], 0), 512)
+                    origin = raw["agent_pos"][i, c] if action_mode == "relative" else last_targets[i][c]
+                    targets[i, c] = min(max(origin + 50 * actions[i, c], 0), 512)
             price = 0.7 * min(max((env_steps - 20) / 60, 0), 1)
             expected[i] -= price * ((targets[i] - last_targets[i]) ** 2).sum() / 100**2
             last_targets[i] = targets[i].copy()

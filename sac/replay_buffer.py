@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from common.errors import UserError
+
 
 class Batch(NamedTuple):
     """Transitions over up to n steps. There is no `done`: `discounts` says what the future is worth."""
@@ -85,6 +87,9 @@ class ReplayBuffer:
     Args:
         capacity: in transitions; the oldest are overwritten.
         device: where the tensors live and batches are gathered.
+
+    Raises:
+        UserError: that many do not fit into the memory.
     """
 
     def __init__(
@@ -94,13 +99,11 @@ class ReplayBuffer:
         self.position = 0  # where the next transition goes
         self.size = 0
         self.device = torch.device(device)
-        self.storage = Batch(
-            observations=torch.zeros(capacity, observation_size, device=device),
-            actions=torch.zeros(capacity, action_size, device=device),
-            rewards=torch.zeros(capacity, device=device),
-            next_observations=torch.zeros(capacity, observation_size, device=device),
-            discounts=torch.zeros(capacity, device=device),
-        )
+        sizes = Batch((observation_size,), (action_size,), (), (observation_size,), ())
+        try:
+            self.storage = Batch(*(torch.zeros(capacity, *size, device=device) for size in sizes))
+        except RuntimeError as error:  # out of memory has no class of its own on the CPU
+            raise UserError(f"buffer_capacity {capacity:,} does not fit into the memory: {error}") from None
 
     def add(self, transitions: Batch) -> None:
         """Store transitions, at most `capacity`, over the oldest ones."""

@@ -253,6 +253,10 @@ BAD_FLAGS = {
 }
 
 
+def test_a_buffer_beyond_the_memory(refused):
+    assert "does not fit into the memory" in refused("--training.buffer-capacity", "1000000000000000")
+
+
 @pytest.mark.parametrize(("flags", "words"), [(f, w) for f, *w in BAD_FLAGS.values()], ids=BAD_FLAGS)
 def test_bad_flags(refused, tmp_path, flags, words):
     told = refused(*flags.split())

@@ -12,6 +12,7 @@ from common.schedule import ramp
 from envs.actions import ActionDecoder
 from envs.observations import check_features, feature_size, features
 from envs.rewards import REWARDS, Transition
+from envs.symmetry import Symmetry, mirror
 from envs.vector import PushTVectorEnv
 
 
@@ -36,12 +37,15 @@ class EnvConfig:
     success_bonus: float = 5.0  # added on the step that succeeds
     smoothness_cost: float = 0.0  # subtracted per decision: this x (px from the last target to this / 100)^2
     smoothness_ramp: tuple[int, int] = (0, 1)  # env steps between which that rises from 0 to its full value
+    mirror: bool = False  # learn from every other transition as its mirror image, see envs/symmetry.py
     curriculum: float = 0.5  # share of episodes that start near the goal
     curriculum_angle: float = 0.8  # rad, one sigma of the block's angle about the goal in such a start
     curriculum_distance: float = 70.0  # px, one sigma of its position
 
     def validate(self) -> None:
         check_features(self.features)
+        if self.mirror:
+            mirror(self.features)
         if self.smoothness_cost < 0:
             raise ValueError(f"smoothness_cost must not be negative, got {self.smoothness_cost}")
         for name in ("num_envs", "action_bound", "action_repeat", "reward_scale"):
@@ -65,6 +69,7 @@ class TrainingEnv:
         self.num_envs = config.num_envs
         self.observation_size = feature_size(config.features)
         self.action_size = 2
+        self.symmetry: Symmetry | None = mirror(config.features) if config.mirror else None
         self.decoder = ActionDecoder(config.action_mode, config.action_bound)
         self.env = PushTVectorEnv(config.num_envs)
         self.rng = np.random.default_rng(seed)

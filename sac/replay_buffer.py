@@ -87,18 +87,25 @@ class ReplayBuffer:
     Args:
         capacity: in transitions; the oldest are overwritten.
         device: where the tensors live and batches are gathered.
+        symmetry: of the task, as `envs.symmetry.Symmetry`: half of each batch is drawn as its mirror image.
 
     Raises:
         UserError: that many do not fit into the memory.
     """
 
     def __init__(
-        self, capacity: int, observation_size: int, action_size: int, device: torch.device | str = "cpu"
+        self,
+        capacity: int,
+        observation_size: int,
+        action_size: int,
+        device: torch.device | str = "cpu",
+        symmetry: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None = None,
     ) -> None:
         self.capacity = capacity
         self.position = 0  # where the next transition goes
         self.size = 0
         self.device = torch.device(device)
+        self.symmetry = symmetry and [torch.from_numpy(array).to(self.device) for array in symmetry]
         sizes = Batch((observation_size,), (action_size,), (), (observation_size,), ())
         try:
             self.storage = Batch(*(torch.zeros(capacity, *size, device=device) for size in sizes))
@@ -118,7 +125,17 @@ class ReplayBuffer:
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """`batch_size` transitions with replacement, drawn by a generator of the buffer's device."""
         rows = torch.randint(self.size, (batch_size,), device=self.device, generator=generator)
-        return Batch(*(stored[rows] for stored in self.storage))
+        batch = Batch(*(stored[rows] for stored in self.storage))
+        if self.symmetry:
+            self._mirror(batch, batch_size // 2)
+        return batch
+
+    def _mirror(self, batch: Batch, count: int) -> None:
+        """Put the mirror images of the first `count` transitions in their place."""
+        observation_order, observation_signs, action_order, action_signs = self.symmetry
+        for observations in (batch.observations, batch.next_observations):
+            observations[:count] = observations[:count, observation_order] * observation_signs
+        batch.actions[:count] = batch.actions[:count, action_order] * action_signs
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The filled rows, by field."""

@@ -88,7 +88,7 @@ class Trainer:
         self.checkpoints = folder / "checkpoints"
 
         sizes = (env.observation_size, env.action_size)
-        self.buffer = ReplayBuffer(config.buffer_capacity, *sizes, device=agent.device)
+        self.buffer = ReplayBuffer(config.buffer_capacity, *sizes, agent.device, env.symmetry)
         self.window = NStepWindow(env.num_envs, *sizes, agent.config.n_step, agent.config.gamma)
         self.exploration = np.random.default_rng(seeds["exploration"])
         self.sampling = torch.Generator(agent.device).manual_seed(seeds["replay"])

@@ -1,0 +1,53 @@
+"""PushT is its own mirror image across the diagonal x + y = 512, along which the goal's stem lies.
+
+What happens on one side therefore tells what happens on the other: a learner may see half of its transitions
+in the mirror. For features and actions alike the mirror is a change of order and of signs.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+_VECTOR = ([1, 0], [-1, -1])  # (x, y) -> (-y, -x), about the board's middle
+_MIRRORED: dict[str, tuple[list[int], list[int]]] = {  # feature -> order and signs of its numbers
+    "agent_pos": _VECTOR,
+    "agent_vel": _VECTOR,
+    "block_pos": _VECTOR,
+    "block_rotation": ([1, 0], [1, 1]),  # angle -> pi / 2 - angle: cosine and sine change places
+    "agent_in_block_frame": ([0, 1], [-1, 1]),  # the T is symmetric along its stem
+    "goal_error": ([1, 0, 2], [-1, -1, -1]),
+    "target_lead": _VECTOR,
+    "keypoints": ([2 * (corner ^ 1) + axis for corner in range(8) for axis in (1, 0)], [-1] * 16),
+}
+
+
+class Symmetry(NamedTuple):
+    """A mirrored vector is `vector[..., order] * signs`."""
+
+    observation_order: np.ndarray  # (D,) indices
+    observation_signs: np.ndarray  # (D,) float32
+    action_order: np.ndarray  # (A,) indices
+    action_signs: np.ndarray  # (A,) float32
+
+
+def mirror(names: Sequence[str]) -> Symmetry:
+    """The mirror for observations of these features and for actions of any mode.
+
+    Raises:
+        ValueError: one of them is no change of order and signs.
+    """
+    if stubborn := [name for name in names if name not in _MIRRORED]:
+        raise ValueError(f"mirror must be false with {', '.join(stubborn)}, which has no mirror image")
+    order, signs = [], []
+    for name in names:
+        feature_order, feature_signs = _MIRRORED[name]
+        order += [len(order) + index for index in feature_order]
+        signs += feature_signs
+    action_order, action_signs = _VECTOR
+    return Symmetry(
+        np.array(order),
+        np.array(signs, np.float32),
+        np.array(action_order),
+        np.array(action_signs, np.float32),
+    )

@@ -103,10 +103,14 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
         self.advance(actions, active)
         infos = self._infos()
         rewards = np.where(active, np.minimum(self._coverages / self.envs[0].success_threshold, 1.0), 0.0)
-        terminated = active & infos["is_success"]
+        terminated = active & self._ends(infos["is_success"])
         truncated = active & ~terminated & (self.steps >= self.max_episode_steps)
         self.active = active & ~terminated & ~truncated
         return self.observations(), rewards, terminated, truncated, infos
+
+    def _ends(self, is_success: np.ndarray) -> np.ndarray:
+        """Which episodes end with this step, time limits aside."""
+        return is_success
 
     def advance(self, actions: np.ndarray, active: np.ndarray) -> None:
         """Move the simulators of the `active` environments on by one step, their episodes aside."""

@@ -1,0 +1,2 @@
+def write_card(*a, **k):
+    return True

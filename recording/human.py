@@ -1,0 +1,2 @@
+def record_human(*a, **k):
+    return True

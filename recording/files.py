@@ -76,7 +76,8 @@ def extend_rows(old: Path | None, new: Path, rows: Sequence[dict[str, Any]]) -> 
     """Write the rows of the Parquet file `old`, if there is one, and these, in one row group."""
     new.parent.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pylist(rows)
-    pq.write_table(pa.concat_tables([pq.read_table(old), table]) if old else table, new)
+    table = pa.concat_tables([pq.read_table(old), table]) if old else table
+    pq.write_table(table.combine_chunks(), new)  # where the chunks met would show in the file
 
 
 def shorten(old: Path, new: Path, rows: int) -> None:

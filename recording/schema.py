@@ -127,8 +127,8 @@ def columns(
     }
     wanted = features(recipe)
     stored = {name: values[name].astype(wanted[name]["dtype"]) for name in wanted if name != IMAGE}
-    frame_index = np.arange(steps)
-    return stored | {"timestamp": (frame_index / FPS).astype(np.float32), "frame_index": frame_index}
+    # Seconds in float64, of which LeRobot makes its statistics; stored they are float32.
+    return stored | {"timestamp": np.arange(steps) / FPS, "frame_index": np.arange(steps)}
 
 
 def _feature(dtype: str, size: int, names: Any = None) -> dict[str, Any]:

@@ -76,8 +76,9 @@ def extend_rows(old: Path | None, new: Path, rows: Sequence[dict[str, Any]]) -> 
     """Write the rows of the Parquet file `old`, if there is one, and these, in one row group."""
     new.parent.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pylist(rows)
-    table = pa.concat_tables([pq.read_table(old), table]) if old else table
-    pq.write_table(table.combine_chunks(), new)  # where the chunks met would show in the file
+    if old:  # as if it were made at once: neither how Parquet named its items nor where the parts met is to show
+        table = pa.concat_tables([pq.read_table(old).cast(table.schema), table]).combine_chunks()
+    pq.write_table(table, new)
 
 
 def shorten(old: Path, new: Path, rows: int) -> None:

@@ -79,7 +79,7 @@ def load(path: Path) -> Demonstrations:
         states, actions, ends = (np.asarray(arrays[name]) for name in ("state", "action", "episode_ends"))
     except KeyError as error:
         raise UserError(f"{path}: has no {error.args[0]}; it must hold state, action and episode_ends") from None
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError, TypeError) as error:
         raise UserError(f"{path}: damaged, or no file of demonstrations ({error})") from None
     if states.shape != (len(actions), 5) or actions.shape[1:] != (2,) or ends[-1:] != [len(actions)]:
         raise UserError(f"{path}: expected state (N, 5), action (N, 2) and episode_ends up to N")

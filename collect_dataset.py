@@ -6,8 +6,8 @@
     python collect_dataset.py --import-human ../shared/data/human_pusht.npz    the classic 206 demonstrations
     python collect_dataset.py --verify data/pusht_expert           play it again and compare
 
-At every moment the folder is a whole dataset of the episodes saved so far, whatever kills the recorder; `--resume`
-goes on. Episode i is the i-th one kept in the order of the seeds, by however many workers it was recorded.
+At every moment the folder is a whole dataset of the episodes saved so far, whatever kills the recorder;
+`--resume` goes on. Episode i is the i-th one kept in the order of the seeds, whatever the number of workers.
 """
 
 import os
@@ -102,9 +102,13 @@ def open_or_create(root: Path, config: Config, recipe: Recipe) -> Dataset:
         dataset.notes = replace(dataset.notes, commands=(*dataset.notes.commands, command))
         return dataset
     if occupied and not config.overwrite:
-        raise UserError(f"{root}: exists; --resume goes on with it, --overwrite replaces it, or choose another --root")
+        raise UserError(
+            f"{root}: exists; --resume goes on with it, --overwrite replaces it, or choose another --root"
+        )
     if occupied and not is_dataset(root):
-        raise UserError(f"{root}: not a LeRobot dataset, so --overwrite does not touch it; choose another --root")
+        raise UserError(
+            f"{root}: not a LeRobot dataset, so --overwrite does not touch it; choose another --root"
+        )
     return Dataset(root, Notes(recipe, next_seed=recipe.seed, commands=(command,)))
 
 

@@ -60,9 +60,11 @@ def _description(folder: Path, dataset: Dataset, rows: dict, frames: dict) -> st
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in numbers.items())
     commands = "\n".join(notes.commands)
-    settings = ", ".join(f"{name} {value}" for name, value in asdict(notes.recipe).items() if name != "policy")
+    settings = ", ".join(
+        f"{name} {value}" for name, value in asdict(notes.recipe).items() if name != "policy"
+    )
     return f"""PushT: an agent pushes a T onto its place. Recorded in the simulator of
-[gym-pusht](https://github.com/huggingface/gym-pusht); `--verify` of the recorder plays every episode again there.
+[gym-pusht](https://github.com/huggingface/gym-pusht), in which the recorder's `--verify` plays it again.
 
 ![Episodes from left to right](card/contact_sheet.png)
 
@@ -82,16 +84,16 @@ Settings: {settings}.
 
 {_action_table(folder)}
 
-Frame t shows the board before action t; `next.*` is what the action led to. An action is the place, in pixels of a
-512 x 512 board, to which the agent is sent. `sim.state` is the whole simulator before the action (agent x, y, block
-x, y, angle, agent velocity): enough to draw any picture of it, and not an input of policies. `meta/episodes` also has
-the seed, success and largest coverage of each episode."""
+Frame t shows the board before action t; `next.*` is what the action led to. An action is the place, in pixels
+of a 512 x 512 board, to which the agent is sent. `sim.state` is the simulator before the action (agent x, y,
+block x, y, angle, agent velocity): enough to draw a picture of any size, and not an input of policies.
+`meta/episodes` also has the seed, success and largest coverage of each episode."""
 
 
 def _success_rate(successes: int, attempts: int) -> str:
     low, high = (100 * bound for bound in wilson_interval(successes, attempts))
-    share = 100 * successes / attempts
-    return f"successful in {successes:,} of {attempts:,} episodes played: {share:.1f} % ({low:.1f} to {high:.1f})"
+    share = f"{100 * successes / attempts:.1f} % ({low:.1f} to {high:.1f})"
+    return f"successful in {successes:,} of {attempts:,} episodes played: {share}"
 
 
 def _seeds(seeds: np.ndarray) -> str:
@@ -110,7 +112,9 @@ def _action_table(folder: Path) -> str:
     stats = load_stats(folder)["action"]
     names = ["min", "q01", "q50", "q99", "max", "mean", "std"]
     lines = [f"| action | {' | '.join(names)} |", "|" + "---|" * (len(names) + 1)]
-    lines += [f"| {axis} | " + " | ".join(f"{stats[n][i]:.1f}" for n in names) + " |" for i, axis in enumerate("xy")]
+    lines += [
+        f"| {axis} | " + " | ".join(f"{stats[n][i]:.1f}" for n in names) + " |" for i, axis in enumerate("xy")
+    ]
     return "\n".join(lines)
 
 

@@ -29,7 +29,9 @@ def open_dataset(root: Path) -> Dataset:
         UserError: there is none, it is damaged, or it came about otherwise.
     """
     if not root.exists():
-        raise UserError(f"{root}: no such folder; without --resume, collect_dataset.py begins a dataset there")
+        raise UserError(
+            f"{root}: no such folder; without --resume, collect_dataset.py begins a dataset there"
+        )
     if not is_dataset(root):
         raise UserError(f"{root}: not a LeRobot dataset, meta/info.json is missing; choose another --root")
     info = load_json(root / "meta" / "info.json")
@@ -60,8 +62,8 @@ def check_whole(root: Path, info: dict[str, Any]) -> tuple[int, int]:
     told = info.get("total_episodes"), info.get("total_frames")
     if told != (len(lengths), sum(lengths)) or frames != sum(lengths):
         raise UserError(
-            f"{root}: damaged: meta/info.json tells of {told[0]} episodes and {told[1]} frames, meta/episodes of "
-            f"{len(lengths)} and {sum(lengths)}, and data holds {frames} frames; {REPAIR}"
+            f"{root}: damaged: meta/info.json tells of {told[0]} episodes and {told[1]} frames, "
+            f"meta/episodes of {len(lengths)} and {sum(lengths)}, and data holds {frames} frames; {REPAIR}"
         )
     return len(lengths), frames
 

@@ -1,9 +1,9 @@
 """A LeRobot dataset (v3.0) that grows by whole versions, see `versions.py`.
 
-LeRobot's own writer keeps its files open until `finalize`: killed before, it leaves Parquet without a footer, and
-a dataset that nothing opens. Here `append` writes closed files and only then replaces the dataset. What it writes
-is what LeRobot would have written, made by LeRobot's functions for schema, statistics and metadata, except that
-files are full by the frames in them: so they do not depend on when something was saved.
+LeRobot's own writer keeps its files open until `finalize`: killed before, it leaves Parquet without a footer,
+and a dataset that nothing opens. Here `append` writes closed files and only then replaces the dataset. What
+it writes is what LeRobot would have written, made by LeRobot's functions for schema, statistics and metadata,
+except that files are full by the frames in them: so they do not depend on when something was saved.
 
 `meta/recording.json`, of which LeRobot knows nothing, says how the dataset came about and where to go on.
 """
@@ -208,7 +208,9 @@ def _all_stats(folder: Path) -> dict[str, dict]:
     stats = None
     for path in sorted(folder.rglob("*.parquet")):
         table = pq.read_table(path)
-        for row in table.select([name for name in table.column_names if name.startswith("stats/")]).to_pylist():
+        for row in table.select(
+            [name for name in table.column_names if name.startswith("stats/")]
+        ).to_pylist():
             episode_stats: dict[str, dict] = defaultdict(dict)
             for name, value in row.items():
                 _, feature, statistic = name.split("/")

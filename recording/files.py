@@ -1,6 +1,6 @@
 """The files of a LeRobot dataset: where they are, and how one that has room gets longer.
 
-Nothing is changed in place. A file that grows is written anew into the next version, since the old one is linked.
+Nothing is changed in place. A file that grows is written anew, since the version before has the old one.
 """
 
 import shutil
@@ -76,7 +76,7 @@ def extend_rows(old: Path | None, new: Path, rows: Sequence[dict[str, Any]]) -> 
     """Write the rows of the Parquet file `old`, if there is one, and these, in one row group."""
     new.parent.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pylist(rows)
-    if old:  # as if it were made at once: neither how Parquet named its items nor where the parts met is to show
+    if old:  # made as if at once: neither Parquet's names of list items nor the seam is to show
         table = pa.concat_tables([pq.read_table(old).cast(table.schema), table]).combine_chunks()
     pq.write_table(table, new)
 

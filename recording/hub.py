@@ -19,8 +19,14 @@ def push(root: Path, name: str) -> None:
     description = card.partition("## Dataset Description\n")[2].partition("\n- **Homepage:**")[0].strip()
     try:
         LeRobotDataset(name, root=root).push_to_hub(license="mit", dataset_description=description)
-    except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, RequestException, OSError) as error:
+    except (
+        HfHubHTTPError,
+        LocalTokenNotFoundError,
+        OfflineModeIsEnabled,
+        RequestException,
+        OSError,
+    ) as error:
         raise UserError(
-            f"{name}: could not be uploaded ({str(error).splitlines()[0]}); the dataset is whole at {root}: log in "
-            "with `hf auth login`, see that there is a network, and start again with --resume"
+            f"{name}: could not be uploaded ({str(error).splitlines()[0]}); the dataset is whole at {root}: "
+            "log in with `hf auth login`, see that there is a network, and start again with --resume"
         ) from None

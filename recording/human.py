@@ -1,6 +1,7 @@
 """A person at the mouse: a window in which the agent follows the pointer, ten times a second.
 
-An episode begins when the pointer comes near the agent and ends when the T is on its place, or when it is said to.
+An episode begins when the pointer comes near the agent and ends when the T is on its place, or when it is
+said to.
 """
 
 from dataclasses import replace
@@ -112,7 +113,10 @@ class Window:
 
 
 def record_human(dataset: Dataset, episodes: int) -> bool:
-    """Let a person play until there are `episodes`; each is saved as it ends. False if the person quit before.
+    """Let a person play until there are `episodes`, each of them saved as it ends.
+
+    Returns:
+        False if the person quit before.
 
     Raises:
         UserError: there is no screen, or the disk is full.

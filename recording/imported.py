@@ -1,11 +1,12 @@
-"""The 206 demonstrations of people that Diffusion Policy (Chi et al. 2023) was trained on, as a LeRobot dataset.
+"""The 206 demonstrations of people that Diffusion Policy (Chi et al. 2023) was trained on, for LeRobot.
 
 They are stored as arrays `state` (N, 5): agent x, y, block x, y [px], angle [rad]; `action` (N, 2) [px];
 `episode_ends` (episodes,), exclusive; and `img` (N, 96, 96, 3): in one `.npz` (the pictures may be in another
 one, `<name>_img.npz`, beside it) or in the original zarr folder.
 
-They hold no rewards: the reward of frame t is that of the recorded state t + 1, and after the last one that of the
-simulator playing the last action. Where that replay has lost the recording, the last reward is repeated.
+They hold no rewards: the reward of frame t is that of the recorded state t + 1, and after the last one that
+of the simulator playing the last action. Where that replay has lost the recording, the last reward is
+repeated.
 """
 
 import json
@@ -51,7 +52,9 @@ def import_human(dataset: Dataset, path: Path) -> bool:
     """
     recipe, source = dataset.notes.recipe, load(path)
     if source.images is not None and recipe.resolution != source.images.shape[1]:
-        raise UserError(f"resolution must be {source.images.shape[1]} with {path}, whose pictures are recorded")
+        raise UserError(
+            f"resolution must be {source.images.shape[1]} with {path}, whose pictures are recorded"
+        )
     env = PushTVectorEnv(1)
     places = list(source.episodes())[dataset.episodes :]
     with tqdm(total=len(places), unit="episode", desc="importing", dynamic_ncols=True, disable=None) as bar:
@@ -59,9 +62,7 @@ def import_human(dataset: Dataset, path: Path) -> bool:
             batch = [_episode(env, recipe, source, place) for place in places[first : first + BATCH]]
             notes = dataset.notes
             successes = notes.successes + sum(episode.success for episode in batch)
-            dataset.append(
-                batch, replace(notes, attempts=notes.attempts + len(batch), successes=successes)
-            )
+            dataset.append(batch, replace(notes, attempts=notes.attempts + len(batch), successes=successes))
             bar.update(len(batch))
     return True
 
@@ -73,12 +74,16 @@ def load(path: Path) -> Demonstrations:
         UserError: it is missing, or something in it is.
     """
     if not path.exists():
-        raise UserError(f"{path}: no such file; --import-human takes an .npz or a zarr folder of demonstrations")
+        raise UserError(
+            f"{path}: no such file; --import-human takes an .npz or a zarr folder of demonstrations"
+        )
     try:
         arrays = _read_zarr(path) if path.is_dir() else _read_npz(path)
         states, actions, ends = (np.asarray(arrays[name]) for name in ("state", "action", "episode_ends"))
     except KeyError as error:
-        raise UserError(f"{path}: has no {error.args[0]}; it must hold state, action and episode_ends") from None
+        raise UserError(
+            f"{path}: has no {error.args[0]}; it must hold state, action and episode_ends"
+        ) from None
     except (OSError, EOFError, ValueError, TypeError) as error:
         raise UserError(f"{path}: damaged, or no file of demonstrations ({error})") from None
     if states.shape != (len(actions), 5) or actions.shape[1:] != (2,) or ends[-1:] != [len(actions)]:
@@ -152,7 +157,9 @@ def _read_array(folder: Path) -> np.ndarray:
         if file.exists():  # one that is not there is all zeros
             block = np.frombuffer(_decompress(file.read_bytes(), info["compressor"]), info["dtype"])
             block = block.reshape(chunks, order=info["order"])
-            window = tuple(slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(index, chunks, shape, strict=True))
+            window = tuple(
+                slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(index, chunks, shape, strict=True)
+            )
             values[window] = block[tuple(slice(0, w.stop - w.start) for w in window)]
     return values
 
@@ -164,7 +171,7 @@ def _decompress(data: bytes, compressor: dict | None) -> bytes:
         import numcodecs  # only for this: the shipped copy is an .npz
     except ImportError:
         raise UserError(
-            f"this zarr folder is compressed with {compressor['id']}: `pip install numcodecs` to read it, or take "
-            "the .npz"
+            f"this zarr folder is compressed with {compressor['id']}: `pip install numcodecs` to read it, or "
+            "take the .npz"
         ) from None
     return numcodecs.get_codec(compressor).decode(data)

@@ -1,7 +1,7 @@
 """Pictures as they are stored: PNG bytes, an MP4 of an episode, and LeRobot's statistics of them.
 
-LeRobot sorts every sampled picture's values into 5,000 bins. A byte has 256 values: counting them first gives the same
-statistics in a fiftieth of the time.
+LeRobot sorts every sampled picture's values into 5,000 bins. A byte has 256 values: counting them first gives
+the same statistics in a fiftieth of the time.
 """
 
 import io

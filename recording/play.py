@@ -82,7 +82,7 @@ class _Take:
 
 
 class Teacher:
-    """A policy as it is recorded: its targets in the float32 that is stored, and rest when the T is on its place.
+    """A policy as it is recorded: targets in the float32 that is stored, and rest once the T is in place.
 
     At that moment the policy has never had to do anything again. Its target then becomes the place where the
     agent stands; should the T slip off nevertheless, the policy goes on.

@@ -35,7 +35,9 @@ def record(dataset: Dataset, player: Player, episodes: int, workers: int, give_u
     vain, before = 0, dataset.notes  # attempts since something was kept
     with (
         StopRequest() as stop,
-        tqdm(total=episodes, initial=dataset.episodes, unit="episode", dynamic_ncols=True, disable=None) as bar,
+        tqdm(
+            total=episodes, initial=dataset.episodes, unit="episode", dynamic_ncols=True, disable=None
+        ) as bar,
         closing(blocks(player, first, workers)) as source,
     ):
         for block in source:
@@ -81,6 +83,6 @@ def _nothing_kept(dataset: Dataset, vain: int) -> str:
     if recipe.hold and not recipe.all:
         wanted += f" and kept the T in place for {recipe.hold} steps"
     return (
-        f"{recipe.policy}: none of the last {vain} episodes {wanted}, {dataset.root} holds {dataset.episodes}; "
-        "use a better policy, --all to keep failures, or a larger --give-up"
+        f"{recipe.policy}: none of the last {vain} episodes {wanted}, {dataset.root} holds "
+        f"{dataset.episodes}; use a better policy, --all to keep failures, or a larger --give-up"
     )

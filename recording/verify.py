@@ -1,7 +1,7 @@
 """Play a dataset's actions again in the unmodified environment and compare everything that is stored.
 
-An episode starts from its seed, or from its first state where it has none. What was recorded here has to come out
-equal; demonstrations from elsewhere, recorded with another version of the physics, to a pixel.
+An episode starts from its seed, or from its first state where it has none. What was recorded here has to come
+out equal; demonstrations from elsewhere, recorded with another version of the physics, to a pixel.
 """
 
 from collections.abc import Iterator
@@ -46,7 +46,9 @@ def verify(dataset: Dataset) -> bool:
     side = recipe.resolution if recipe.observations == "pixels" else 0
     env = PushTVectorEnv(1, "stock", side)
     worst = np.zeros(3)
-    with tqdm(total=dataset.episodes, unit="episode", desc="replaying", dynamic_ncols=True, disable=None) as bar:
+    with tqdm(
+        total=dataset.episodes, unit="episode", desc="replaying", dynamic_ncols=True, disable=None
+    ) as bar:
         for row, table in stored_episodes(dataset):
             found = differences(env, recipe, row, _columns(dataset, row, table))
             amounts = {name: float(np.max(values, initial=0.0)) for name, values in found.items()}
@@ -60,7 +62,7 @@ def verify(dataset: Dataset) -> bool:
     within = f"within {tolerance.state:g} px" if recipe.policy == "import" else "exactly"
     print(
         f"{dataset.root}: {same} of {dataset.episodes} episodes replay {within} in gym_pusht/PushT-v0 "
-        f"(largest differences: state {worst[0]:.3g} px, reward {worst[1]:.3g}, mean of a picture {worst[2]:.3g})"
+        f"(at most off: state {worst[0]:.3g} px, reward {worst[1]:.3g}, picture {worst[2]:.3g} of 255)"
     )
     return not differing
 

@@ -1,7 +1,7 @@
 """A folder that changes as a whole: every new version is built beside it and takes its place in one step.
 
-Whatever is killed, and whenever, the folder is the old version or the new one, and both are whole. What did not
-change is linked, not copied. Everything temporary is in one hidden folder beside it, `.<name>.recording`.
+Whatever is killed, and whenever, the folder is the old version or the new one, and both are whole. What did
+not change is linked, not copied. Everything temporary is in one hidden folder beside it, `.<name>.recording`.
 """
 
 import ctypes
@@ -67,7 +67,7 @@ def next_version(root: Path) -> Iterator[Path]:
 
 
 def link_all(source: Path, target: Path, wanted: Callable[[Path], bool]) -> None:
-    """Give `target` the files below `source` whose relative path is wanted, as links where the disk knows them."""
+    """Give `target` the files below `source` whose relative path is wanted, as links if the disk has them."""
     for path in source.rglob("*"):
         relative = path.relative_to(source)
         if path.is_file() and wanted(relative):

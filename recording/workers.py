@@ -1,7 +1,8 @@
 """Blocks of seeds played by one process or by several, handed over in order.
 
-The seeds are cut into blocks of fixed length, counted from the first seed of the dataset. A block is played as one
-batch, so that which process plays it, and when, changes nothing, not even the last bit of a network's output.
+The seeds are cut into blocks of fixed length, counted from the first seed of the dataset. A block is played
+as one batch, so that it does not matter who plays it, and when, not even to the last bit of a network's
+output.
 """
 
 import multiprocessing

@@ -9,7 +9,6 @@ import threading
 import time
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 from lerobot.datasets import LeRobotDataset
@@ -24,9 +23,7 @@ SMALL = "--resolution 32 --seed 7000"
 def content(root):
     """Every file but those that tell when and by which commands they were made."""
     files = [p for p in root.rglob("*") if p.is_file() and p.name not in ("recording.json", "README.md")]
-    return {
-        str(p.relative_to(root)): p.read_bytes() for p in files if p.suffix not in (".mp4", ".png")
-    }
+    return {str(p.relative_to(root)): p.read_bytes() for p in files if p.suffix not in (".mp4", ".png")}
 
 
 def record(root, flags):
@@ -146,7 +143,9 @@ def test_failures_are_kept_when_asked_for(tmp_path, short_blocks):
             row["dataset_from_index"] : row["dataset_to_index"]
         ]
         assert bool(np.any(successes)) == row["success"]
-    record(tmp_path / "good", "--policy scripted --episodes 2 --all --min-coverage 0.5 --observations keypoints")
+    record(
+        tmp_path / "good", "--policy scripted --episodes 2 --all --min-coverage 0.5 --observations keypoints"
+    )
     good = LeRobotDataset("local/any", root=tmp_path / "good").meta.episodes
     assert min(good["max_coverage"]) >= 0.5
 
@@ -180,7 +179,10 @@ def finished(tmp_path_factory):
         ("--root data --resume --overwrite", "overwrite must be false with --resume"),
         ("--root data --resume --observations pixels", "observations: keypoints -> pixels"),
         ("--root no_dataset --resume", "no_dataset: not a LeRobot dataset"),
-        ("--root no_dataset --overwrite", "no_dataset: not a LeRobot dataset, so --overwrite does not touch it"),
+        (
+            "--root no_dataset --overwrite",
+            "no_dataset: not a LeRobot dataset, so --overwrite does not touch it",
+        ),
         ("--root other --resume", "other: was not recorded by collect_dataset.py"),
         ("--root old --resume", "old: a dataset of version v2.1, not v3.0"),
         ("--root cut --resume", "file-000.parquet: damaged .*killed before it closes.*--overwrite"),
@@ -188,7 +190,10 @@ def finished(tmp_path_factory):
         ("--verify nowhere", "nowhere: no such folder"),
         ("--verify cut", "damaged"),
         ("--policy nowhere", "nowhere: no such folder"),
-        ("--policy random --root new --give-up 32", "random: none of the last 32 episodes succeeded, .*new holds 0"),
+        (
+            "--policy random --root new --give-up 32",
+            "random: none of the last 32 episodes succeeded, .*new holds 0",
+        ),
         ("--policy human --root new --workers 2", "policy must not be human with"),
         ("--resolution 7 --root new", "resolution must be from 16 to 1024 pixels, got 7"),
         ("--noise -1 --root new", "noise must not be negative"),

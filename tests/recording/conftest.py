@@ -3,13 +3,11 @@ import os
 from pathlib import Path
 
 import datasets
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from policies import EXPERT, fingerprint
 from recording.dataset import Dataset, Notes
-from recording.play import play
 from recording.schema import Recipe
 from recording.workers import Player
 
@@ -18,7 +16,9 @@ FIRST = 7_000
 
 
 def expert_recipe(**settings):
-    return Recipe(policy="expert", fingerprint=fingerprint(EXPERT), **{"seed": FIRST, "resolution": 32} | settings)
+    return Recipe(
+        policy="expert", fingerprint=fingerprint(EXPERT), **{"seed": FIRST, "resolution": 32} | settings
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -63,13 +63,19 @@ def contents():
         info = json.loads((root / "meta/info.json").read_text())
         notes = root / "meta/recording.json"
         tables = {
-            name: [row for path in sorted((root / name).rglob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+            name: [
+                row
+                for path in sorted((root / name).rglob("*.parquet"))
+                for row in pq.read_table(path).to_pylist()
+            ]
             for name in ("data", "meta/episodes")
         }
         return {
             "info": info,
             "stats": json.loads((root / "meta/stats.json").read_text()),
-            "notes": {k: v for k, v in json.loads(notes.read_text()).items() if k != "commands"} if notes.exists() else {},
+            "notes": {k: v for k, v in json.loads(notes.read_text()).items() if k != "commands"}
+            if notes.exists()
+            else {},
             "tasks": pq.read_table(root / "meta/tasks.parquet").to_pylist(),
             **tables,
         }

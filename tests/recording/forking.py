@@ -1,7 +1,8 @@
-"""Runs collect_dataset.py again and again without importing it again: one child process per line of arguments.
+"""Runs collect_dataset.py again and again without importing it again: one child process per line of
+arguments.
 
-Prints the child's process id, `saved N` after each append, and `ended CODE`. Blocks are short, so that there is much
-to interrupt.
+Prints the child's process id, `saved N` after each append, and `ended CODE`. Blocks are short, so that there
+is much to interrupt.
 """
 
 import functools

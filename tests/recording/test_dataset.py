@@ -129,7 +129,9 @@ def test_it_is_what_lerobot_makes_of_shards(video, player, new_dataset, tmp_path
     assert_same(ours["stats"], theirs["stats"], ignore={"index", "episode_index"})
     assert_same(ours["meta/episodes"], theirs["meta/episodes"])
     if video:
-        one, other = (LeRobotDataset("local/any", root=r, video_backend="pyav") for r in (whole.root, tmp_path / "all"))
+        one, other = (
+            LeRobotDataset("local/any", root=r, video_backend="pyav") for r in (whole.root, tmp_path / "all")
+        )
         for index in (0, len(episodes[0]), one.num_frames - 1):
             np.testing.assert_array_equal(one[index][IMAGE], other[index][IMAGE])
 

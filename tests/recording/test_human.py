@@ -37,9 +37,7 @@ PLACES = [(100.0, 80.0), (120.0, 80.0), (140.0, 90.0)]
 
 
 def test_the_pointer_leads_the_agent(new_dataset, monkeypatch):
-    person = Person(
-        monkeypatch, (0, 0), "agent", *PLACES, pygame.K_SPACE, "agent", PLACES[0], pygame.K_SPACE
-    )
+    person = Person(monkeypatch, (0, 0), "agent", *PLACES, pygame.K_SPACE, "agent", PLACES[0], pygame.K_SPACE)
     dataset = new_dataset(all=True)
     assert record_human(dataset, 2)
     opened = LeRobotDataset("local/mine", root=dataset.root)

@@ -12,7 +12,9 @@ from recording.schema import Recipe
 from recording.verify import verify
 
 HUMAN = Path(__file__).parents[2] / "../shared/data/human_pusht.npz"
-needs_people = pytest.mark.skipif(not HUMAN.exists(), reason="no recorded demonstrations beside the repository")
+needs_people = pytest.mark.skipif(
+    not HUMAN.exists(), reason="no recorded demonstrations beside the repository"
+)
 EPISODES = 3
 
 
@@ -37,7 +39,13 @@ def write_zarr(folder, arrays):
         array.mkdir(parents=True)
         rows = max(1, len(values) // 2 - 1)
         info = {"zarr_format": 2, "shape": values.shape, "chunks": [rows, *values.shape[1:]]}
-        info |= {"dtype": values.dtype.str, "compressor": None, "order": "C", "filters": None, "fill_value": 0}
+        info |= {
+            "dtype": values.dtype.str,
+            "compressor": None,
+            "order": "C",
+            "filters": None,
+            "fill_value": 0,
+        }
         (array / ".zarray").write_text(json.dumps(info))
         for number, first in enumerate(range(0, len(values), rows)):
             chunk = np.zeros((rows, *values.shape[1:]), values.dtype)

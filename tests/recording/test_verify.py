@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,7 +32,9 @@ def test_what_was_recorded_replays(dataset, capsys):
     assert "3 of 3 episodes replay exactly in gym_pusht/PushT-v0" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("settings", [{"noise": 8.0, "hold": 3}, {"observations": "keypoints"}, {"video": True}])
+@pytest.mark.parametrize(
+    "settings", [{"noise": 8.0, "hold": 3}, {"observations": "keypoints"}, {"video": True}]
+)
 def test_so_do_all_kinds(settings, player, new_dataset):
     crew, dataset = player(**settings), new_dataset(**settings)
     dataset.append(crew.play(crew.open(), 0), dataset.notes)
@@ -41,12 +45,28 @@ def test_so_do_all_kinds(settings, player, new_dataset):
     ("column", "change", "message"),
     [
         ("action", lambda v: [v[0] + 30, v[1]], r"state differs by up to .* px, first in frame 5"),
-        ("observation.state", lambda v: [v[0], v[1] + 0.5], r"state differs by up to 0.5 px, first in frame 4"),
-        ("sim.state", lambda v: [*v[:4], v[4] + 0.01, *v[5:]], r"state differs by up to 1 px, first in frame 4"),
+        (
+            "observation.state",
+            lambda v: [v[0], v[1] + 0.5],
+            r"state differs by up to 0.5 px, first in frame 4",
+        ),
+        (
+            "sim.state",
+            lambda v: [*v[:4], v[4] + 0.01, *v[5:]],
+            r"state differs by up to 1 px, first in frame 4",
+        ),
         ("next.reward", lambda v: v + 0.25, r"next.reward by up to 0.25, first in frame 4"),
         ("next.success", lambda v: not v, r"next.success in 1 frames, first in frame 4"),
-        ("next.done", lambda v: not v, r"next.done, timestamp or episode_index in 1 frames, first in frame 4"),
-        ("observation.image", lambda v: v | {"bytes": encode_png(np.zeros((32, 32, 3), np.uint8))}, "picture by up to"),
+        (
+            "next.done",
+            lambda v: not v,
+            r"next.done, timestamp or episode_index in 1 frames, first in frame 4",
+        ),
+        (
+            "observation.image",
+            lambda v: v | {"bytes": encode_png(np.zeros((32, 32, 3), np.uint8))},
+            "picture by up to",
+        ),
     ],
 )
 def test_a_changed_value_is_found(column, change, message, dataset, block, capsys):
@@ -56,6 +76,4 @@ def test_a_changed_value_is_found(column, change, message, dataset, block, capsy
     assert "2 of 3 episodes replay exactly" in printed
     line = next(line for line in printed.splitlines() if line.startswith("episode"))
     assert line.startswith("episode 1 (seed 7001): ")
-    import re
-
     assert re.search(message, line)

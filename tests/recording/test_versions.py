@@ -1,5 +1,4 @@
 import multiprocessing
-import os
 
 import pytest
 
@@ -35,7 +34,7 @@ def test_a_folder_changes_as_a_whole(exchange, tmp_path, monkeypatch):
         grow(root, "b", "4")
         assert files(root) == {"a": "1", "b": "4"}
         assert (root / "a").stat().st_ino == inode  # linked, not copied
-    assert os.listdir(tmp_path) == ["data"]
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_a_kill_between_two_renames_is_mended(tmp_path):

@@ -46,8 +46,8 @@ class Config(Settings):
     """What to record, and where to."""
 
     policy: str | None = None  # a run, a checkpoint, random, scripted or human; None: the shipped expert
-    root: Path = Path("data/pusht_expert")  # folder of the dataset
-    repo_id: str = "local/pusht_expert"  # the dataset's name for LeRobot
+    root: Path | None = None  # folder of the dataset; None: data/pusht_ and who plays
+    repo_id: str = ""  # the dataset's name for LeRobot; empty: local/ and its folder's name
     episodes: int = 200  # that the dataset holds in the end
     resume: bool = False  # go on with the dataset at root
     overwrite: bool = False  # replace the dataset at root, as soon as there is something to replace it with
@@ -85,7 +85,16 @@ def make_recipe(config: Config) -> Recipe:
     if config.policy == HUMAN:
         return Recipe(policy=HUMAN, fingerprint=HUMAN, **settings | {"all": True})
     policy = choose_policy(config)
-    return Recipe(policy=os.path.relpath(policy, REPOSITORY), fingerprint=fingerprint(policy), **settings)
+    name = policy if policy in WITHOUT_FOLDER else os.path.relpath(policy, REPOSITORY)
+    return Recipe(policy=name, fingerprint=fingerprint(policy), **settings)
+
+
+def choose_root(config: Config) -> Path:
+    """Where the dataset goes if nothing else is said: by who plays."""
+    if config.root:
+        return config.root
+    player = "people" if config.import_human else config.policy
+    return Path("data") / f"pusht_{player if player in ('people', HUMAN, *WITHOUT_FOLDER) else 'expert'}"
 
 
 def open_or_create(root: Path, config: Config, recipe: Recipe) -> Dataset:
@@ -115,12 +124,16 @@ def open_or_create(root: Path, config: Config, recipe: Recipe) -> Dataset:
 def fill(dataset: Dataset, config: Config) -> bool:
     """Add episodes until there are enough; False if it was stopped before."""
     recipe = dataset.notes.recipe
-    if config.import_human:
-        return import_human(dataset, config.import_human)
-    if config.policy == HUMAN:
-        return record_human(dataset, config.episodes)
-    player = Player(recipe, choose_policy(config), config.device)
-    return record(dataset, player, config.episodes, config.workers, config.give_up)
+    try:
+        if config.import_human:
+            return import_human(dataset, config.import_human)
+        if config.policy == HUMAN:
+            return record_human(dataset, config.episodes)
+        player = Player(recipe, choose_policy(config), config.device)
+        return record(dataset, player, config.episodes, config.workers, config.give_up)
+    except KeyboardInterrupt:
+        held = dataset.episodes
+        raise UserError(f"{dataset.root}: interrupted; holds {held} episodes, --resume goes on") from None
 
 
 @report_user_errors()
@@ -133,13 +146,14 @@ def main(argv: Sequence[str] | None = None) -> bool:
     if config.verify:
         return verify(open_dataset(config.verify))
 
-    root, recipe = config.root.resolve(), make_recipe(config)
+    root, recipe = choose_root(config).resolve(), make_recipe(config)
     with writing_to(root):
         dataset = open_or_create(root, config, recipe)
         complete = fill(dataset, config)
         if dataset.episodes:
-            dataset.add_card(lambda folder: write_card(folder, dataset, config.repo_id))
-    print(f"{config.root}: {dataset.episodes} episodes, {dataset.frames} frames")
+            repo_id = config.repo_id or f"local/{root.name}"
+            dataset.add_card(lambda folder: write_card(folder, dataset, repo_id))
+    print(f"{os.path.relpath(root)}: {dataset.episodes} episodes, {dataset.frames} frames")
     if not complete:
         print("stopped; --resume goes on")
     elif config.push_to_hub:

@@ -20,7 +20,7 @@ from envs.pictures import SUCCESS, mosaic, save_figure
 from envs.pixels import Renderer
 from envs.rollout import Episode
 from envs.summary import wilson_interval
-from recording.dataset import Dataset
+from recording.dataset import Dataset, Notes
 from recording.schema import FPS
 
 SHOWN, SIDE = 9, 160  # episodes in the film, pixels of each
@@ -54,7 +54,7 @@ def _description(folder: Path, dataset: Dataset, rows: dict, frames: dict) -> st
         "episodes": f"{len(lengths):,}, of which {int(rows['success'].sum()):,} end with the T on its place",
         "frames": f"{lengths.sum():,} at {FPS} Hz, {lengths.min()} to {lengths.max()} an episode, "
         f"{lengths.mean():.1f} on average",
-        "policy": f"`{notes.recipe.policy}`, {_success_rate(notes.successes, notes.attempts)}",
+        "policy": f"`{notes.recipe.policy}`, {_success_rate(notes)}",
         "starts": _seeds(rows["seed"]),
         "target moves": _moves(frames),
     }
@@ -90,10 +90,12 @@ block x, y, angle, agent velocity): enough to draw a picture of any size, and no
 `meta/episodes` also has the seed, success and largest coverage of each episode."""
 
 
-def _success_rate(successes: int, attempts: int) -> str:
+def _success_rate(notes: Notes) -> str:
+    successes, attempts, hold = notes.successes, notes.attempts, notes.recipe.hold
     low, high = (100 * bound for bound in wilson_interval(successes, attempts))
     share = f"{100 * successes / attempts:.1f} % ({low:.1f} to {high:.1f})"
-    return f"successful in {successes:,} of {attempts:,} episodes played: {share}"
+    held = f" and kept it there for {hold} steps" if hold else ""
+    return f"put the T on its place{held} in {successes:,} of {attempts:,} episodes played: {share}"
 
 
 def _seeds(seeds: np.ndarray) -> str:

@@ -8,7 +8,6 @@ except that files are full by the frames in them: so they do not depend on when 
 `meta/recording.json`, of which LeRobot knows nothing, says how the dataset came about and where to go on.
 """
 
-import shutil
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -32,7 +31,7 @@ from common.checkpoint import save_json
 from recording.files import Tail, extend, extend_rows, extend_video, last_file, shorten
 from recording.play import column_stats
 from recording.schema import FPS, IMAGE, ROBOT, TASK, Recipe, Recorded, features
-from recording.versions import link_all, next_version
+from recording.versions import link_all, next_version, remove
 
 FRAMES_PER_FILE = 10_000  # 13 MB of pictures of 96 x 96; what an `append` writes again at most
 EPISODES_PER_FILE = 1_000
@@ -104,7 +103,7 @@ class Dataset:
             UserError: as `append`.
         """
         if self.episodes == 1:
-            shutil.rmtree(self.root)  # LeRobot opens no dataset without episodes
+            remove(self.root)  # LeRobot opens no dataset without episodes
             self.__init__(self.root, notes)
             return
         data, meta = self._data.data, self._meta.meta

@@ -134,7 +134,7 @@ def record_human(dataset: Dataset, episodes: int) -> bool:
                 _pass_over(dataset)
             except Undo:
                 _take_back(dataset)
-    except (Quit, KeyboardInterrupt):
+    except Quit:
         return False
     finally:
         window.close()

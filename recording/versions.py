@@ -66,6 +66,14 @@ def next_version(root: Path) -> Iterator[Path]:
         _delete(folder)
 
 
+def remove(root: Path) -> None:
+    """Let the folder be gone, in one step."""
+    doomed = _workplace(root) / "next"
+    doomed.parent.mkdir(exist_ok=True)
+    root.rename(doomed)
+    _delete(doomed)
+
+
 def link_all(source: Path, target: Path, wanted: Callable[[Path], bool]) -> None:
     """Give `target` the files below `source` whose relative path is wanted, as links if the disk has them."""
     for path in source.rglob("*"):

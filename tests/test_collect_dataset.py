@@ -150,6 +150,16 @@ def test_failures_are_kept_when_asked_for(tmp_path, short_blocks):
     assert min(good["max_coverage"]) >= 0.5
 
 
+def test_without_a_root_it_goes_by_who_plays(tmp_path, short_blocks, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = f"{SMALL} --policy random --all --episodes 1 --observations keypoints"
+    assert collect_dataset.main(flags.split())
+    assert capsys.readouterr().out.startswith("data/pusht_random: 1 episodes, 300 frames")
+    notes = json.loads(Path("data/pusht_random/meta/recording.json").read_text())
+    assert notes["recipe"]["policy"] == "random"
+    assert LeRobotDataset("local/pusht_random", root="data/pusht_random").num_frames == 300
+
+
 def test_the_card_tells_what_is_there(tmp_path, short_blocks):
     record(tmp_path / "data", "--episodes 4 --observations keypoints")
     card = (tmp_path / "data/README.md").read_text()
@@ -157,7 +167,7 @@ def test_the_card_tells_what_is_there(tmp_path, short_blocks):
     actions = np.stack(list(opened.hf_dataset.with_format("numpy")["action"]))
     assert f"| frames | {opened.num_frames:,} at 10 Hz" in card
     assert f"{actions[:, 0].min():.1f}" in card and f"{actions[:, 1].max():.1f}" in card
-    assert "successful in 4 of 4 episodes played: 100.0 %" in card
+    assert "put the T on its place in 4 of 4 episodes played: 100.0 %" in card
     assert "seeds 7000 to 7003" in card and "assets/" in card and str(REPOSITORY) not in card
     for name in re.findall(r"card/\w+\.\w+", card):
         assert (tmp_path / "data" / name).stat().st_size > 1000

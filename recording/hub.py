@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from httpx import HTTPError
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from lerobot.datasets import LeRobotDataset
-from requests import RequestException
 
 from common.errors import UserError
 
@@ -23,7 +23,7 @@ def push(root: Path, name: str) -> None:
         HfHubHTTPError,
         LocalTokenNotFoundError,
         OfflineModeIsEnabled,
-        RequestException,
+        HTTPError,
         OSError,
     ) as error:
         raise UserError(

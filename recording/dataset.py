@@ -61,13 +61,17 @@ class Dataset:
     """
 
     def __init__(self, root: Path, notes: Notes, episodes: int = 0, frames: int = 0) -> None:
-        self.root, self.notes = root, notes
-        self.episodes, self.frames = episodes, frames
+        self.root = root
         self.features = {**features(notes.recipe), **DEFAULT_FEATURES}
-        self.stats = load_stats(root) if episodes else None
         self._schema = get_hf_features_from_features(self.features).arrow_schema
-        self._data = last_file(root / "data") if episodes else Tail()
-        self._meta = last_file(root / "meta/episodes") if episodes else Tail()
+        self._look(notes, episodes, frames)
+
+    def _look(self, notes: Notes, episodes: int, frames: int) -> None:
+        """Take down what is on the disk."""
+        self.notes, self.episodes, self.frames = notes, episodes, frames
+        self.stats = load_stats(self.root) if episodes else None
+        self._data = last_file(self.root / "data") if episodes else Tail()
+        self._meta = last_file(self.root / "meta/episodes") if episodes else Tail()
 
     def append(self, episodes: Sequence[Recorded], notes: Notes) -> None:
         """Add episodes. When this returns all of them are on the disk, until then none is.
@@ -93,8 +97,7 @@ class Dataset:
                 for path, added in files.items():
                     write(self._old(path), new / path, added)
             self._write_summary(new, count, frames, stats, notes)
-        self.episodes, self.frames, self.stats, self.notes = count, frames, stats, notes
-        self._data, self._meta = data, meta
+        self._look(notes, count, frames)
 
     def drop_last(self, notes: Notes) -> None:
         """Take the last episode back; not for videos, which are not cut.
@@ -104,7 +107,7 @@ class Dataset:
         """
         if self.episodes == 1:
             remove(self.root)  # LeRobot opens no dataset without episodes
-            self.__init__(self.root, notes)
+            self._look(notes, 0, 0)
             return
         data, meta = self._data.data, self._meta.meta
         length = pq.read_table(self.root / meta, columns=["length"])["length"][-1].as_py()
@@ -114,7 +117,7 @@ class Dataset:
             shorten(self.root / data, new / data, self._data.rows - length)
             shorten(self.root / meta, new / meta, self._meta.rows - 1)
             self._write_summary(new, count, frames, _all_stats(new / "meta/episodes"), notes)
-        self.__init__(self.root, notes, count, frames)
+        self._look(notes, count, frames)
 
     def add_card(self, write: Callable[[Path], None]) -> None:
         """Add what `write(folder)` puts into a copy of the dataset: a README and its pictures.

@@ -105,7 +105,7 @@ class Window:
         frame = self.renderer.draw(observations["agent_pos"][0], observations["block_pose"][0], (), target)
         pygame.surfarray.blit_array(self.screen.subsurface((0, 0, SIDE, SIDE)), frame.transpose(1, 0, 2))
         self.screen.fill("white", (0, SIDE, SIDE, BAR))
-        coverage = self.env._infos()["coverage"][0]
+        coverage = self.env.infos()["coverage"][0]
         state = f"coverage {coverage:.2f}" if self.begun else "bring the pointer to the blue disc to begin"
         for line, text in enumerate((f"{self.saved} of {self.wanted} saved   {state}", KEYS)):
             self.screen.blit(self.font.render(text, True, "#22262b"), (10, SIDE + 6 + 24 * line))

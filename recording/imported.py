@@ -121,7 +121,7 @@ def _replay(env: PushTVectorEnv, start: np.ndarray, actions: np.ndarray) -> tupl
     for action in actions:
         states.append(env.envs[0].get_state())
         env.advance(action[None], np.ones(1, bool))
-    return np.stack(states), env._infos()["coverage"][0]
+    return np.stack(states), env.infos()["coverage"][0]
 
 
 def _geometry(env: PushTVectorEnv, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,14 +14,14 @@ from recording.workers import Player, blocks
 
 
 def record(dataset: Dataset, player: Player, episodes: int, workers: int, give_up: int) -> bool:
-    """Go on from where `dataset` is; every block that was played is saved before the next one is waited for.
+    """Go on from where `dataset` is; each block is saved before the next one is waited for.
 
     Args:
         dataset: new or begun.
         player: of the dataset's recipe.
         episodes: that it should hold in the end.
         workers: processes.
-        give_up: attempts in a row without an episode to keep, after which there is no point.
+        give_up: attempts in a row without an episode to keep, after which to stop.
 
     Returns:
         False if Ctrl-C or SIGTERM came before.
@@ -32,20 +32,19 @@ def record(dataset: Dataset, player: Player, episodes: int, workers: int, give_u
     if dataset.episodes >= episodes:
         return True
     first = (dataset.notes.next_seed - player.recipe.seed) // player.block
-    vain, before = 0, dataset.notes  # attempts since something was kept
+    vain, notes = 0, dataset.notes  # attempts since something was kept; where these have got to
+    look = {"initial": dataset.episodes, "unit": "episode", "dynamic_ncols": True, "disable": None}
     with (
         StopRequest() as stop,
-        tqdm(
-            total=episodes, initial=dataset.episodes, unit="episode", dynamic_ncols=True, disable=None
-        ) as bar,
+        tqdm(total=episodes, **look) as bar,
         closing(blocks(player, first, workers)) as source,
     ):
         for block in source:
-            kept, before = choose(block, before, episodes - dataset.episodes)
+            kept, notes = choose(block, notes, episodes - dataset.episodes)
             if kept:
-                dataset.append(kept, before)
+                dataset.append(kept, notes)
             vain = 0 if kept else vain + len(block)
-            bar.set_postfix_str(f"kept {dataset.episodes} of {before.attempts} played", refresh=False)
+            bar.set_postfix_str(f"kept {dataset.episodes} of {notes.attempts} played", refresh=False)
             bar.update(len(kept))
             if dataset.episodes >= episodes:
                 return True

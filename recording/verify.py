@@ -97,7 +97,7 @@ def differences(
         if IMAGE in stored:
             found["picture"][t] = np.abs(stored[IMAGE][t].astype(int) - observations["pixels"][0]).mean()
         env.advance(played[t][None], np.ones(1, bool))
-        observations, coverage = env.observations(), env._infos()["coverage"][0]
+        observations, coverage = env.observations(), env.infos()["coverage"][0]
         found["reward"][t] = abs(stored["next.reward"][t] - min(coverage / 0.95, 1.0))
         if not imported:
             found["success"][t] = stored["next.success"][t] != (coverage > 0.95)

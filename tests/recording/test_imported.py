@@ -95,7 +95,7 @@ def test_no_success_that_was_not_one(source, tmp_path):
         env.reset(seed=[0], options={"states": source["state"][start : start + 1].astype(np.float64)})
         for t in range(start, end):
             env.advance(source["action"][t : t + 1].astype(np.float64), np.ones(1, bool))
-            coverage = env._infos()["coverage"][0]
+            coverage = env.infos()["coverage"][0]
             assert abs(rows["next.reward"][t] - min(coverage / 0.95, 1.0)) < 0.01
             assert rows["next.success"][t] == (coverage > 0.95)
 

@@ -1,4 +1,4 @@
-"""The whole repository in a few minutes: train an expert, measure it and the shipped one, show where to look.
+"""The whole repository in a few minutes: train an expert, measure it and the shipped one, record a dataset.
 
 make demo
 """
@@ -6,12 +6,14 @@ make demo
 import json
 from pathlib import Path
 
+import collect_dataset
 import evaluate
 import train_sac
 
 LOGS = Path("logs")
 TRAINED = LOGS / "demo"
 SHIPPED = Path("assets/sac_expert_fast")
+DATASET = Path("data/demo")
 
 
 def measure(policy: Path, output: Path) -> dict:
@@ -40,9 +42,12 @@ def main() -> None:
             f"{name:<18}{numbers['pc_success']:>8.1f} %{'-' if steps is None else f'{steps:.1f}':>19}"
             f"{numbers['mean_max_coverage']:>15.3f}{numbers['action_step_mean']:>12.1f} px"
         )
+    print("\n3. Record 50 episodes of the shipped expert for imitation learners.\n")
+    collect_dataset.main(f"--policy {SHIPPED} --root {DATASET} --episodes 50 --overwrite".split())
     print(
         f"\nvideos    {TRAINED}/videos, {LOGS}/shipped_expert/videos"
         f"\nplots     {TRAINED}/plots, {LOGS}/shipped_expert/plots"
+        f"\ndataset   {DATASET}/README.md"
         f"\ncurves    .venv/bin/tensorboard --logdir {LOGS}"
         "\nnext      .venv/bin/python train_sac.py (the full expert), README.md"
     )

@@ -5,6 +5,7 @@ This is the one file that knows every kind of policy folder; all others know `lo
 to the next.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from difflib import SequenceMatcher
@@ -98,6 +99,16 @@ def default_policy() -> Path:
     raise UserError(f"no policy: no run in {LOGS.absolute()} and no {EXPERT}; train one with train_sac.py")
 
 
+def fingerprint(path: str | Path) -> str:
+    """What tells a policy from any other, whatever its name: the SHA-256 of its settings and weights."""
+    if str(path) in WITHOUT_FOLDER:
+        return str(path)
+    folder, digest = find_checkpoint(path), hashlib.sha256()
+    for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
 class RandomPolicy:
     """Targets drawn uniformly from the board."""
 
@@ -105,11 +116,18 @@ class RandomPolicy:
 
     def __init__(self, seed: int = 0) -> None:
         self.rng = np.random.default_rng(seed)
+        self.slot_rngs: list[np.random.Generator] = []
+
+    def seed_slots(self, seeds: Sequence[int]) -> None:
+        """From now on every slot draws by itself, so that its episode does not depend on its neighbours."""
+        self.slot_rngs = [np.random.default_rng(seed) for seed in seeds]
 
     def reset(self, episodes: np.ndarray) -> None:
         pass
 
     def act(self, observations: RawObservation) -> np.ndarray:
+        if self.slot_rngs:
+            return np.stack([rng.uniform(0.0, 512.0, 2) for rng in self.slot_rngs])
         return self.rng.uniform(0.0, 512.0, observations["agent_pos"].shape)
 
 
@@ -191,8 +209,13 @@ class SACPolicy:
         self.deterministic = deterministic
         self.device = next(actor.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.slot_generators: list[torch.Generator] = []
         self._targets = np.empty((0, 2))  # the latest of each slot
         self._steps_left = np.empty(0, np.int64)  # for which it is still held; -1 where an episode begins
+
+    def seed_slots(self, seeds: Sequence[int]) -> None:
+        """From now on every slot draws by itself, so that its episode does not depend on its neighbours."""
+        self.slot_generators = [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
 
     def reset(self, episodes: np.ndarray) -> None:
         self._steps_left[episodes[episodes < len(self._steps_left)]] = -1
@@ -215,10 +238,14 @@ class SACPolicy:
         if self.deterministic:
             actions = self.actor.mode(observations)
         else:
-            shape = len(observations), raw["agent_pos"].shape[1]
-            noise = torch.randn(shape, generator=self.generator, device=self.device)
-            actions, _ = self.actor.sample(observations, noise)
+            actions, _ = self.actor.sample(observations, self._noise(*raw["agent_pos"].shape))
         return self.decoder(actions.double().cpu().numpy(), raw)
+
+    def _noise(self, slots: int, size: int) -> torch.Tensor:
+        if self.slot_generators:
+            draws = [torch.randn(size, generator=g, device=self.device) for g in self.slot_generators]
+            return torch.stack(draws)
+        return torch.randn((slots, size), generator=self.generator, device=self.device)
 
 
 @dataclass(frozen=True)

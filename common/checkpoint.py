@@ -37,9 +37,9 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
         temporary.mkdir(parents=True)
         write(temporary)
         for written in (temporary, *temporary.rglob("*")):
-            _flush(written)
+            flush(written)
         temporary.rename(path)
-        _flush(path.parent)
+        flush(path.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(f"{path}: could not be written, earlier checkpoints are intact: {error}") from error
@@ -117,6 +117,15 @@ def load_json(path: Path) -> Any:
         raise UserError(f"{path}: damaged or truncated ({error})") from None
 
 
+def flush(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _delete(folder: Path) -> None:
     """Under a name of its own, so that a kill leaves no half of it under the old one."""
     doomed = folder.with_name(f".{folder.name.strip('.')}.deleted.partial")
@@ -124,11 +133,3 @@ def _delete(folder: Path) -> None:
     with suppress(OSError):  # what cannot be deleted takes space and does no harm
         folder.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

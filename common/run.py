@@ -64,11 +64,11 @@ def open_folder(folder: Path, config: Any, command: str, may_change: Sequence[st
 
 
 @contextmanager
-def only_process_in(folder: Path) -> Iterator[None]:
+def only_process_in(folder: Path, doing: str = "training") -> Iterator[None]:
     """Create the folder if need be and hold it for this process.
 
     Raises:
-        UserError: another one trains there, or it cannot be written.
+        UserError: another one works there, or it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def only_process_in(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{folder}: another process is training there") from None
+            raise UserError(f"{folder}: another process is {doing} there") from None
         yield
 
 

@@ -59,7 +59,7 @@ def plot_coverage(path: Path, episodes: Sequence[Episode], title: str) -> None:
     legend = figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     for handle in legend.legend_handles:
         handle.set_alpha(1)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_starts(path: Path, episodes: Sequence[Episode], goal_keypoints: np.ndarray, title: str) -> None:
@@ -87,7 +87,7 @@ def plot_starts(path: Path, episodes: Sequence[Episode], goal_keypoints: np.ndar
     board.set(title=title, xlabel="x (pixels)", xlim=(0, 512), xticks=ticks)
     board.set(aspect="equal", ylabel="y (pixels)", ylim=(512, 0), yticks=ticks)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def film(episode: Episode) -> Iterator[np.ndarray]:
@@ -116,6 +116,17 @@ def mosaic(episodes: Sequence[Episode], columns: int = 3, hold: int = 10) -> Ite
         yield np.concatenate(rows)
 
 
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, its axes in the house's style."""
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(colors=INK, labelsize=9)
+        axes.grid(color=TRACK, linewidth=0.8)
+        axes.set_axisbelow(True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
 def _caption(width: int, seed: int, step: int, coverage: float, outcome: str) -> np.ndarray:
     """A line of text above a bar that fills with the coverage, (CAPTION_HEIGHT, width, 3) uint8."""
     color = {"": FAINT, "success": SUCCESS, "failure": FAILURE}[outcome]
@@ -141,13 +152,3 @@ def _small_t(x: float, y: float, angle: float) -> np.ndarray:
     """The bar and the stem of a T so small that many fit on a board, (2, 2, 2) pixels."""
     along, down = 6 * np.array([np.cos(angle), np.sin(angle)]), 11 * np.array([-np.sin(angle), np.cos(angle)])
     return np.array([x, y]) + np.array([[-along, along], [0 * down, down]])
-
-
-def _save(figure: Figure, path: Path) -> None:
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(colors=INK, labelsize=9)
-        axes.grid(color=TRACK, linewidth=0.8)
-        axes.set_axisbelow(True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)

@@ -96,17 +96,21 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
             self._coverages[i] = env._get_coverage()
         self.active |= mask
         self.steps[mask] = 0
-        return self.observations(), self._infos()
+        return self.observations(), self.infos()
 
     def step(self, actions: np.ndarray) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray, dict]:
         active = self.active.copy()
         self.advance(actions, active)
-        infos = self._infos()
+        infos = self.infos()
         rewards = np.where(active, np.minimum(self._coverages / self.envs[0].success_threshold, 1.0), 0.0)
-        terminated = active & infos["is_success"]
+        terminated = active & self._ends(infos["is_success"])
         truncated = active & ~terminated & (self.steps >= self.max_episode_steps)
         self.active = active & ~terminated & ~truncated
         return self.observations(), rewards, terminated, truncated, infos
+
+    def _ends(self, is_success: np.ndarray) -> np.ndarray:
+        """Which episodes end with this step, time limits aside."""
+        return is_success
 
     def advance(self, actions: np.ndarray, active: np.ndarray) -> None:
         """Move the simulators of the `active` environments on by one step, their episodes aside."""
@@ -157,7 +161,8 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
             frames.append(self.envs[i].render())
         return np.stack(frames)
 
-    def _infos(self) -> dict[str, np.ndarray]:
+    def infos(self) -> dict[str, np.ndarray]:
+        """`coverage` and `is_success` of all environments, (n,) each."""
         coverage = self._coverages.copy()
         return {"coverage": coverage, "is_success": coverage > self.envs[0].success_threshold}
 

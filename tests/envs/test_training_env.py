@@ -106,7 +106,7 @@ def test_success_terminates_and_the_time_limit_truncates():
         _, _, terminated, truncated, _ = env.step(actions)
         assert not (terminated & truncated).any()
         assert not truncated.any() or step == 299
-        np.testing.assert_array_equal(terminated, before & (env.env._infos()["is_success"]))
+        np.testing.assert_array_equal(terminated, before & (env.env.infos()["is_success"]))
         outcomes.append((terminated, truncated))
     terminated, truncated = np.array(outcomes).sum(axis=0)
     np.testing.assert_array_equal(terminated + truncated, 1)

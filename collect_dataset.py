@@ -1,0 +1,165 @@
+"""Record what a policy does as a LeRobot dataset (v3.0).
+
+    python collect_dataset.py                                      200 successes of the shipped expert
+    python collect_dataset.py --episodes 1000 --hold 10 --workers 2 --resume   more, on two cores
+    python collect_dataset.py --policy human --root data/mine      you, with the mouse
+    python collect_dataset.py --import-human ../shared/data/human_pusht.npz    the classic 206 demonstrations
+    python collect_dataset.py --verify data/pusht_expert           play it again and compare
+
+At every moment the folder is a whole dataset of the episodes saved so far, whatever kills the recorder;
+`--resume` goes on. Episode i is the i-th one kept in the order of the seeds, whatever the number of workers.
+"""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import datasets
+import torch
+
+from common.config import parse
+from common.errors import UserError, report_user_errors
+from policies import EXPERT, WITHOUT_FOLDER, find_checkpoint, fingerprint
+from recording.card import write_card
+from recording.checks import check_same_recipe, is_dataset, open_dataset
+from recording.dataset import Dataset, Notes
+from recording.hub import push
+from recording.human import record_human
+from recording.imported import import_human
+from recording.recorder import record
+from recording.schema import Recipe, Settings
+from recording.verify import verify
+from recording.versions import writing_to
+from recording.workers import Player
+
+HUMAN = "human"
+REPOSITORY = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """What to record, and where to."""
+
+    policy: str | None = None  # a run, a checkpoint, random, scripted or human; None: the shipped expert
+    root: Path | None = None  # folder of the dataset; None: data/pusht_ and who plays
+    repo_id: str = ""  # the dataset's name for LeRobot; empty: local/ and its folder's name
+    episodes: int = 200  # that the dataset holds in the end
+    resume: bool = False  # go on with the dataset at root
+    overwrite: bool = False  # replace the dataset at root, as soon as there is something to replace it with
+    workers: int = 1  # processes; the dataset does not depend on it
+    give_up: int = 320  # attempts in a row without an episode to keep, after which to stop
+    verify: Path | None = None  # play this dataset again in the stock environment and compare; nothing else
+    import_human: Path | None = None  # make the dataset of these recorded demonstrations, .npz or .zarr
+    push_to_hub: str = ""  # upload to this name (user/dataset) when all is recorded
+    device: Literal["auto", "cpu", "cuda", "mps"] = "cpu"  # of the networks; small ones are fast there
+
+    def validate(self) -> None:
+        super().validate()
+        for name in ("episodes", "workers", "give_up"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.resume and self.overwrite:
+            raise ValueError("overwrite must be false with --resume, which keeps what is there")
+        if self.push_to_hub and self.push_to_hub.count("/") != 1:
+            raise ValueError(f"push_to_hub must be of the form user/dataset, got {self.push_to_hub}")
+        if self.policy == HUMAN and (self.video or self.workers > 1 or self.noise):
+            raise ValueError("policy must not be human with --video, --noise or --workers")
+
+
+def choose_policy(config: Config) -> str:
+    """The checkpoint folder to play, or the name of a policy that needs none."""
+    policy = str(config.policy or EXPERT)
+    return policy if policy in (HUMAN, *WITHOUT_FOLDER) else str(find_checkpoint(policy))
+
+
+def make_recipe(config: Config) -> Recipe:
+    """What the episodes depend on."""
+    settings = {field.name: getattr(config, field.name) for field in fields(Settings)}
+    if config.import_human:
+        return Recipe(policy="import", fingerprint=config.import_human.name, **settings | {"all": True})
+    if config.policy == HUMAN:
+        return Recipe(policy=HUMAN, fingerprint=HUMAN, **settings | {"all": True})
+    policy = choose_policy(config)
+    name = policy if policy in WITHOUT_FOLDER else os.path.relpath(policy, REPOSITORY)
+    return Recipe(policy=name, fingerprint=fingerprint(policy), **settings)
+
+
+def choose_root(config: Config) -> Path:
+    """Where the dataset goes if nothing else is said: by who plays."""
+    if config.root:
+        return config.root
+    player = "people" if config.import_human else config.policy
+    return Path("data") / f"pusht_{player if player in ('people', HUMAN, *WITHOUT_FOLDER) else 'expert'}"
+
+
+def open_or_create(root: Path, config: Config, recipe: Recipe) -> Dataset:
+    """The dataset to add to.
+
+    Raises:
+        UserError: what is at `root` is in the way.
+    """
+    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    occupied = root.exists() and (not root.is_dir() or any(root.iterdir()))
+    if config.resume and occupied:
+        dataset = open_dataset(root)
+        check_same_recipe(root, dataset.notes.recipe, recipe)
+        dataset.notes = replace(dataset.notes, commands=(*dataset.notes.commands, command))
+        return dataset
+    if occupied and not config.overwrite:
+        raise UserError(
+            f"{root}: exists; --resume goes on with it, --overwrite replaces it, or choose another --root"
+        )
+    if occupied and not is_dataset(root):
+        raise UserError(
+            f"{root}: not a LeRobot dataset, so --overwrite does not touch it; choose another --root"
+        )
+    return Dataset(root, Notes(recipe, next_seed=recipe.seed, commands=(command,)))
+
+
+def fill(dataset: Dataset, config: Config) -> bool:
+    """Add episodes until there are enough; False if it was stopped before."""
+    recipe = dataset.notes.recipe
+    try:
+        if config.import_human:
+            return import_human(dataset, config.import_human)
+        if config.policy == HUMAN:
+            return record_human(dataset, config.episodes)
+        player = Player(recipe, choose_policy(config), config.device)
+        return record(dataset, player, config.episodes, config.workers, config.give_up)
+    except KeyboardInterrupt:
+        held = dataset.episodes
+        raise UserError(f"{dataset.root}: interrupted; holds {held} episodes, --resume goes on") from None
+
+
+@report_user_errors()
+def main(argv: Sequence[str] | None = None) -> bool:
+    """Returns whether all is as it was asked for: recorded, or verified without a difference."""
+    config = parse(Config, argv, description=__doc__)
+    datasets.disable_progress_bars()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    if config.verify:
+        return verify(open_dataset(config.verify))
+
+    root, recipe = choose_root(config).resolve(), make_recipe(config)
+    with writing_to(root):
+        dataset = open_or_create(root, config, recipe)
+        complete = fill(dataset, config)
+        if dataset.episodes:
+            repo_id = config.repo_id or f"local/{root.name}"
+            dataset.add_card(lambda folder: write_card(folder, dataset, repo_id))
+    print(f"{os.path.relpath(root)}: {dataset.episodes} episodes, {dataset.frames} frames")
+    if not complete:
+        print("stopped; --resume goes on")
+    elif config.push_to_hub:
+        push(root, config.push_to_hub)
+    return complete
+
+
+if __name__ == "__main__":
+    sys.exit(0 if main() else 1)

@@ -1,0 +1,151 @@
+"""A dataset's card: how it was made, what is in it, and what it looks like.
+
+The pictures are drawn from the stored simulator states, so that there are some whatever was recorded.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from lerobot.datasets.io_utils import load_info, load_stats
+from lerobot.datasets.utils import create_lerobot_dataset_card
+from matplotlib.figure import Figure
+from PIL import Image
+
+from common.video import write_video
+from envs.pictures import SUCCESS, mosaic, save_figure
+from envs.pixels import Renderer
+from envs.rollout import Episode
+from envs.summary import wilson_interval
+from recording.dataset import Dataset, Notes
+from recording.schema import FPS
+
+SHOWN, SIDE = 9, 160  # episodes in the film, pixels of each
+MOMENTS = 8  # of an episode on the contact sheet
+
+
+def write_card(folder: Path, dataset: Dataset, repo_id: str) -> None:
+    """Write README.md and `card/` into the folder of a dataset."""
+    rows = _read(folder / "meta/episodes", ["length", "seed", "success", "max_coverage"])
+    frames = _read(folder / "data", ["episode_index", "action", "sim.state"])
+    shown = np.unique(np.linspace(0, len(rows["length"]) - 1, SHOWN).astype(int))
+    episodes = [_drawn(frames, number, rows["success"][number]) for number in shown]
+    (folder / "card").mkdir()
+    Image.fromarray(_contact_sheet(episodes)).save(folder / "card/contact_sheet.png")
+    write_video(folder / "card/episodes.mp4", mosaic(episodes), FPS)
+    _plot_lengths(folder / "card/lengths.png", rows["length"])
+    card = create_lerobot_dataset_card(
+        tags=["pusht"],
+        dataset_info=load_info(folder),
+        license="mit",
+        repo_id=repo_id,
+        url="https://github.com/huggingface/gym-pusht",
+        dataset_description=_description(folder, dataset, rows, frames),
+    )
+    card.save(folder / "README.md")
+
+
+def _description(folder: Path, dataset: Dataset, rows: dict, frames: dict) -> str:
+    notes, lengths = dataset.notes, rows["length"]
+    numbers = {
+        "episodes": f"{len(lengths):,}, of which {int(rows['success'].sum()):,} end with the T on its place",
+        "frames": f"{lengths.sum():,} at {FPS} Hz, {lengths.min()} to {lengths.max()} an episode, "
+        f"{lengths.mean():.1f} on average",
+        "policy": f"`{notes.recipe.policy}`, {_success_rate(notes)}",
+        "starts": _seeds(rows["seed"]),
+        "target moves": _moves(frames),
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in numbers.items())
+    commands = "\n".join(notes.commands)
+    settings = ", ".join(
+        f"{name} {value}" for name, value in asdict(notes.recipe).items() if name != "policy"
+    )
+    return f"""PushT: an agent pushes a T onto its place. Recorded in the simulator of
+[gym-pusht](https://github.com/huggingface/gym-pusht), in which the recorder's `--verify` plays it again.
+
+![Episodes from left to right](card/contact_sheet.png)
+
+[The same episodes as a video](card/episodes.mp4)
+
+| | |
+|---|---|
+{table}
+
+```
+{commands}
+```
+
+Settings: {settings}.
+
+![How long the episodes are](card/lengths.png)
+
+{_action_table(folder)}
+
+Frame t shows the board before action t; `next.*` is what the action led to. An action is the place, in pixels
+of a 512 x 512 board, to which the agent is sent. `sim.state` is the simulator before the action (agent x, y,
+block x, y, angle, agent velocity): enough to draw a picture of any size, and not an input of policies.
+`meta/episodes` also has the seed, success and largest coverage of each episode."""
+
+
+def _success_rate(notes: Notes) -> str:
+    successes, attempts, hold = notes.successes, notes.attempts, notes.recipe.hold
+    low, high = (100 * bound for bound in wilson_interval(successes, attempts))
+    share = f"{100 * successes / attempts:.1f} % ({low:.1f} to {high:.1f})"
+    held = f" and kept it there for {hold} steps" if hold else ""
+    return f"put the T on its place{held} in {successes:,} of {attempts:,} episodes played: {share}"
+
+
+def _seeds(seeds: np.ndarray) -> str:
+    return "as recorded" if seeds.min() < 0 else f"seeds {seeds.min()} to {seeds.max()} of `PushT-v0`"
+
+
+def _moves(frames: dict[str, np.ndarray]) -> str:
+    same = np.diff(frames["episode_index"]) == 0
+    moves = np.linalg.norm(np.diff(frames["action"], axis=0), axis=1)[same]
+    if not len(moves):
+        return "-"
+    return f"{moves.mean():.1f} px per step, 99th percentile {np.percentile(moves, 99):.1f} px"
+
+
+def _action_table(folder: Path) -> str:
+    stats = load_stats(folder)["action"]
+    names = ["min", "q01", "q50", "q99", "max", "mean", "std"]
+    lines = [f"| action | {' | '.join(names)} |", "|" + "---|" * (len(names) + 1)]
+    lines += [
+        f"| {axis} | " + " | ".join(f"{stats[n][i]:.1f}" for n in names) + " |" for i, axis in enumerate("xy")
+    ]
+    return "\n".join(lines)
+
+
+def _drawn(frames: dict[str, np.ndarray], number: int, success: bool) -> Episode:
+    """An episode with pictures; its last action leads to a state that is not stored, so it is left out."""
+    states = frames["sim.state"][frames["episode_index"] == number]
+    renderer = Renderer(SIDE, SIDE)
+    pictures = np.stack([renderer.draw(state[:2], state[2:5]) for state in states])
+    steps = len(states) - 1
+    nothing = np.zeros((steps, 2)), np.zeros(steps), np.zeros(steps + 1)
+    return Episode(number, {}, *nothing, success=bool(success), frames=pictures)
+
+
+def _contact_sheet(episodes: Sequence[Episode]) -> np.ndarray:
+    """A row of pictures for each episode, from its start to its end."""
+    moments = [np.linspace(0, len(episode), MOMENTS).astype(int) for episode in episodes]
+    rows = [np.concatenate(e.frames[when], axis=1) for e, when in zip(episodes, moments, strict=True)]
+    return np.concatenate(rows)
+
+
+def _plot_lengths(path: Path, lengths: np.ndarray) -> None:
+    figure = Figure(figsize=(6.4, 2.8), layout="constrained")
+    axes = figure.subplots()
+    axes.hist(lengths, bins=min(40, 1 + int(np.ptp(lengths))), color=SUCCESS)
+    axes.set(xlabel="frames of an episode (10 per second)", ylabel="episodes")
+    save_figure(figure, path)
+
+
+def _read(folder: Path, names: list[str]) -> dict[str, Any]:
+    """Columns of all Parquet files below a folder, as arrays."""
+    tables = [pq.read_table(path, columns=names) for path in sorted(folder.rglob("*.parquet"))]
+    return {name: np.concatenate([np.array(table[name].to_pylist()) for table in tables]) for name in names}

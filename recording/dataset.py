@@ -1,0 +1,221 @@
+"""A LeRobot dataset (v3.0) that grows by whole versions, see `versions.py`.
+
+LeRobot's own writer keeps its files open until `finalize`: killed before, it leaves Parquet without a footer,
+and a dataset that nothing opens. Here `append` writes closed files and only then replaces the dataset. What
+it writes is what LeRobot would have written, made by LeRobot's functions for schema, statistics and metadata,
+except that files are full by the frames in them: so they do not depend on when something was saved.
+
+`meta/recording.json`, of which LeRobot knows nothing, says how the dataset came about and where to go on.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from lerobot.configs import rgb_encoder_defaults
+from lerobot.datasets.compute_stats import aggregate_stats
+from lerobot.datasets.dataset_metadata import CODEBASE_VERSION
+from lerobot.datasets.feature_utils import create_empty_dataset_info, get_hf_features_from_features
+from lerobot.datasets.io_utils import load_stats, write_info, write_stats, write_tasks
+from lerobot.datasets.video_utils import get_video_info
+from lerobot.utils.constants import DEFAULT_FEATURES
+from lerobot.utils.utils import flatten_dict
+from pandas import DataFrame, Index
+
+from common.checkpoint import save_json
+from recording.files import Tail, extend, extend_rows, extend_video, last_file, shorten
+from recording.play import column_stats
+from recording.schema import FPS, IMAGE, ROBOT, TASK, Recipe, Recorded, features
+from recording.versions import link_all, next_version, remove
+
+FRAMES_PER_FILE = 10_000  # 13 MB of pictures of 96 x 96; what an `append` writes again at most
+EPISODES_PER_FILE = 1_000
+NOTES = Path("meta/recording.json")
+SUMMARY = (Path("meta/info.json"), Path("meta/stats.json"), Path("meta/tasks.parquet"), NOTES)
+CARD = Path("README.md"), Path("card")  # they tell of the dataset as it is: one that grows leaves them behind
+
+
+@dataclass(frozen=True)
+class Notes:
+    """How a dataset is recorded, and how far it is."""
+
+    recipe: Recipe
+    next_seed: int  # all before it are decided
+    attempts: int = 0  # episodes played
+    successes: int = 0  # of these
+    commands: tuple[str, ...] = ()
+
+
+class Dataset:
+    """A dataset on the disk, or one to be; `checks.open_dataset` looks at what is there first.
+
+    Args:
+        root: its folder.
+        notes: as saved, or those of a new dataset.
+        episodes, frames: how many it holds.
+    """
+
+    def __init__(self, root: Path, notes: Notes, episodes: int = 0, frames: int = 0) -> None:
+        self.root = root
+        self.features = {**features(notes.recipe), **DEFAULT_FEATURES}
+        self._schema = get_hf_features_from_features(self.features).arrow_schema
+        self._look(notes, episodes, frames)
+
+    def _look(self, notes: Notes, episodes: int, frames: int) -> None:
+        """Take down what is on the disk."""
+        self.notes, self.episodes, self.frames = notes, episodes, frames
+        self.stats = load_stats(self.root) if episodes else None
+        self._data = last_file(self.root / "data") if episodes else Tail()
+        self._meta = last_file(self.root / "meta/episodes") if episodes else Tail()
+
+    def append(self, episodes: Sequence[Recorded], notes: Notes) -> None:
+        """Add episodes. When this returns all of them are on the disk, until then none is.
+
+        Raises:
+            UserError: the disk is full or cannot be written; the dataset stays as it was.
+        """
+        data, meta, frames, stats = self._data, self._meta, self.frames, self.stats
+        tables, videos, rows = defaultdict(list), defaultdict(list), defaultdict(list)  # by file
+        for number, episode in enumerate(episodes, self.episodes):
+            data, meta = data.grow(len(episode), FRAMES_PER_FILE), meta.grow(1, EPISODES_PER_FILE)
+            episode_stats = episode.stats | _index_stats(number, frames, len(episode))
+            row = _row(episode, number, frames, data, meta, episode_stats)
+            tables[data.data].append(self._table(episode, row))
+            rows[meta.meta].append(row)
+            if episode.video:
+                videos[data.video(IMAGE)].append(episode.video)
+            stats, frames = _merge(stats, episode_stats), frames + len(episode)
+        count = self.episodes + len(episodes)
+        with next_version(self.root) as new:
+            self._link(new, leave_out={*tables, *videos, *rows, *SUMMARY})
+            for write, files in ((extend, tables), (extend_video, videos), (extend_rows, rows)):
+                for path, added in files.items():
+                    write(self._old(path), new / path, added)
+            self._write_summary(new, count, frames, stats, notes)
+        self._look(notes, count, frames)
+
+    def drop_last(self, notes: Notes) -> None:
+        """Take the last episode back; not for videos, which are not cut.
+
+        Raises:
+            UserError: as `append`.
+        """
+        if self.episodes == 1:
+            remove(self.root)  # LeRobot opens no dataset without episodes
+            self._look(notes, 0, 0)
+            return
+        data, meta = self._data.data, self._meta.meta
+        length = pq.read_table(self.root / meta, columns=["length"])["length"][-1].as_py()
+        count, frames = self.episodes - 1, self.frames - length
+        with next_version(self.root) as new:
+            self._link(new, leave_out={data, meta, *SUMMARY})
+            shorten(self.root / data, new / data, self._data.rows - length)
+            shorten(self.root / meta, new / meta, self._meta.rows - 1)
+            self._write_summary(new, count, frames, _all_stats(new / "meta/episodes"), notes)
+        self._look(notes, count, frames)
+
+    def add_card(self, write: Callable[[Path], None]) -> None:
+        """Add what `write(folder)` puts into a copy of the dataset: a README and its pictures.
+
+        Raises:
+            UserError: as `append`.
+        """
+        with next_version(self.root) as new:
+            self._link(new, leave_out=set())
+            write(new)
+
+    def _old(self, path: Path) -> Path | None:
+        """A file as it is; None if it is new, or belongs to what this dataset replaces."""
+        return self.root / path if self.episodes and (self.root / path).exists() else None
+
+    def _link(self, new: Path, leave_out: set[Path]) -> None:
+        if self.episodes:
+            link_all(self.root, new, lambda path: path not in leave_out and Path(path.parts[0]) not in CARD)
+
+    def _table(self, episode: Recorded, row: dict[str, Any]) -> pa.Table:
+        """The frames of an episode as LeRobot stores them."""
+        steps = len(episode)
+        pictures = [
+            {"bytes": png, "path": f"frame-{index:06d}.png"} for index, png in enumerate(episode.pictures)
+        ]
+        values = episode.columns | {
+            IMAGE: pictures,
+            "episode_index": np.full(steps, row["episode_index"]),
+            "index": np.arange(row["dataset_from_index"], row["dataset_to_index"]),
+            "task_index": np.zeros(steps, np.int64),
+        }
+        arrays = [pa.array(list(values[column.name]), column.type) for column in self._schema]
+        return pa.Table.from_arrays(arrays, schema=self._schema)
+
+    def _write_summary(self, new: Path, episodes: int, frames: int, stats: dict, notes: Notes) -> None:
+        """Write the files of `meta/` that tell of the dataset as a whole."""
+        described = {name: dict(feature) for name, feature in self.features.items()}
+        if notes.recipe.video:
+            described[IMAGE]["info"] = get_video_info(new / Tail().video(IMAGE), rgb_encoder_defaults())
+        info = create_empty_dataset_info(CODEBASE_VERSION, FPS, described, notes.recipe.video, ROBOT)
+        info.total_episodes, info.total_frames, info.total_tasks = episodes, frames, 1
+        info.splits = {"train": f"0:{episodes}"}
+        write_info(info, new)
+        write_stats({name: stats[name] for name in self.features}, new)
+        write_tasks(DataFrame({"task_index": [0]}, index=Index([TASK], name="task")), new)
+        save_json(new / NOTES, asdict(notes))
+
+
+def _row(
+    episode: Recorded, number: int, start: int, data: Tail, meta: Tail, stats: dict[str, dict]
+) -> dict[str, Any]:
+    """What LeRobot keeps of an episode in `meta/episodes`, and its seed, success and coverage."""
+    row = {
+        "episode_index": number,
+        "tasks": [TASK],
+        "length": len(episode),
+        "data/chunk_index": data.chunk,
+        "data/file_index": data.file,
+        "dataset_from_index": start,
+        "dataset_to_index": start + len(episode),
+    }
+    if episode.video:  # its file is as long as the one with the other values of the same frames
+        row[f"videos/{IMAGE}/chunk_index"], row[f"videos/{IMAGE}/file_index"] = data.chunk, data.file
+        row[f"videos/{IMAGE}/from_timestamp"] = (data.rows - len(episode)) / FPS
+        row[f"videos/{IMAGE}/to_timestamp"] = data.rows / FPS
+    row |= {name: value.tolist() for name, value in flatten_dict({"stats": stats}).items()}
+    row |= {"meta/episodes/chunk_index": meta.chunk, "meta/episodes/file_index": meta.file}
+    return row | {"seed": episode.seed, "success": episode.success, "max_coverage": episode.max_coverage}
+
+
+def _index_stats(number: int, start: int, steps: int) -> dict[str, dict[str, np.ndarray]]:
+    return {
+        "episode_index": column_stats(np.full(steps, number)),
+        "index": column_stats(np.arange(start, start + steps)),
+        "task_index": column_stats(np.zeros(steps, np.int64)),
+    }
+
+
+def _merge(stats: dict | None, episode_stats: dict[str, dict]) -> dict[str, dict]:
+    """The statistics with one episode more, in float64: what is saved and read again is then the same."""
+    added = {
+        name: {key: np.asarray(value, np.float64) for key, value in values.items()}
+        for name, values in episode_stats.items()
+    }
+    return aggregate_stats([stats, added]) if stats else added
+
+
+def _all_stats(folder: Path) -> dict[str, dict]:
+    """The statistics of all episodes in the files of `meta/episodes`."""
+    stats = None
+    for path in sorted(folder.rglob("*.parquet")):
+        table = pq.read_table(path)
+        for row in table.select(
+            [name for name in table.column_names if name.startswith("stats/")]
+        ).to_pylist():
+            episode_stats: dict[str, dict] = defaultdict(dict)
+            for name, value in row.items():
+                _, feature, statistic = name.split("/")
+                episode_stats[feature][statistic] = value
+            stats = _merge(stats, episode_stats)
+    return stats

@@ -1,0 +1,177 @@
+"""The 206 demonstrations of people that Diffusion Policy (Chi et al. 2023) was trained on, for LeRobot.
+
+They are stored as arrays `state` (N, 5): agent x, y, block x, y [px], angle [rad]; `action` (N, 2) [px];
+`episode_ends` (episodes,), exclusive; and `img` (N, 96, 96, 3): in one `.npz` (the pictures may be in another
+one, `<name>_img.npz`, beside it) or in the original zarr folder.
+
+They hold no rewards: the reward of frame t is that of the recorded state t + 1, and after the last one that
+of the simulator playing the last action. Where that replay has lost the recording, the last reward is
+repeated.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from common.errors import UserError
+from envs import physics
+from envs.pixels import Renderer
+from envs.vector import PushTVectorEnv
+from recording.dataset import Dataset
+from recording.pictures import encode_png, histogram
+from recording.play import add_pictures
+from recording.schema import Recipe, Recorded, columns
+
+BATCH = 50  # episodes saved at a time
+LOST = 1.0  # pixels between a replay and a recording beyond which the replay says nothing about it
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """All of a file: see the module."""
+
+    states: np.ndarray
+    actions: np.ndarray
+    ends: np.ndarray
+    images: np.ndarray | None
+
+    def episodes(self) -> Iterator[slice]:
+        return (slice(start, end) for start, end in pairwise([0, *self.ends]))
+
+
+def import_human(dataset: Dataset, path: Path) -> bool:
+    """Write all demonstrations of a file that `dataset` does not hold yet.
+
+    Raises:
+        UserError: the file is not such a file, or the disk is full.
+    """
+    recipe, source = dataset.notes.recipe, load(path)
+    if source.images is not None and recipe.resolution != source.images.shape[1]:
+        raise UserError(
+            f"resolution must be {source.images.shape[1]} with {path}, whose pictures are recorded"
+        )
+    env = PushTVectorEnv(1)
+    places = list(source.episodes())[dataset.episodes :]
+    with tqdm(total=len(places), unit="episode", desc="importing", dynamic_ncols=True, disable=None) as bar:
+        for first in range(0, len(places), BATCH):
+            batch = [_episode(env, recipe, source, place) for place in places[first : first + BATCH]]
+            notes = dataset.notes
+            successes = notes.successes + sum(episode.success for episode in batch)
+            dataset.append(batch, replace(notes, attempts=notes.attempts + len(batch), successes=successes))
+            bar.update(len(batch))
+    return True
+
+
+def load(path: Path) -> Demonstrations:
+    """Read an `.npz` file or a zarr folder.
+
+    Raises:
+        UserError: it is missing, or something in it is.
+    """
+    if not path.exists():
+        raise UserError(
+            f"{path}: no such file; --import-human takes an .npz or a zarr folder of demonstrations"
+        )
+    try:
+        arrays = _read_zarr(path) if path.is_dir() else _read_npz(path)
+        states, actions, ends = (np.asarray(arrays[name]) for name in ("state", "action", "episode_ends"))
+    except KeyError as error:
+        raise UserError(
+            f"{path}: has no {error.args[0]}; it must hold state, action and episode_ends"
+        ) from None
+    except (OSError, EOFError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: damaged, or no file of demonstrations ({error})") from None
+    if states.shape != (len(actions), 5) or actions.shape[1:] != (2,) or ends[-1:] != [len(actions)]:
+        raise UserError(f"{path}: expected state (N, 5), action (N, 2) and episode_ends up to N")
+    images = arrays.get("img")
+    return Demonstrations(states, actions, ends, None if images is None else images.astype(np.uint8))
+
+
+def _episode(env: PushTVectorEnv, recipe: Recipe, source: Demonstrations, place: slice) -> Recorded:
+    states, actions = source.states[place].astype(np.float64), source.actions[place].astype(np.float64)
+    replayed, coverage = _replay(env, states[0], actions)
+    recorded_coverage, keypoints = _geometry(env, states)
+    lost = np.abs(replayed[:, :4] - states[:, :4]).max() > LOST
+    last = recorded_coverage[-1] if lost else coverage
+    rewarded = np.append(recorded_coverage[1:], last)
+    states = np.concatenate([states, replayed[:, 5:]], axis=1)
+    values = columns(recipe, states, keypoints, actions, actions, rewarded)
+    episode = Recorded(-1, bool(rewarded[-1] > 0.95), float(rewarded.max()), values, [], {})
+    frames = _pictures(recipe, source, place, states) if recipe.observations == "pixels" else []
+    add_pictures(recipe, episode, [encode_png(f) for f in frames], [histogram(f) for f in frames])
+    return episode
+
+
+def _pictures(recipe: Recipe, source: Demonstrations, place: slice, states: np.ndarray) -> list[np.ndarray]:
+    if source.images is not None:
+        return list(source.images[place])
+    renderer = Renderer(recipe.resolution, recipe.resolution)
+    return [renderer.draw(state[:2], state[2:5]) for state in states]
+
+
+def _replay(env: PushTVectorEnv, start: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, float]:
+    """States (T, 7) before each action played from `start`, and the coverage after the last."""
+    env.reset(seed=[0], options={"states": start[None]})
+    states = []
+    for action in actions:
+        states.append(env.envs[0].get_state())
+        env.advance(action[None], np.ones(1, bool))
+    return np.stack(states), env.infos()["coverage"][0]
+
+
+def _geometry(env: PushTVectorEnv, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coverage (T,) and corners (T, 8, 2) of blocks that lie as `states` say."""
+    tee, goal = env.envs[0].rectangles
+    coverage, corners = [], []
+    for x, y, angle in states[:, 2:5]:
+        pose = x, y, np.cos(angle), np.sin(angle)
+        coverage.append(physics.coverage(*pose, tee, goal))
+        corners.append(physics.to_world(tee, *pose).reshape(8, 2))
+    return np.array(coverage), np.stack(corners)
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    arrays = dict(np.load(path, allow_pickle=False))
+    pictures = path.with_name(f"{path.stem}_img.npz")
+    if "img" not in arrays and pictures.exists():
+        arrays |= np.load(pictures, allow_pickle=False)
+    return arrays
+
+
+def _read_zarr(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a zarr folder of version 2, in which Diffusion Policy keeps its data."""
+    return {info.parent.name: _read_array(info.parent) for info in sorted(path.rglob(".zarray"))}
+
+
+def _read_array(folder: Path) -> np.ndarray:
+    info = json.loads((folder / ".zarray").read_text())
+    shape, chunks = info["shape"], info["chunks"]
+    values = np.zeros(shape, info["dtype"])
+    for index in product(*(range(-(-size // chunk)) for size, chunk in zip(shape, chunks, strict=True))):
+        file = folder / info.get("dimension_separator", ".").join(map(str, index))
+        if file.exists():  # one that is not there is all zeros
+            block = np.frombuffer(_decompress(file.read_bytes(), info["compressor"]), info["dtype"])
+            block = block.reshape(chunks, order=info["order"])
+            window = tuple(
+                slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(index, chunks, shape, strict=True)
+            )
+            values[window] = block[tuple(slice(0, w.stop - w.start) for w in window)]
+    return values
+
+
+def _decompress(data: bytes, compressor: dict | None) -> bytes:
+    if compressor is None:
+        return data
+    try:
+        import numcodecs  # only for this: the shipped copy is an .npz
+    except ImportError:
+        raise UserError(
+            f"this zarr folder is compressed with {compressor['id']}: `pip install numcodecs` to read it, or "
+            "take the .npz"
+        ) from None
+    return numcodecs.get_codec(compressor).decode(data)

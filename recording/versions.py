@@ -1,0 +1,121 @@
+"""A folder that changes as a whole: every new version is built beside it and takes its place in one step.
+
+Whatever is killed, and whenever, the folder is the old version or the new one, and both are whole. What did
+not change is linked, not copied. Everything temporary is in one hidden folder beside it, `.<name>.recording`.
+"""
+
+import ctypes
+import errno
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.checkpoint import flush
+from common.errors import UserError
+from common.run import only_process_in
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux' fcntl.h and fs.h; macOS' RENAME_SWAP is 2 as well
+
+
+@contextmanager
+def writing_to(root: Path) -> Iterator[None]:
+    """Hold `root` for this process, and mend what an earlier one that was killed left half done.
+
+    Raises:
+        UserError: another process records there, or the disk cannot be written.
+    """
+    workplace = _workplace(root)
+    with only_process_in(workplace, "recording"):
+        previous = workplace / "previous"
+        if previous.exists() and not root.exists():
+            previous.rename(root)
+        _delete(previous)
+        _delete(workplace / "next")
+        try:
+            yield
+        finally:
+            shutil.rmtree(workplace, ignore_errors=True)
+
+
+@contextmanager
+def next_version(root: Path) -> Iterator[Path]:
+    """An empty folder to build in, which becomes `root` at the end of the block; after an error `root` stays.
+
+    Raises:
+        UserError: the disk is full or cannot be written.
+    """
+    folder = _workplace(root) / "next"
+    try:
+        _delete(folder)
+        folder.mkdir(parents=True)
+        yield folder
+        for written in (*folder.rglob("*"), folder):
+            flush(written)
+        _replace(root, folder)
+        flush(root.parent)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"{root}: could not be written ({reason}), what was saved before is intact: "
+            "when this is mended, --resume goes on"
+        ) from error
+    finally:
+        _delete(folder)
+
+
+def remove(root: Path) -> None:
+    """Let the folder be gone, in one step."""
+    doomed = _workplace(root) / "next"
+    doomed.parent.mkdir(exist_ok=True)
+    root.rename(doomed)
+    _delete(doomed)
+
+
+def link_all(source: Path, target: Path, wanted: Callable[[Path], bool]) -> None:
+    """Give `target` the files below `source` whose relative path is wanted, as links if the disk has them."""
+    for path in source.rglob("*"):
+        relative = path.relative_to(source)
+        if path.is_file() and wanted(relative):
+            (target / relative).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(path, target / relative)
+            except OSError:
+                shutil.copy2(path, target / relative)
+
+
+def _workplace(root: Path) -> Path:
+    return root.parent / f".{root.name}.recording"
+
+
+def _replace(root: Path, new: Path) -> None:
+    """Put `new` in the place of `root`; what was there is then at `new`, or gone."""
+    if not root.exists():
+        new.rename(root)
+    elif not _exchange(root, new):
+        # No such system call: between these two lines `root` is missing, and `writing_to` brings it back.
+        previous = new.with_name("previous")
+        root.rename(previous)
+        new.rename(root)
+        _delete(previous)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step; False where the system or its file system cannot."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    paths = os.fsencode(one), os.fsencode(other)
+    if hasattr(libc, "renameat2"):
+        failed = libc.renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE)
+    elif platform.system() == "Darwin":
+        failed = libc.renamex_np(*paths, _RENAME_EXCHANGE)
+    else:
+        return False
+    if failed and ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return not failed
+
+
+def _delete(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)

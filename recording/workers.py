@@ -1,0 +1,138 @@
+"""Blocks of seeds played by one process or by several, handed over in order.
+
+The seeds are cut into blocks of fixed length, counted from the first seed of the dataset. A block is played
+as one batch, so that it does not matter who plays it, and when, not even to the last bit of a network's
+output.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass
+
+import cv2
+import torch
+from tqdm import tqdm
+
+from common.device import choose_device
+from common.errors import UserError
+from envs.rollout import Policy
+from policies import load_policy
+from recording.play import RecordingEnv, play
+from recording.schema import Recipe, Recorded
+
+BLOCK = 32  # seeds
+PATIENCE = 3  # deaths of workers without a block in between
+
+
+@dataclass(frozen=True)
+class Player:
+    """Plays blocks; cheap to send to another process, where it opens the policy for itself."""
+
+    recipe: Recipe
+    policy: str  # its folder, or the name of one that needs none
+    device: str = "cpu"
+    block: int = BLOCK
+
+    def open(self) -> Policy:
+        return load_policy(self.policy, choose_device(self.device), not self.recipe.sampled)
+
+    def play(self, policy: Policy, number: int) -> list[Recorded]:
+        """Play the seeds of block `number`."""
+        first = self.recipe.seed + number * self.block
+        env = RecordingEnv(self.block, self.recipe, getattr(policy, "pixels", 0))
+        return play(env, policy, range(first, first + self.block))
+
+
+def blocks(player: Player, first: int, workers: int) -> Iterator[list[Recorded]]:
+    """The blocks from number `first` on, without end.
+
+    Raises:
+        UserError: the policy cannot be opened, or workers keep dying.
+    """
+    if workers == 1:
+        policy, number = player.open(), first
+        while True:
+            yield player.play(policy, number)
+            number += 1
+    with closing(_Crew(player, first, workers)) as crew:
+        while True:
+            yield crew.next_block()
+
+
+class _Crew:
+    """Worker processes, each busy with a block of its own."""
+
+    def __init__(self, player: Player, first: int, workers: int) -> None:
+        self.player, self.number, self.workers = player, first, workers
+        self.pool: ProcessPoolExecutor | None = None
+        self.deaths = 0
+
+    def next_block(self) -> list[Recorded]:
+        while True:
+            try:
+                block = self._result()
+            except BrokenProcessPool:
+                self._count_death()
+            else:
+                self.number, self.deaths = self.number + 1, 0
+                return block
+
+    def close(self) -> None:
+        if self.pool:
+            self.pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()  # what it is at would not be saved
+            self.pool = None
+
+    def _result(self) -> list[Recorded]:
+        if not self.pool:
+            self.pool = ProcessPoolExecutor(
+                self.workers, multiprocessing.get_context("spawn"), _start, (self.player,)
+            )
+            self.ahead: deque[Future] = deque()
+        while len(self.ahead) < 2 * self.workers:
+            self.ahead.append(self.pool.submit(_play, self.number + len(self.ahead)))
+        block = self.ahead[0].result()
+        self.ahead.popleft()
+        return block
+
+    def _count_death(self) -> None:
+        self.close()
+        self.deaths += 1
+        if self.deaths >= PATIENCE:
+            raise UserError(
+                f"workers died {PATIENCE} times in a row, most likely for want of memory; what was saved is "
+                "intact: go on with --resume and fewer --workers"
+            )
+        tqdm.write("a worker died; the episodes it was at are recorded again")
+
+
+_player: Player
+_policy: Policy
+
+
+def _start(player: Player) -> None:
+    """Make a new process ready to play."""
+    global _player, _policy
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all, the parent decides
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    _player, _policy = player, player.open()
+
+
+def _follow_parent() -> None:
+    """A killed parent leaves workers that would wait for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _play(number: int) -> list[Recorded]:
+    return _player.play(_policy, number)

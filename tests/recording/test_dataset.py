@@ -1,0 +1,193 @@
+import errno
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from lerobot.datasets import LeRobotDataset
+from lerobot.datasets.aggregate import aggregate_datasets
+from lerobot.utils.feature_utils import dataset_to_policy_features
+
+import recording.dataset
+from common.errors import UserError
+from recording.pictures import decode_png
+from recording.schema import FPS, IMAGE, ROBOT, TASK, features
+
+# meta/info.json of lerobot/pusht on the Hub, without the codec of its video
+LEROBOT_PUSHT = {
+    "observation.image": ("video", [96, 96, 3], ["height", "width", "channel"]),
+    "observation.state": ("float32", [2], {"motors": ["motor_0", "motor_1"]}),
+    "action": ("float32", [2], {"motors": ["motor_0", "motor_1"]}),
+    "episode_index": ("int64", [1], None),
+    "frame_index": ("int64", [1], None),
+    "timestamp": ("float32", [1], None),
+    "next.reward": ("float32", [1], None),
+    "next.done": ("bool", [1], None),
+    "next.success": ("bool", [1], None),
+    "index": ("int64", [1], None),
+    "task_index": ("int64", [1], None),
+}
+
+
+def by_lerobot(root, recipe, episodes):
+    """The same episodes, written by LeRobot's recorder."""
+    dataset = LeRobotDataset.create(
+        "local/theirs", FPS, features(recipe), root=root, robot_type=ROBOT, use_videos=recipe.video
+    )
+    for episode in episodes:
+        for t in range(len(episode)):
+            frame = {n: np.atleast_1d(v[t]) for n, v in episode.columns.items() if n in features(recipe)}
+            if IMAGE in features(recipe):
+                frame[IMAGE] = decode_png(episode.pictures[t])
+            dataset.add_frame(frame | {"task": TASK})
+        dataset.save_episode()
+    dataset.finalize()
+
+
+def assert_same(ours, theirs, ignore=()):
+    """Equal but for the last digits of statistics, which LeRobot computes in float32."""
+    if isinstance(theirs, dict):
+        assert theirs.keys() - ours.keys() <= set(ignore)
+        for name, value in theirs.items():
+            if name not in ignore:
+                assert_same(ours[name], value, ignore)
+    elif isinstance(theirs, list) and theirs and isinstance(theirs[0], dict):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            assert_same(one, other, ignore)
+    elif isinstance(theirs, list | float):
+        if theirs and isinstance(theirs, list) and isinstance(theirs[0], str):
+            assert ours == theirs
+        else:
+            np.testing.assert_allclose(ours, theirs, rtol=4e-3, atol=2e-5)
+    else:
+        assert ours == theirs
+
+
+@pytest.mark.parametrize("observations", ["pixels", "keypoints"])
+def test_it_is_what_lerobot_would_have_written(observations, player, new_dataset, tmp_path, contents):
+    crew = player(observations=observations, noise=3.0)
+    episodes = crew.play(crew.open(), 0)
+    dataset = new_dataset(observations=observations, noise=3.0)
+    dataset.append(episodes[:1], dataset.notes)
+    dataset.append(episodes[1:], dataset.notes)
+    by_lerobot(tmp_path / "theirs", crew.recipe, episodes)
+    ours, theirs = contents(dataset.root), contents(tmp_path / "theirs")
+    assert ours["data"] == theirs["data"]  # to the last byte of the pictures
+    assert_same(ours, theirs, ignore={"notes"})
+    extra = ours["meta/episodes"][0].keys() - theirs["meta/episodes"][0].keys()
+    assert extra == {"seed", "success", "max_coverage"}
+
+
+def test_lerobot_opens_it_and_batches_it(block, new_dataset, monkeypatch):
+    monkeypatch.setattr(recording.dataset, "FRAMES_PER_FILE", 40)
+    monkeypatch.setattr(recording.dataset, "EPISODES_PER_FILE", 3)
+    dataset = new_dataset()
+    for first in range(0, 8, 2):
+        dataset.append(block[first : first + 2], dataset.notes)
+    assert len(list(dataset.root.rglob("data/*/*.parquet"))) > 2
+    opened = LeRobotDataset("local/any", root=dataset.root, delta_timestamps={"action": [0.0, 0.1, 0.2]})
+    assert (opened.num_episodes, opened.num_frames) == (8, sum(map(len, block)))
+    frames = [(episode, t) for episode in block for t in range(len(episode))]
+    for index, (episode, t) in list(enumerate(frames))[::7]:
+        item = opened[index]
+        picture = decode_png(episode.pictures[t]).transpose(2, 0, 1) / 255.0
+        np.testing.assert_allclose(item[IMAGE], picture, atol=1e-6)
+        np.testing.assert_array_equal(item["action"][0], episode.columns["action"][t])
+        assert item["task"] == TASK and item["next.done"] == (t == len(episode) - 1)
+    batch = next(iter(torch.utils.data.DataLoader(opened, batch_size=16, shuffle=True)))
+    assert batch[IMAGE].shape == (16, 3, 32, 32) and batch["action"].shape == (16, 3, 2)
+
+
+def test_when_it_was_saved_leaves_no_trace(block, new_dataset, monkeypatch):
+    monkeypatch.setattr(recording.dataset, "FRAMES_PER_FILE", 60)
+    at_once, bit_by_bit = new_dataset("at_once"), new_dataset("bit_by_bit")
+    at_once.append(block, at_once.notes)
+    for episode in block:
+        bit_by_bit.append([episode], bit_by_bit.notes)
+    files = {path.relative_to(at_once.root) for path in at_once.root.rglob("*") if path.is_file()}
+    assert files == {p.relative_to(bit_by_bit.root) for p in bit_by_bit.root.rglob("*") if p.is_file()}
+    for path in files:
+        assert (at_once.root / path).read_bytes() == (bit_by_bit.root / path).read_bytes(), path
+
+
+@pytest.mark.parametrize("video", [False, True])
+def test_it_is_what_lerobot_makes_of_shards(video, player, new_dataset, tmp_path, contents):
+    crew = player(video=video)
+    episodes = crew.play(crew.open(), 0)
+    whole = new_dataset("whole", video=video)
+    whole.append(episodes[:2], whole.notes)
+    whole.append(episodes[2:], whole.notes)
+    shards = [new_dataset(f"shard{number}", video=video) for number in range(2)]
+    for number, shard in enumerate(shards):
+        shard.append(episodes[2 * number : 2 * number + 2], shard.notes)
+    roots = [shard.root for shard in shards]
+    aggregate_datasets([f"local/{r.name}" for r in roots], "local/all", roots, tmp_path / "all")
+    ours, theirs = contents(whole.root), contents(tmp_path / "all")
+    assert ours["data"] == theirs["data"]
+    # Of these two, LeRobot mixes the statistics that the shards had by themselves.
+    assert_same(ours["stats"], theirs["stats"], ignore={"index", "episode_index"})
+    assert_same(ours["meta/episodes"], theirs["meta/episodes"])
+    if video:
+        one, other = (
+            LeRobotDataset("local/any", root=r, video_backend="pyav") for r in (whole.root, tmp_path / "all")
+        )
+        for index in (0, len(episodes[0]), one.num_frames - 1):
+            np.testing.assert_array_equal(one[index][IMAGE], other[index][IMAGE])
+
+
+def test_video_frames_are_those_that_were_encoded(player, new_dataset):
+    crew = player(video=True)
+    episodes = crew.play(crew.open(), 0)
+    dataset = new_dataset(video=True)
+    dataset.append(episodes[:3], dataset.notes)
+    dataset.append(episodes[3:], dataset.notes)
+    opened = LeRobotDataset("local/any", root=dataset.root, video_backend="pyav")
+    pictures = [decode_png(png) for episode in episodes for png in episode.pictures]
+    for index in range(0, len(pictures), 9):
+        seen = opened[index][IMAGE].numpy().transpose(1, 2, 0) * 255
+        distances = [np.abs(seen - picture).mean() for picture in pictures]
+        assert distances[index] < 6 and distances[index] <= min(distances) + 1
+
+
+def test_the_last_episode_taken_back_was_never_there(block, new_dataset, contents, monkeypatch):
+    monkeypatch.setattr(recording.dataset, "FRAMES_PER_FILE", 30)
+    dataset, other = new_dataset("dataset"), new_dataset("other")
+    dataset.append(block[:4], dataset.notes)
+    for _ in range(3):
+        dataset.drop_last(dataset.notes)
+        dataset.append(block[4:5], dataset.notes)
+        dataset.drop_last(dataset.notes)
+    dataset.append(block[5:], dataset.notes)
+    other.append([block[0], *block[5:]], other.notes)
+    assert contents(dataset.root) == contents(other.root)
+    for _ in range(4):
+        dataset.drop_last(dataset.notes)
+    assert not dataset.root.exists() and dataset.episodes == 0
+
+
+def test_a_full_disk_leaves_what_was_saved(block, new_dataset, contents, monkeypatch):
+    dataset = new_dataset()
+    dataset.append(block[:2], dataset.notes)
+    before = contents(dataset.root)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr(recording.dataset, "write_stats", lambda *_: (_ for _ in ()).throw(full))
+        with pytest.raises(UserError, match="No space left on device.*--resume goes on"):
+            dataset.append(block[2:], dataset.notes)
+    assert contents(dataset.root) == before
+    assert not list(dataset.root.parent.rglob("next"))
+    dataset.append(block[2:], dataset.notes)
+    assert LeRobotDataset("local/any", root=dataset.root).num_episodes == 8
+
+
+def test_features_are_those_of_the_hub(make_recipe, new_dataset, block):
+    recipe = make_recipe(resolution=96, video=True)
+    for name, (dtype, shape, names) in LEROBOT_PUSHT.items():
+        stored = new_dataset(resolution=96, video=True).features[name]
+        assert (stored["dtype"], list(stored["shape"]), stored["names"]) == (dtype, shape, names)
+    assert features(recipe).keys() - LEROBOT_PUSHT.keys() == {"sim.state"}
+    keypoints = features(replace(recipe, observations="keypoints", video=False, noise=1.0))
+    assert keypoints["observation.environment_state"]["shape"] == (16,)
+    inputs = dataset_to_policy_features(keypoints)
+    assert inputs.keys() == {"observation.environment_state", "observation.state", "action"}

@@ -1,0 +1,74 @@
+"""A person made of SDL events, at a window on SDL's screen that shows nothing."""
+
+import numpy as np
+import pygame
+import pytest
+from lerobot.datasets import LeRobotDataset
+
+from recording import human
+from recording.human import SIDE, Window, record_human
+
+
+class Person:
+    """Does one thing per tick: moves the pointer to a place of the board, or presses a key."""
+
+    def __init__(self, monkeypatch, *deeds):
+        self.deeds = iter(deeds)
+        self.seen = []
+        self.draw = Window._draw
+        monkeypatch.setattr(Window, "_draw", lambda window, observations: self.look(window, observations))
+        monkeypatch.setattr(human, "FPS", 0)  # no waiting
+
+    def look(self, window, observations):
+        self.draw(window, observations)
+        self.seen.append(pygame.surfarray.array3d(window.screen).transpose(1, 0, 2))
+        deed = next(self.deeds)
+        if deed == "agent":
+            deed = observations["agent_pos"][0]
+        if isinstance(deed, int):
+            pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=deed))
+        else:
+            x, y = np.array(deed) * SIDE / 512
+            event = pygame.event.Event(pygame.MOUSEMOTION, pos=(x, y), rel=(0, 0), buttons=(0, 0, 0))
+            pygame.event.post(event)
+
+
+PLACES = [(100.0, 80.0), (120.0, 80.0), (140.0, 90.0)]
+
+
+def test_the_pointer_leads_the_agent(new_dataset, monkeypatch):
+    person = Person(monkeypatch, (0, 0), "agent", *PLACES, pygame.K_SPACE, "agent", PLACES[0], pygame.K_SPACE)
+    dataset = new_dataset(all=True)
+    assert record_human(dataset, 2)
+    opened = LeRobotDataset("local/mine", root=dataset.root)
+    assert list(opened.meta.episodes["length"]) == [5, 3]
+    actions = np.stack(opened.hf_dataset.with_format("numpy")[:]["action"])
+    np.testing.assert_allclose(actions[1:4], PLACES, atol=1e-4)
+    np.testing.assert_allclose(actions[4], PLACES[-1], atol=1e-4)  # space: the pointer has not moved
+    assert list(opened.meta.episodes["seed"]) == [7000, 7001]
+    assert person.seen[0][:SIDE].std() > 20 and person.seen[0][SIDE:].min() < 100  # a board, and text
+
+
+def test_discard_undo_and_quit(new_dataset, monkeypatch):
+    save = ("agent", PLACES[0], pygame.K_SPACE)
+    Person(
+        monkeypatch,
+        *save,  # seed 7000
+        *("agent", PLACES[0], pygame.K_BACKSPACE),  # seed 7001
+        *save,  # seed 7002
+        pygame.K_u,  # takes 7002 back
+        *save,  # seed 7003
+        pygame.K_ESCAPE,
+    )
+    dataset = new_dataset(all=True)
+    assert not record_human(dataset, 9)
+    opened = LeRobotDataset("local/mine", root=dataset.root)
+    assert list(opened.meta.episodes["seed"]) == [7000, 7003]
+
+
+@pytest.mark.parametrize("key", [pygame.K_SPACE])
+def test_nothing_is_saved_before_it_has_begun(key, new_dataset, monkeypatch):
+    Person(monkeypatch, (0, 0), key, (0, 0), pygame.K_ESCAPE)
+    dataset = new_dataset(all=True)
+    assert not record_human(dataset, 1)
+    assert not dataset.root.exists()

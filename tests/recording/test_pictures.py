@@ -1,0 +1,34 @@
+import io
+
+import numpy as np
+import pytest
+from lerobot.datasets.compute_stats import compute_episode_stats
+from lerobot.datasets.image_writer import write_image
+
+from recording.pictures import decode_png, encode_png, histogram, picture_stats
+
+
+@pytest.mark.parametrize(("count", "side"), [(1, 8), (7, 16), (130, 8), (3, 320)])
+def test_statistics_are_lerobots(count, side, tmp_path):
+    rng = np.random.default_rng(count)
+    frames = rng.integers(30, 200, (count, side, side, 3)).astype(np.uint8)
+    frames[rng.random(frames.shape) < 0.3] = 255
+    paths = [str(tmp_path / f"{index}.png") for index in range(count)]
+    for path, frame in zip(paths, frames, strict=True):
+        write_image(frame, path, compress_level=6)
+    feature = {"dtype": "image", "shape": (side, side, 3), "names": None}
+    expected = compute_episode_stats({"image": paths}, {"image": feature})["image"]
+    got = picture_stats([histogram(frame) for frame in frames])
+    assert got.keys() == expected.keys()
+    for name, values in expected.items():
+        assert got[name].shape == values.shape
+        np.testing.assert_allclose(got[name], values, rtol=1e-3, err_msg=name)
+
+
+def test_a_picture_is_lossless_and_compressed_as_lerobot_does(tmp_path):
+    frame = np.random.default_rng(0).integers(0, 256, (20, 20, 3)).astype(np.uint8)
+    write_image(frame, tmp_path / "frame.png", compress_level=6)
+    png = encode_png(frame)
+    assert png == (tmp_path / "frame.png").read_bytes()
+    np.testing.assert_array_equal(decode_png(png), frame)
+    np.testing.assert_array_equal(decode_png(io.BytesIO(png).getvalue()), frame)

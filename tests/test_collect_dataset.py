@@ -1,0 +1,259 @@
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lerobot.datasets import LeRobotDataset
+
+import collect_dataset
+from recording.workers import Player
+
+REPOSITORY = Path(__file__).parents[1]
+SMALL = "--resolution 32 --seed 7000"
+
+
+def content(root):
+    """Every file but those that tell when and by which commands they were made."""
+    files = [p for p in root.rglob("*") if p.is_file() and p.name not in ("recording.json", "README.md")]
+    return {str(p.relative_to(root)): p.read_bytes() for p in files if p.suffix not in (".mp4", ".png")}
+
+
+def record(root, flags):
+    assert collect_dataset.main([*f"--root {root} {SMALL}".split(), *flags.split()])
+
+
+@pytest.fixture
+def short_blocks(monkeypatch):
+    monkeypatch.setattr(collect_dataset, "Player", lambda *args: Player(*args, block=4))
+
+
+class Forks:
+    """Children of tests/recording/forking.py, one at a time."""
+
+    def __init__(self):
+        script = REPOSITORY / "tests/recording/forking.py"
+        command = [sys.executable, "-W", "ignore", str(script)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self.saved = 0
+
+    def run(self, flags, kill_after=None):
+        """Returns whether it came to its end; `saved` is what it had reported by then."""
+        print(flags, file=self.process.stdin, flush=True)
+        timer = None
+        for line in self.process.stdout:
+            word, *value = line.split()
+            if word == "started" and kill_after is not None:
+                timer = threading.Timer(kill_after, os.kill, (int(value[0]), signal.SIGKILL))
+                timer.start()
+            elif word == "saved":
+                self.saved = int(value[0])
+            elif word == "ended":
+                if timer:
+                    timer.cancel()
+                return int(value[0]) == 0
+        raise RuntimeError("the process that forks is gone")
+
+
+@pytest.fixture(scope="module")
+def forks():
+    forks = Forks()
+    yield forks
+    forks.process.stdin.close()
+    forks.process.wait(timeout=30)
+
+
+def test_no_kill_loses_an_episode(forks, tmp_path):
+    flags = f"{SMALL} --episodes 20 --noise 3 --hold 2 --root"
+    assert forks.run(f"{flags} {tmp_path / 'whole'}")
+    expected, kills = content(tmp_path / "whole"), 0
+    rng = np.random.default_rng()  # another moment in every run of the tests
+    while kills < 20:
+        root = tmp_path / f"killed_at_{kills}"
+        complete, forks.saved = False, 0
+        while not complete:
+            saved, longest = forks.saved, 0.6 if kills < 20 else 60.0
+            complete = forks.run(f"{flags} {root} --resume", kill_after=rng.uniform(0.0, longest))
+            kills += not complete
+            assert forks.saved >= saved
+            if not root.exists():
+                assert forks.saved == 0
+                continue
+            opened = LeRobotDataset("local/any", root=root)
+            assert opened.num_episodes in (forks.saved, forks.saved + 4)  # killed before it could tell
+            forks.saved = opened.num_episodes
+            assert len(opened.hf_dataset) == opened.num_frames
+            assert opened[opened.num_frames - 1]["next.done"]
+        assert content(root) == expected
+        assert not list(tmp_path.glob(".*"))
+
+
+def test_workers_change_nothing_and_may_die(tmp_path, short_blocks, capsys):
+    record(tmp_path / "alone", "--episodes 24 --sampled")
+    me, killed = os.getpid(), []
+
+    def kill_one():
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (tmp_path / "two").exists():
+            time.sleep(0.01)
+        children = Path(f"/proc/{me}/task/{me}/children").read_text().split()
+        for child in children:
+            if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
+                os.kill(int(child), signal.SIGKILL)
+                killed.append(child)
+                return
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    record(tmp_path / "two", "--episodes 24 --sampled --workers 2")
+    killer.join()
+    assert content(tmp_path / "two") == content(tmp_path / "alone")
+    assert killed and "a worker died; the episodes it was at are recorded again" in capsys.readouterr().out
+
+
+def test_recorded_in_two_goes(tmp_path, short_blocks):
+    record(tmp_path / "once", "--episodes 11")
+    record(tmp_path / "twice", "--episodes 6")
+    record(tmp_path / "twice", "--episodes 11 --resume")
+    assert content(tmp_path / "once") == content(tmp_path / "twice")
+    once, twice = (
+        json.loads((tmp_path / name / "meta/recording.json").read_text()) for name in ("once", "twice")
+    )
+    assert len(twice.pop("commands")) == 2 and len(once.pop("commands")) == 1
+    assert once == twice
+
+
+def test_failures_are_kept_when_asked_for(tmp_path, short_blocks):
+    record(tmp_path / "all", "--policy scripted --episodes 5 --all --observations keypoints")
+    opened = LeRobotDataset("local/any", root=tmp_path / "all")
+    rows = opened.meta.episodes
+    assert list(rows["seed"]) == [7000, 7001, 7002, 7003, 7004]
+    assert not all(rows["success"])
+    for row in rows:
+        successes = opened.hf_dataset.with_format("numpy")["next.success"][
+            row["dataset_from_index"] : row["dataset_to_index"]
+        ]
+        assert bool(np.any(successes)) == row["success"]
+    record(
+        tmp_path / "good", "--policy scripted --episodes 2 --all --min-coverage 0.5 --observations keypoints"
+    )
+    good = LeRobotDataset("local/any", root=tmp_path / "good").meta.episodes
+    assert min(good["max_coverage"]) >= 0.5
+
+
+def test_without_a_root_it_goes_by_who_plays(tmp_path, short_blocks, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = f"{SMALL} --policy random --all --episodes 1 --observations keypoints"
+    assert collect_dataset.main(flags.split())
+    assert capsys.readouterr().out.startswith("data/pusht_random: 1 episodes, 300 frames")
+    notes = json.loads(Path("data/pusht_random/meta/recording.json").read_text())
+    assert notes["recipe"]["policy"] == "random"
+    assert LeRobotDataset("local/pusht_random", root="data/pusht_random").num_frames == 300
+
+
+def test_the_card_tells_what_is_there(tmp_path, short_blocks):
+    record(tmp_path / "data", "--episodes 4 --observations keypoints")
+    card = (tmp_path / "data/README.md").read_text()
+    opened = LeRobotDataset("local/any", root=tmp_path / "data")
+    actions = np.stack(list(opened.hf_dataset.with_format("numpy")["action"]))
+    assert f"| frames | {opened.num_frames:,} at 10 Hz" in card
+    assert f"{actions[:, 0].min():.1f}" in card and f"{actions[:, 1].max():.1f}" in card
+    assert "put the T on its place in 4 of 4 episodes played: 100.0 %" in card
+    assert "seeds 7000 to 7003" in card and "assets/" in card and str(REPOSITORY) not in card
+    for name in re.findall(r"card/\w+\.\w+", card):
+        assert (tmp_path / "data" / name).stat().st_size > 1000
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    root = tmp_path_factory.mktemp("finished") / "data"
+    record(root, "--episodes 2 --observations keypoints")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--root data", "data: exists; --resume goes on with it, --overwrite replaces it"),
+        ("--root data --resume --noise 2", "data was recorded otherwise .*noise: 0.0 -> 2.0"),
+        ("--root data --resume --policy scripted", "recorded otherwise .*fingerprint"),
+        ("--root data --resume --overwrite", "overwrite must be false with --resume"),
+        ("--root data --resume --observations pixels", "observations: keypoints -> pixels"),
+        ("--root no_dataset --resume", "no_dataset: not a LeRobot dataset"),
+        (
+            "--root no_dataset --overwrite",
+            "no_dataset: not a LeRobot dataset, so --overwrite does not touch it",
+        ),
+        ("--root other --resume", "other: was not recorded by collect_dataset.py"),
+        ("--root old --resume", "old: a dataset of version v2.1, not v3.0"),
+        ("--root cut --resume", "file-000.parquet: damaged .*killed before it closes.*--overwrite"),
+        ("--root short --resume", "short: damaged: meta/info.json tells of 7 episodes"),
+        ("--verify nowhere", "nowhere: no such folder"),
+        ("--verify cut", "damaged"),
+        ("--policy nowhere", "nowhere: no such folder"),
+        (
+            "--policy random --root new --give-up 32",
+            "random: none of the last 32 episodes succeeded, .*new holds 0",
+        ),
+        ("--policy human --root new --workers 2", "policy must not be human with"),
+        ("--resolution 7 --root new", "resolution must be from 16 to 1024 pixels, got 7"),
+        ("--noise -1 --root new", "noise must not be negative"),
+        ("--video --observations keypoints --root new", "video must be false with --observations keypoints"),
+        ("--import-human nowhere.npz --root new", "nowhere.npz: no such file"),
+        ("--import-human file --root new", "file: damaged, or no file of demonstrations"),
+        ("--root file/data", "file/.*cannot be written"),
+        ("--root data --resume --episodes 2 --push-to-hub me/pusht", "me/pusht: could not be uploaded"),
+        ("--push-to-hub pusht --root new", "push_to_hub must be of the form user/dataset"),
+        ("--episodes 0", "episodes must be at least 1, got 0"),
+    ],
+)
+def test_bad_input_is_answered_in_one_sentence(flags, message, finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("data", "other", "old", "cut", "short"):
+        shutil.copytree(finished, name)
+    Path("no_dataset").mkdir()
+    Path("no_dataset/file").touch()
+    Path("file").touch()
+    Path("other/meta/recording.json").unlink()
+    info = json.loads(Path("old/meta/info.json").read_text())
+    Path("old/meta/info.json").write_text(json.dumps(info | {"codebase_version": "v2.1"}))
+    Path("short/meta/info.json").write_text(json.dumps(info | {"total_episodes": 7}))
+    file = Path("cut/data/chunk-000/file-000.parquet")
+    file.write_bytes(file.read_bytes()[:-20])
+    before = content(Path("data"))
+    same = SMALL.split() if "--root data" in flags else []  # so that only what is tested differs
+    same += ["--observations", "keypoints"] if "--observations" not in flags and "video" not in flags else []
+    with pytest.raises(SystemExit) as exit_:
+        collect_dataset.main([*flags.split(), *same])
+    printed = capsys.readouterr()
+    assert exit_.value.code == 2
+    (line,) = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+    assert re.search(message, line), line
+    assert "Traceback" not in printed.err
+    assert content(Path("data")) == before
+
+
+def test_no_screen_for_a_person(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "x11")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    with pytest.raises(SystemExit) as exit_:
+        collect_dataset.main(f"--policy human --root {tmp_path / 'mine'}".split())
+    assert exit_.value.code == 2
+    assert "needs a screen to open a window on, and there is none" in capsys.readouterr().err
+
+
+def test_the_shell_sees_code_2_and_no_traceback(tmp_path):
+    command = [sys.executable, str(REPOSITORY / "collect_dataset.py"), "--policy", "nowhere"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: nowhere: no such folder")
+    assert "Traceback" not in done.stderr

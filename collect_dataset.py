@@ -11,7 +11,6 @@ At every moment the folder is a whole dataset of the episodes saved so far, what
 """
 
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -24,6 +23,7 @@ import torch
 
 from common.config import parse
 from common.errors import UserError, report_user_errors
+from common.run import command_line
 from policies import EXPERT, WITHOUT_FOLDER, find_checkpoint, fingerprint
 from recording.card import write_card
 from recording.checks import check_same_recipe, is_dataset, open_dataset
@@ -97,13 +97,12 @@ def choose_root(config: Config) -> Path:
     return Path("data") / f"pusht_{player if player in ('people', HUMAN, *WITHOUT_FOLDER) else 'expert'}"
 
 
-def open_or_create(root: Path, config: Config, recipe: Recipe) -> Dataset:
+def open_or_create(root: Path, config: Config, recipe: Recipe, command: str) -> Dataset:
     """The dataset to add to.
 
     Raises:
         UserError: what is at `root` is in the way.
     """
-    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
     occupied = root.exists() and (not root.is_dir() or any(root.iterdir()))
     if config.resume and occupied:
         dataset = open_dataset(root)
@@ -148,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> bool:
 
     root, recipe = choose_root(config).resolve(), make_recipe(config)
     with writing_to(root):
-        dataset = open_or_create(root, config, recipe)
+        dataset = open_or_create(root, config, recipe, command_line("collect_dataset.py", argv))
         complete = fill(dataset, config)
         if dataset.episodes:
             repo_id = config.repo_id or f"local/{root.name}"

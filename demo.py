@@ -4,15 +4,17 @@ make demo
 """
 
 import json
+import os
 from pathlib import Path
 
 import collect_dataset
 import evaluate
 import train_sac
+from policies import EXPERT
 
 LOGS = Path("logs")
 TRAINED = LOGS / "demo"
-SHIPPED = Path("assets/sac_expert_fast")
+SHIPPED = Path(os.path.relpath(EXPERT))
 DATASET = Path("data/demo")
 
 

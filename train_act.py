@@ -2,7 +2,7 @@
 
     python train_act.py --dataset.root data/expert            the recipe: configs/act_pusht.yaml
     python train_act.py --config configs/act_pusht_image.yaml from pictures, for a GPU
-    python train_act.py --start-from outputs/train/x/checkpoints/last --steps 150000   go on where lerobot-train stopped
+    python train_act.py --start-from outputs/train/x/checkpoints/last   go on where lerobot-train stopped
     accelerate launch train_act.py ...                        on several GPUs
 
 Started again under the same name, a run goes on from its last checkpoint. Ctrl-C saves first.

@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def make_dataset() -> Callable[..., Path]:
-    """Records episodes of random numbers and, with `pictures` of a side, random pictures, by LeRobot's own API."""
+    """Records random numbers and, with `pictures` (their side), random pictures, by LeRobot's own API."""
 
     def make_dataset(
         root: Path,

@@ -4,22 +4,16 @@ import json
 import sys
 from pathlib import Path
 
-import gymnasium
-import numpy as np
 import pytest
 import torch
-from lerobot.policies.act.modeling_act import ACTPolicy
 from lerobot.scripts import lerobot_train
 from safetensors.torch import load_file
 
 import train_act
 from common.checkpoint import load_json
 
-STEPS, HALF, BATCH = (
-    6,
-    3,
-    4,
-)  # within one epoch of 26 frames: accelerate makes lerobot-train begin each resume at epoch 0
+# Within one epoch of the 26 frames: accelerate makes a resumed lerobot-train 0.6.1 draw from epoch 0.
+STEPS, HALF, BATCH = 6, 3, 4
 POLICY = {
     "chunk_size": 7,
     "n_action_steps": 3,
@@ -120,7 +114,7 @@ def assert_close(ours: Path, theirs: Path) -> None:
             # The keys' bias changes no attention: its gradient is rounding, which Adam makes steps of.
             third = len(tensor) // 3
             tensor[third : 2 * third] = theirs[name][third : 2 * third]
-        torch.testing.assert_close(tensor, theirs[name], rtol=1e-4, atol=1e-5, msg=lambda m: f"{name}: {m}")
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
 @pytest.fixture(scope="module")

@@ -199,7 +199,7 @@ class Learner:
         """Count this many updates as done, and set the learning rates accordingly."""
         self.step = step
         if self.scheduler:
-            self.scheduler.last_epoch = step
+            self.scheduler.last_epoch, self.scheduler._step_count = step, step + 1
             rates = zip(self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True)
             self.scheduler._last_lr = [lr * scale(step) for lr, scale in rates]
             for group, lr in zip(self.optimizer.param_groups, self.scheduler._last_lr, strict=True):

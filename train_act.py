@@ -138,13 +138,8 @@ def build_trainer(
     processors = make_pre_post_processors(terms.policy, dataset_stats=meta.stats)
     inputs, chunk_size = terms.policy.input_features, terms.policy.chunk_size
     frames = Frames(meta, inputs, chunk_size, processors[0], device, config.dataset, folder)
-    if chunk_size > frames.lengths.max() and accelerator.is_main_process:
-        print(
-            f"warning: policy.chunk_size {chunk_size} is longer than every episode (the longest has "
-            f"{frames.lengths.max()} frames, the mean {frames.lengths.mean():.1f}), so the end of each chunk "
-            "is padding that nothing is learnt from",
-            file=sys.stderr,
-        )
+    if accelerator.is_main_process:
+        warn_of_long_chunks(chunk_size, frames)
     evaluation = Evaluation(
         lambda policy: ACTPlayer(policy, *processors),
         config.training.eval_episodes,
@@ -163,6 +158,16 @@ def build_trainer(
         accelerator,
     )
     return trainer, start_up_table(config, trainer, meta, backbone)
+
+
+def warn_of_long_chunks(chunk_size: int, frames: Frames) -> None:
+    longest, mean = frames.lengths.max(), frames.lengths.mean()
+    if chunk_size > longest:
+        print(
+            f"warning: policy.chunk_size {chunk_size} is longer than every episode (the longest has {longest} "
+            f"frames, the mean {mean:.1f}), so the end of each chunk is padding that nothing is learnt from",
+            file=sys.stderr,
+        )
 
 
 def start_up_table(config: Config, trainer: Trainer, meta: LeRobotDatasetMetadata, backbone: str) -> str:

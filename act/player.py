@@ -16,7 +16,9 @@ from common.checkpoint import load_tensors
 from common.errors import UserError
 from envs.observations import RawObservation
 
-ROWS = 32  # per pass: of one size, so that a chunk does not depend on how many others are due
+# Observations per pass, by whether they are pictures: always as many, filled up if need be, so that a chunk
+# does not depend on how many others are due; few pictures, for they are most of the work.
+ROWS = {False: 32, True: 8}
 
 
 class ACTPlayer:
@@ -60,6 +62,7 @@ class ACTPlayer:
                 f"got {n_action_steps}"
             )
         self.pixels = _check_inputs(policy, source)
+        self.rows = ROWS[self.pixels > 0]
         self._queue = np.empty((0, self.n_action_steps, 2))
         self._left = np.empty(0, np.int64)  # actions in each slot's queue
         self._ensemblers: list[ACTTemporalEnsembler] = []
@@ -93,8 +96,8 @@ class ACTPlayer:
         """The next actions (n, n_action_steps, 2), in pixels, of n slots."""
         chunks = torch.cat(
             [
-                self._chunks({name: values[start : start + ROWS] for name, values in raw.items()})
-                for start in range(0, len(slots), ROWS)
+                self._chunks({name: values[start : start + self.rows] for name, values in raw.items()})
+                for start in range(0, len(slots), self.rows)
             ]
         )
         if self.temporal_ensemble_coeff is not None:
@@ -104,9 +107,9 @@ class ACTPlayer:
         return self.postprocessor(actions.flatten(0, 1)).reshape(actions.shape).double().numpy()
 
     def _chunks(self, raw: RawObservation) -> torch.Tensor:
-        """Normalised chunks (n, chunk_size, 2), n at most `ROWS`."""
+        """Normalised chunks (n, chunk_size, 2), n at most `rows`."""
         num_rows = len(raw["agent_pos"])
-        rows = np.minimum(np.arange(ROWS), num_rows - 1)
+        rows = np.minimum(np.arange(self.rows), num_rows - 1)
         observation = lerobot_observation(raw, self.policy)
         batch = self.preprocessor({name: tensor[rows] for name, tensor in observation.items()})
         inputs = {name: batch[name] for name in observation}

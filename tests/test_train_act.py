@@ -17,7 +17,6 @@ import torch
 
 import evaluate
 import train_act
-from act.frames import Frames
 from common.checkpoint import load_json, load_tensors
 from common.run import only_process_in
 
@@ -38,7 +37,7 @@ policy:
   latent_dim: 4
   backbone_weights: none
 optimizer: {lr: 1.0e-3, warmup_steps: 4, ema: 0.9}
-training: {log_freq: 5, eval_freq: 8, save_freq: 10, eval_episodes: 2, video_freq: 0}
+training: {log_freq: 5, eval_freq: 8, save_freq: 10, eval_episodes: 2, video_freq: 24}
 """
 
 
@@ -246,15 +245,16 @@ def test_bad_input_is_a_sentence(refused, flags, message):
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer_state.safetensors", "trainer.safetensors"])
 def test_a_damaged_checkpoint_is_a_sentence(train, refused, tmp_path, name):
     train("--steps", "2")
-    (file,) = (tmp_path / "run" / "checkpoints" / "last").resolve().rglob(name)
+    (file,) = (tmp_path / "run" / "checkpoints" / "last").glob(f"*/{name}")
     file.write_bytes(file.read_bytes()[:-50])
-    assert "step_00000002" in refused()
+    message = refused()
+    assert str(tmp_path / "run" / "checkpoints" / "last") in message and "deserializing" in message
 
 
 def test_chunks_longer_than_every_episode_are_worth_a_warning(train, capfd):
     train("--steps", "1", "--policy.chunk-size", "13")
     warning = (
-        "warning: policy.chunk_size 13 is longer than every episode (the longest has 12 frames, the mean 8.7)"
+        "warning: policy.chunk_size 13 is longer than every episode (the longest has 12 frames, the mean 8.7"
     )
     assert warning in capfd.readouterr().err
 
@@ -283,7 +283,7 @@ def test_evaluate_plays_the_run(uninterrupted, tmp_path):
 
 def test_pictures_train_real_batch_norms_and_play(make_dataset, tmp_path, tiny):
     root = make_dataset(tmp_path / "pictures", lengths=(4, 3), pictures=96, keypoints=False)
-    flags = ["--steps", "2", "--training.eval-episodes", "1", "--training.video-freq", "2"]
+    flags = ["--steps", "2", "--training.eval-episodes", "1", "--policy.n-action-steps", "7"]
     train_act.main(command_line(tiny, root, tmp_path, *flags))
     parts = contents(tmp_path / "run")
     assert parts["trainer.json"]["trains_batch_norms"]
@@ -292,22 +292,23 @@ def test_pictures_train_real_batch_norms_and_play(make_dataset, tmp_path, tiny):
     assert contents(tmp_path / "run")["training_step.json"]["step"] == 3
 
 
-def test_two_processes_learn_what_one_learns_of_their_batches(tiny, dataset, tmp_path, monkeypatch):
-    """`accelerate launch` with two CPU processes of batch 2, beside one process of batch 4 of the same samples."""
-    quiet = ("--policy.dropout", "0", "--no-policy.use-vae", "--steps", "3", "--training.eval-episodes", "1")
-    launch = "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no"
-    command = [sys.executable, *launch.split(), "train_act.py"]
-    command += [*command_line(tiny, dataset, tmp_path / "two", *quiet), "--batch-size", "2"]
+def test_two_processes_learn_what_one_learns_of_their_batches(dataset, tmp_path):
+    """Batches of 2 and 2 beside batches of 4; without padding, which the halves share unevenly."""
+    flags = (
+        f"--dataset.root {dataset} --run-name run --steps 3 --policy.chunk-size 1 --policy.n-action-steps 1"
+    )
+    flags += " --policy.dropout 0 --policy.no-use-vae"
+    configs = {}
+    for processes in (1, 2):  # torchrun would take --logs for a flag of its own
+        configs[processes] = tmp_path / f"{processes}.yaml"
+        configs[processes].write_text(f"logs: {tmp_path / str(processes)}\n{TINY}")
+    train_act.main(["--config", str(configs[1]), *flags.split()])
+    launch = f"-m torch.distributed.run --nproc_per_node 2 train_act.py --config {configs[2]} --batch-size 2"
+    command = [sys.executable, *launch.split(), *flags.split()]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
 
-    # The loss of two is the mean of theirs, so it has no padding in the one that knows no halves.
-    batch = Frames.batch
-    monkeypatch.setattr(Frames, "batch", lambda frames, indices: batch(frames, indices))
-    train_act.main(command_line(tiny, dataset, tmp_path / "one", *quiet))
-    two, one = contents(tmp_path / "two" / "run"), contents(tmp_path / "one" / "run")
+    one, two = (contents(tmp_path / str(processes) / "run") for processes in (1, 2))
     assert two["training_step.json"] == {"step": 3, "num_processes": 2, "batch_size": 2}
-    difference = [
-        (weight - one["model.safetensors"][name]).abs().max().item()
-        for name, weight in two["model.safetensors"].items()
-    ]
-    assert max(difference) < 2e-3, "with a learning rate of 1e-3 three steps move a weight by up to 3e-3"
+    for name, weight in two["model.safetensors"].items():
+        if not name.endswith("in_proj_bias"):  # a third of it has a gradient of rounding only
+            torch.testing.assert_close(weight, one["model.safetensors"][name], rtol=1e-4, atol=1e-5, msg=name)

@@ -12,7 +12,7 @@ from lerobot.policies import make_pre_post_processors
 from lerobot.processor import PolicyProcessorPipeline
 from lerobot.scripts.lerobot_eval import eval_policy
 
-from act.player import ROWS, ACTPlayer, lerobot_observation, load_player
+from act.player import ACTPlayer, lerobot_observation, load_player
 from act.policy import PolicyConfig, act_config, build_policy
 from common.errors import UserError
 from envs.rollout import rollout
@@ -92,7 +92,9 @@ def test_n_action_steps_can_be_chosen():
 
 def test_an_episode_is_the_same_whatever_plays_beside_it():
     player = ACTPlayer(*make())
-    together = {e.seed: e for e in rollout(PushTVectorEnv(ROWS + 3, max_episode_steps=9), player, range(40))}
+    together = {
+        e.seed: e for e in rollout(PushTVectorEnv(player.rows + 3, max_episode_steps=9), player, range(40))
+    }
     for seed in (0, 34, 39):
         (alone,) = rollout(PushTVectorEnv(1, max_episode_steps=9), player, [seed])
         assert np.array_equal(alone.actions, together[seed].actions)

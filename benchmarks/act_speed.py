@@ -1,10 +1,10 @@
 """How fast ACT trains here beside `lerobot-train`: the same policy, dataset, batch and machine.
 
-    python benchmarks/act_speed.py --dataset.root data/pusht_expert                    full size, pictures
-    python benchmarks/act_speed.py --config configs/act_pusht.yaml --dataset.root DIR  the small one, keypoints
+    python benchmarks/act_speed.py --dataset.root data/pusht_expert                  full size, pictures
+    python benchmarks/act_speed.py --config configs/act_pusht.yaml --dataset.root DIR  small, keypoints
 
-The configuration is one of train_act.py's, which translates it to LeRobot's terms; LeRobot has its own number
-of loader workers. They take turns, a process each; a rate is the median over the turns, in wall time, from the
+The configuration is one of train_act.py's, which translates it to LeRobot's terms; LeRobot has its own
+number of loader workers. They take turns, a process each; a rate is the median over the turns, in wall time, from the
 first update after the warm-up to the last. The third contestant is ours with what LeRobot does not offer:
 compiled, and on a GPU in bfloat16.
 """

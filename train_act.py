@@ -164,8 +164,9 @@ def warn_of_long_chunks(chunk_size: int, frames: Frames) -> None:
     longest, mean = frames.lengths.max(), frames.lengths.mean()
     if chunk_size > longest:
         print(
-            f"warning: policy.chunk_size {chunk_size} is longer than every episode (the longest has "
-            f"{longest} frames, the mean {mean:.1f}), so the end of each chunk is padding that nothing is learnt from",
+            f"warning: policy.chunk_size {chunk_size} is longer than every episode "
+            f"(the longest has {longest} frames, the mean {mean:.1f}), "
+            "so the end of each chunk is padding that nothing is learnt from",
             file=sys.stderr,
         )
 

@@ -4,9 +4,9 @@
     python benchmarks/act_speed.py --config configs/act_pusht.yaml --dataset.root DIR  small, keypoints
 
 The configuration is one of train_act.py's, which translates it to LeRobot's terms; LeRobot has its own
-number of loader workers. They take turns, a process each; a rate is the median over the turns, in wall time, from the
-first update after the warm-up to the last. The third contestant is ours with what LeRobot does not offer:
-compiled, and on a GPU in bfloat16.
+number of loader workers. They take turns, a process each; a rate is the median over the turns, in wall time,
+from the first update after the warm-up to the last. The third contestant is ours with what LeRobot does not
+offer: compiled, and on a GPU in bfloat16.
 """
 
 import json

@@ -2,13 +2,15 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from lerobot.scripts import lerobot_train
+from lerobot.scripts import lerobot_eval, lerobot_train
 from safetensors.torch import load_file
 
+import evaluate
 import train_act
 from common.checkpoint import load_json
 
@@ -37,11 +39,11 @@ def datasets(make_dataset, tmp_path_factory):
     }
 
 
-def run_lerobot(*flags: str) -> None:
+def run_lerobot(*flags: str, main: Callable[[], None] = lerobot_train.train) -> None:
     """Its command line, in this process."""
-    before, sys.argv = sys.argv, ["lerobot-train", *flags]
+    before, sys.argv = sys.argv, ["lerobot", *flags]
     try:
-        lerobot_train.train()
+        main()
     finally:
         sys.argv = before
 
@@ -157,3 +159,26 @@ def test_lerobot_train_goes_on_with_schedule_average_and_batch_norms(datasets, t
     assert half.resolve().name == f"{STEPS:06d}"
     rates = load_json(half / "training_state" / "scheduler_state.json")["_last_lr"]
     assert rates[0] < 1e-3
+
+
+def test_evaluate_and_lerobot_eval_play_either_and_agree(datasets, theirs, tmp_path):
+    ours = we_train(datasets["state"], tmp_path / "logs", 1, "--optimizer.ema", "0.9")
+    for name, checkpoint in (("ours", ours), ("theirs", theirs)):
+        numbers, output = tmp_path / f"{name}.json", tmp_path / name
+        flags = f"--policy {checkpoint.parent.parent} --env stock --episodes 1 --seed 1000 --output {output}"
+        evaluate.main([*flags.split(), "--json", str(numbers)])
+        run_lerobot(
+            f"--policy.path={checkpoint / 'pretrained_model'}",
+            "--policy.device=cpu",
+            "--env.type=pusht",
+            "--env.obs_type=environment_state_agent_pos",
+            "--eval.n_episodes=1",
+            "--eval.batch_size=1",
+            "--eval.use_async_envs=false",
+            "--seed=1000",
+            f"--output_dir={output / 'lerobot'}",
+            main=lerobot_eval.eval_main,
+        )
+        lerobots = load_json(output / "lerobot" / "eval_info.json")["overall"]
+        for key in ("pc_success", "avg_max_reward", "avg_sum_reward"):
+            assert load_json(numbers)[key] == pytest.approx(lerobots[key], rel=1e-3, abs=1e-3), (name, key)

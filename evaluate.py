@@ -44,6 +44,8 @@ class Config:
     seed: int = 100_000  # of the first episode; best checkpoints are chosen on other seeds, from 10,000
     env: Literal["fast", "stock"] = "fast"  # stock: gym_pusht/PushT-v0 itself; fast: the same bit for bit
     sampled: bool = False  # draw actions from the policy's distribution instead of taking its mode
+    n_action_steps: int | None = None  # of an ACT's chunk played before it looks again; None: as trained
+    temporal_ensemble_coeff: float | None = None  # average an ACT's overlapping chunks; its authors: 0.01
     record: bool = False  # write videos
     videos: int = 10  # episodes recorded with --record, from the first seed on
     failure_videos: int = 3  # failed episodes recorded besides
@@ -89,6 +91,7 @@ def provenance(config: Config, name: str, policy: Policy, command: str) -> dict[
         "env": config.env,
         "policy": name,
         "n_action_steps": policy.n_action_steps,
+        "temporal_ensemble_coeff": getattr(policy, "temporal_ensemble_coeff", None),
         "sampled": config.sampled,
         "num_envs": config.num_envs,
         "command": command,
@@ -117,6 +120,7 @@ def table(numbers: dict[str, Any]) -> str:
         "max reward": value("avg_max_reward", ".3f"),
         "sum of rewards": value("avg_sum_reward", ".1f"),
         "target moves": f"{moves} px per step, 99th percentile {most}",
+        "looks every": f"{numbers['n_action_steps']} steps",
         "wall time": f"{numbers['wall_s']:.1f} s",
     }
     return "\n".join(f"  {name:<18}{text}" for name, text in rows.items())
@@ -181,12 +185,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(config.threads)
     name = str(config.policy or default_policy())
     name = name if name in WITHOUT_FOLDER else str(find_checkpoint(name))
-    policy = load_policy(name, choose_device(config.device), not config.sampled, config.seed)
+    policy = load_policy(
+        name,
+        choose_device(config.device),
+        not config.sampled,
+        config.seed,
+        config.n_action_steps,
+        config.temporal_ensemble_coeff,
+    )
     folder, stem = destination(name, config)
     json_path = config.json or folder / f"evaluation_{stem}.json"
     make_folders(folder / "plots", json_path.parent)
 
-    env = PushTVectorEnv(min(config.num_envs, config.episodes), config.env)
+    env = PushTVectorEnv(min(config.num_envs, config.episodes), config.env, policy.pixels)
     started = perf_counter()
     episodes = play(env, policy, range(config.seed, config.seed + config.episodes))
     wall_s = round(perf_counter() - started, 2)

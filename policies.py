@@ -37,7 +37,12 @@ WITHOUT_FOLDER = ("random", "scripted")
 
 
 def load_policy(
-    path: str | Path, device: torch.device | str = "cpu", deterministic: bool = True, seed: int = 0
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    deterministic: bool = True,
+    seed: int = 0,
+    n_action_steps: int | None = None,
+    temporal_ensemble_coeff: float | None = None,
 ) -> Policy:
     """Open any policy.
 
@@ -46,20 +51,34 @@ def load_policy(
         device: of the networks.
         deterministic: act with the policy's mode; False samples.
         seed: of all randomness in the policy.
+        n_action_steps: of an ACT's chunk are played; None: as it was trained to.
+        temporal_ensemble_coeff: of an ACT whose chunks are averaged; None: as it was trained to.
 
     Raises:
-        UserError: there is no such policy, or its folder is not whole.
+        UserError: there is no such policy, its folder is not whole, or it cannot be played like that.
     """
-    if str(path) == "random":
+    if str(path) in WITHOUT_FOLDER:
+        kind, folder, config = str(path), None, {}
+    else:
+        folder = find_checkpoint(path)
+        folder = folder / "pretrained_model" if (folder / "pretrained_model").is_dir() else folder
+        config = load_json(folder / "config.json")
+        kind = config.get("algorithm", config.get("type")) if isinstance(config, dict) else None
+    if kind == "act":
+        if not deterministic:
+            raise UserError(f"{path}: ACT has no distribution to sample actions from")
+        from act.player import load_player  # LeRobot takes seconds to import
+
+        return load_player(folder, device, n_action_steps, temporal_ensemble_coeff)
+    if n_action_steps is not None or temporal_ensemble_coeff is not None:
+        raise UserError(f"{path}: only an ACT has chunks of actions to play more or less of")
+    if kind == "random":
         return RandomPolicy(seed)
-    if str(path) == "scripted":
+    if kind == "scripted":
         return ScriptedPolicy()
-    folder = find_checkpoint(path)
-    config = load_json(folder / "config.json")
-    kind = config.get("algorithm") if isinstance(config, dict) else None
     if kind == "sac":
         return _load_sac(folder, config, device, deterministic, seed)
-    raise UserError(f"{folder / 'config.json'}: algorithm must be sac, got {kind!r}")
+    raise UserError(f"{folder / 'config.json'}: algorithm must be sac, or type act, got {kind!r}")
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -76,6 +95,8 @@ def find_checkpoint(path: str | Path) -> Path:
         names += [f"assets/{expert.name}" for expert in ASSETS.glob("sac_expert*")]
         nearest = max(names, key=lambda name: SequenceMatcher(None, str(path), name).ratio())
         raise UserError(f"{path}: no such folder; did you mean {nearest}?")
+    if path.name == "pretrained_model":  # half of one of LeRobot's checkpoints
+        return path.parent
     checkpoints = path / "checkpoints"
     if not checkpoints.is_dir():
         return path
@@ -91,9 +112,9 @@ def default_policy() -> Path:
     Raises:
         UserError: there is neither.
     """
-    trained = [path.parent for path in LOGS.glob("*/checkpoints/best/config.json")]
-    if trained:
-        return max(trained, key=lambda folder: (folder / "config.json").stat().st_mtime)
+    trained = LOGS.glob("*/checkpoints/best/**/config.json")
+    if newest := max(trained, key=lambda file: file.stat().st_mtime, default=None):
+        return newest.parents[newest.parent.name == "pretrained_model"]
     if EXPERT.is_dir():
         return EXPERT.relative_to(Path.cwd()) if EXPERT.is_relative_to(Path.cwd()) else EXPERT
     raise UserError(f"no policy: no run in {LOGS.absolute()} and no {EXPERT}; train one with train_sac.py")
@@ -113,6 +134,7 @@ class RandomPolicy:
     """Targets drawn uniformly from the board."""
 
     n_action_steps = 1
+    pixels = 0
 
     def __init__(self, seed: int = 0) -> None:
         self.rng = np.random.default_rng(seed)
@@ -138,6 +160,7 @@ class ScriptedPolicy:
     """
 
     n_action_steps = 1
+    pixels = 0
 
     def reset(self, episodes: np.ndarray) -> None:
         pass
@@ -168,6 +191,7 @@ class Replay:
     """Plays the targets (T, 2) of one recorded episode; from its seed, they make the same episode again."""
 
     n_action_steps = 1
+    pixels = 0
 
     def __init__(self, actions: np.ndarray) -> None:
         self.actions = actions
@@ -192,6 +216,8 @@ class SACPolicy:
         deterministic: the mode; False samples.
         seed: of the sampling.
     """
+
+    pixels = 0
 
     def __init__(
         self,

@@ -9,9 +9,8 @@ Started again under the same name, a run goes on from its last checkpoint. Ctrl-
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 
 from common.config import config_path, parse, to_dict
@@ -21,12 +20,9 @@ from common.logger import Logger
 from common.run import StopRequest, choose_folder, command_line, only_process_in, open_folder
 from common.seeding import split_seed
 from envs.actions import ActionDecoder
-from envs.rollout import rollout
-from envs.summary import summarize
-from envs.vector import PushTVectorEnv
+from envs.evaluation import Evaluation
 from envs.wrappers import EnvConfig, TrainingEnv
 from policies import SACPolicy
-from sac.actor import Actor
 from sac.agent import SAC, AgentConfig
 from sac.trainer import Trainer, TrainingConfig
 
@@ -91,28 +87,6 @@ class Config:
             )
 
 
-class Evaluation:
-    """Plays episodes as everyone else will: raw observations, stock reward, the deterministic policy."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.decoder = ActionDecoder(config.env.action_mode, config.env.action_bound)
-        self.env = PushTVectorEnv(min(config.training.eval_episodes, 100))
-
-    def summary(self, actor: Actor) -> dict[str, Any]:
-        first, count = self.config.training.eval_seed, self.config.training.eval_episodes
-        return summarize(list(rollout(self.env, self._policy(actor), range(first, first + count))))
-
-    def frames(self, actor: Actor) -> np.ndarray:
-        """One episode in pictures, (T, 256, 256, 3) uint8."""
-        seeds = [self.config.training.eval_seed]
-        (episode,) = rollout(PushTVectorEnv(1), self._policy(actor), seeds, frame_size=256)
-        return episode.frames
-
-    def _policy(self, actor: Actor) -> SACPolicy:
-        return SACPolicy(actor, self.config.env.features, self.decoder, self.config.env.action_repeat)
-
-
 def build_trainer(config: Config, folder: Path) -> Trainer:
     """Environment, agent and loop as the configuration describes them."""
     device = choose_device(config.device)
@@ -120,7 +94,12 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
     env = TrainingEnv(config.env, seeds["environment"])
     total_updates = max(1, int((config.total_env_steps - config.training.start_steps) * config.training.utd))
     agent = SAC(env.observation_size, env.action_size, config.agent, total_updates, seeds["torch"], device)
-    evaluation = Evaluation(config)
+    decoder = ActionDecoder(config.env.action_mode, config.env.action_bound)
+    evaluation = Evaluation(
+        lambda actor: SACPolicy(actor, config.env.features, decoder, config.env.action_repeat),
+        config.training.eval_episodes,
+        config.training.eval_seed,
+    )
     policy_config = {
         "algorithm": "sac",
         "observation_size": env.observation_size,

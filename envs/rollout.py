@@ -14,6 +14,7 @@ class Policy(Protocol):
     """Anything that plays: an expert, a clone, a script, a person at the mouse."""
 
     n_action_steps: int  # environment steps played from one decision
+    pixels: int  # side of the pictures that it looks at, 0 for none
 
     def reset(self, episodes: np.ndarray) -> None:
         """Forget what is remembered of the slots `episodes` (k,) int, where new episodes begin."""

@@ -47,6 +47,19 @@ def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
     }
 
 
+def scalars(summary: dict[str, Any]) -> dict[str, float]:
+    """What a training logs of it, under names as TensorBoard groups them."""
+    named = {
+        "Eval/success_rate": summary["success_rate"],
+        "Eval/steps_to_success": summary["mean_steps_to_success"],
+        "Eval/max_coverage": summary["mean_max_coverage"],
+        "Eval/return": summary["avg_sum_reward"],
+        "Eval/action_step_mean": summary["action_step_mean"],
+        "Eval/action_step_p99": summary["action_step_p99"],
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """The interval of probabilities that `successes` out of `trials` do not rule out (Wilson 1927).
 

@@ -46,7 +46,7 @@ class Player:
     def play(self, policy: Policy, number: int) -> list[Recorded]:
         """Play the seeds of block `number`."""
         first = self.recipe.seed + number * self.block
-        env = RecordingEnv(self.block, self.recipe, getattr(policy, "pixels", 0))
+        env = RecordingEnv(self.block, self.recipe, policy.pixels)
         return play(env, policy, range(first, first + self.block))
 
 

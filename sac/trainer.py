@@ -19,6 +19,7 @@ from common import checkpoint
 from common.errors import UserError
 from common.logger import Logger
 from common.seeding import restore_generator
+from envs.summary import scalars
 from sac.actor import Actor
 from sac.agent import SAC
 from sac.replay_buffer import NStepWindow, ReplayBuffer
@@ -176,7 +177,7 @@ class Trainer:
         self._check_finite()
         actor = self.agent.averaged_actor
         self.evaluation = self.evaluate(actor) | {"env_steps": self.env_steps}
-        logger.log(self.env_steps, _eval_scalars(self.evaluation))
+        logger.log(self.env_steps, scalars(self.evaluation))
         at_end = self.config.video_every > 0 and self.env_steps >= self.total_env_steps
         if at_end or self._crossed(self.config.video_every, before):
             logger.video(self.env_steps, self.record(actor))
@@ -316,15 +317,3 @@ class Trainer:
 
 def _checkpoint_name(env_steps: int) -> str:
     return f"step_{env_steps:08d}"
-
-
-def _eval_scalars(evaluation: dict[str, Any]) -> dict[str, float]:
-    scalars = {
-        "Eval/success_rate": evaluation["success_rate"],
-        "Eval/steps_to_success": evaluation["mean_steps_to_success"],
-        "Eval/max_coverage": evaluation["mean_max_coverage"],
-        "Eval/return": evaluation["avg_sum_reward"],
-        "Eval/action_step_mean": evaluation["action_step_mean"],
-        "Eval/action_step_p99": evaluation["action_step_p99"],
-    }
-    return {name: value for name, value in scalars.items() if value is not None}

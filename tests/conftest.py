@@ -6,6 +6,60 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["SDL_VIDEODRIVER"] = "dummy"
 
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def make_dataset() -> Callable[..., Path]:
+    """Records random numbers and, with `pictures` (their side), random pictures, by LeRobot's own API."""
+
+    def make_dataset(
+        root: Path,
+        lengths: tuple[int, ...] = (9, 5, 12),
+        pictures: int = 0,
+        kind: str = "image",
+        fps: int = 10,
+        action_size: int = 2,
+        state_size: int = 2,
+        keypoints: bool = True,
+    ) -> Path:
+        import datasets
+        from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+        datasets.disable_progress_bars()
+
+        def vector(size: int) -> dict:
+            return {"dtype": "float32", "shape": (size,), "names": None}
+
+        features = {"observation.state": vector(state_size), "action": vector(action_size)}
+        if keypoints:
+            features["observation.environment_state"] = vector(16)
+        if pictures:
+            shape = (pictures, pictures, 3)
+            names = ["height", "width", "channel"]
+            features["observation.image"] = {"dtype": kind, "shape": shape, "names": names}
+        dataset = LeRobotDataset.create(
+            f"local/{root.name}", fps, features, root=root, use_videos=kind == "video"
+        )
+        rng = np.random.default_rng(0)
+        for length in lengths:
+            for _ in range(length):
+                frame = {
+                    name: rng.uniform(0, 512, feature["shape"]).astype(np.float32)
+                    if feature["dtype"] == "float32"
+                    else rng.integers(0, 256, feature["shape"], np.uint8)
+                    for name, feature in features.items()
+                }
+                dataset.add_frame(frame | {"task": "push the T"})
+            dataset.save_episode()
+        dataset.finalize()
+        return root
+
+    return make_dataset

@@ -163,8 +163,11 @@ def test_default_is_the_newest_run_then_the_expert(tmp_path, monkeypatch):
 BROKEN = {
     "no config": (lambda f: (f / "config.json").unlink(), "config.json: missing"),
     "not JSON": (lambda f: (f / "config.json").write_text("{"), "config.json: damaged"),
-    "not a mapping": (lambda f: (f / "config.json").write_text("[]"), "algorithm must be sac, got None"),
-    "unknown algorithm": ({"algorithm": "ppo"}, "algorithm must be sac, got 'ppo'"),
+    "not a mapping": (
+        lambda f: (f / "config.json").write_text("[]"),
+        "algorithm must be sac, or type act, got None",
+    ),
+    "unknown algorithm": ({"algorithm": "ppo"}, "algorithm must be sac, or type act, got 'ppo'"),
     "wrong type": ({"hidden_sizes": "256"}, "config.json: hidden_sizes: expected a list of int"),
     "unknown feature": ({"features": ["agent_pos", "wind"]}, "config.json: features must be of .*got wind"),
     "other layout": ({"features": ["agent_pos"]}, "config.json: observation_size must be 2"),

@@ -1,0 +1,157 @@
+"""A training on disk: LeRobot's checkpoint, and beside it what makes our resume exact.
+
+    pretrained_model/   LeRobot's: config.json, model.safetensors (the average), processors, train_config.json
+    training_state/     LeRobot's: optimiser, scheduler, random generators, step; ours: trainer.*
+
+`lerobot-eval` and `lerobot-train --resume` open it; of theirs we miss only what is ours.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi
+from lerobot.common import train_utils
+from lerobot.configs.train import TrainPipelineConfig
+from lerobot.optim.optimizers import load_optimizer_state_dict
+from lerobot.utils.constants import PRETRAINED_MODEL_DIR
+from lerobot.utils.random_utils import load_rng_state
+from safetensors import SafetensorError
+
+from act.learner import Learner
+from act.policy import export
+from common.checkpoint import TRAINING_STATE, load_json, load_tensors, save_json, save_tensors
+from common.errors import UserError
+
+OURS = "trainer"
+
+
+def write(
+    folder: Path,
+    learner: Learner,
+    processors: tuple[Any, Any],
+    lerobot: TrainPipelineConfig,
+    num_processes: int,
+    state: dict[str, Any],
+    tensors: dict[str, torch.Tensor],
+) -> None:
+    """Put a checkpoint into a folder.
+
+    Args:
+        folder: exists.
+        learner: what to save.
+        processors: LeRobot's, before and after the policy.
+        lerobot: the training in LeRobot's terms.
+        num_processes: that share it.
+        state: whatever else, as JSON has it; `read` returns it.
+        tensors: the same in tensors.
+    """
+    moments, norms = learner.moments()
+    train_utils.save_checkpoint(
+        folder,
+        learner.step,
+        lerobot,
+        export(learner.averaged),
+        learner.optimizer,
+        learner.scheduler,
+        *processors,
+        num_processes=num_processes,
+        batch_size=lerobot.batch_size,
+        optim_state_dict=moments,
+    )
+    if learner.config.ema:
+        tensors = tensors | {f"weights.{k}": v for k, v in learner.policy.state_dict().items()}
+    tensors = tensors | {f"norms.{name}": value for name, value in norms.items()}
+    save_tensors(folder / TRAINING_STATE / f"{OURS}.safetensors", tensors)
+    save_json(folder / TRAINING_STATE / f"{OURS}.json", state)
+
+
+def read(folder: Path, learner: Learner) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Go on from a checkpoint, ours or LeRobot's.
+
+    Returns:
+        `state` and `tensors` as given to `write`; empty from one of LeRobot's.
+
+    Raises:
+        UserError: it is not whole, or of another policy.
+    """
+    training = folder / TRAINING_STATE
+    if not (training / "training_step.json").exists():
+        raise UserError(
+            f"{folder}: no checkpoint to go on from, {training.name}/training_step.json is missing"
+        )
+    state, tensors = read_ours(folder)
+    model = load_tensors(folder / PRETRAINED_MODEL_DIR / "model.safetensors")
+    try:
+        _load_weights(learner.averaged, model)
+        _load_weights(learner.policy, _part(tensors, "weights") or model)
+        learner.load_moments(load_optimizer_state_dict(training), _part(tensors, "norms"))
+        learner.continue_at(train_utils.load_training_step(training))
+        load_rng_state(training)
+    except (OSError, KeyError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{folder}: not the checkpoint of such a training: {reason}") from None
+    return state, tensors
+
+
+def read_ours(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What only we write; empty in a checkpoint of LeRobot's.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    state = folder / TRAINING_STATE / f"{OURS}.json"
+    return (load_json(state), load_tensors(state.with_suffix(".safetensors"))) if state.exists() else ({}, {})
+
+
+def continue_terms(folder: Path, fresh: TrainPipelineConfig) -> TrainPipelineConfig:
+    """The training that a checkpoint of either kind belongs to, with the data, length and folder of `fresh`.
+
+    Raises:
+        UserError: there is none that we can go on with.
+    """
+    model = folder / PRETRAINED_MODEL_DIR
+    try:
+        terms = TrainPipelineConfig.from_pretrained(model)
+    except Exception as error:  # draccus raises its own, of no common class
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{model}: no training to go on from: {reason}") from None
+    if terms.policy is None or terms.policy.type != "act":
+        raise UserError(f"{model}: this is a policy of type {getattr(terms.policy, 'type', None)}, not act")
+    if not terms.use_policy_training_preset or terms.optimizer.type != "adamw":
+        raise UserError(f"{model}: was trained with another optimiser than ACT's own, which is the one here")
+    terms.dataset, terms.steps, terms.output_dir = fresh.dataset, fresh.steps, fresh.output_dir
+    terms.policy.device, terms.policy.pretrained_backbone_weights = fresh.policy.device, None
+    terms.policy.push_to_hub = terms.resume = False
+    return terms
+
+
+def publish(repository: str, folder: Path) -> str:
+    """Upload a checkpoint's policy to the Hub, where `lerobot-eval` finds it; returns its address.
+
+    Raises:
+        UserError: the Hub does not take it.
+    """
+    try:
+        api = HfApi()
+        api.create_repo(repository, repo_type="model", exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder / PRETRAINED_MODEL_DIR)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{repository}: could not be published: {' '.join(str(error).split())[:300]}"
+        ) from None
+    return f"https://huggingface.co/{repository}"
+
+
+def _load_weights(policy: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Batch norms count their updates, which an exported one does not and nobody reads."""
+    missing, unexpected = policy.load_state_dict(weights, strict=False)
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if missing or unexpected:
+        raise ValueError(
+            f"its weights are not the policy's, {(missing + unexpected)[0]} is one too few or many"
+        )
+
+
+def _part(tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}

@@ -1,0 +1,283 @@
+"""LeRobot's ACT, made ready to train: its configuration, its batch norms, its loss.
+
+Zhao et al. 2023, "Learning Fine-Grained Bimanual Manipulation with Low-Cost Hardware" (arXiv 2304.13705). The
+network is `lerobot.policies.act` as it is. What is different here changes no equation and no checkpoint:
+
+* `Loss` is `ACTPolicy.forward` without its two host syncs, and can be computed in pieces.
+* The attention layers do not return their weights, which nobody reads: PyTorch's fast path.
+* LeRobot's ResNet has frozen batch norms, which from scratch are none at all. `train_batch_norms` puts real
+  ones in their place, `export` freezes them again: the same four tensors.
+"""
+
+import os
+import socket
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+from urllib.error import URLError
+
+import torch
+import torch.nn.functional as F
+from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
+from lerobot.policies.act.configuration_act import ACTConfig
+from lerobot.policies.act.modeling_act import ACTPolicy
+from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
+from lerobot.utils.random_utils import set_seed
+from torch import nn
+from torchvision.models import get_model_weights
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from common.errors import UserError
+
+DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """ACT, under LeRobot's names; its defaults but for chunk_size and n_action_steps."""
+
+    inputs: tuple[str, ...] = ()  # dataset features; none: cameras and observation.state, or all states
+    n_obs_steps: int = 1  # observations that it looks at; LeRobot's ACT knows 1 only
+    chunk_size: int = 16  # environment steps that it predicts; LeRobot's 100 are 10 s of PushT
+    n_action_steps: int = 8  # of those are played before it looks again
+    temporal_ensemble_coeff: float | None = None  # average overlapping chunks; wants n_action_steps 1
+    dim_model: int = 512  # hidden size
+    n_heads: int = 8  # of each attention layer; they divide dim_model
+    dim_feedforward: int = 3200  # hidden size of the feed-forward layers
+    feedforward_activation: Literal["relu", "gelu"] = "relu"  # of the feed-forward layers
+    n_encoder_layers: int = 4  # of the transformer
+    n_decoder_layers: int = 1  # of the transformer; 1 is what the authors' code does, though it says 7
+    pre_norm: bool = False  # layer norms before each layer instead of after
+    dropout: float = 0.1  # in all transformers
+    use_vae: bool = True  # encode the chunk into a latent while training
+    latent_dim: int = 32  # numbers in the latent
+    n_vae_encoder_layers: int = 4  # of the latent's encoder
+    kl_weight: float = 10.0  # of the latent's divergence from a normal distribution, in the loss
+    vision_backbone: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"  # of each camera
+    replace_final_stride_with_dilation: bool = False  # twice the resolution of what the ResNet returns
+    backbone_weights: Literal["auto", "imagenet", "none"] = "auto"  # auto: ImageNet's if they can be had
+
+    def validate(self) -> None:
+        names = "chunk_size dim_model n_heads dim_feedforward n_encoder_layers n_decoder_layers latent_dim"
+        for name in [*names.split(), "n_vae_encoder_layers", "n_action_steps"]:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.n_obs_steps != 1:
+            raise ValueError(f"n_obs_steps must be 1, all that LeRobot's ACT knows, got {self.n_obs_steps}")
+        if self.n_action_steps > self.chunk_size:
+            raise ValueError(
+                f"n_action_steps must be at most chunk_size, {self.chunk_size}, got {self.n_action_steps}"
+            )
+        if self.temporal_ensemble_coeff is not None and self.n_action_steps != 1:
+            raise ValueError(
+                f"n_action_steps must be 1 with temporal_ensemble_coeff, got {self.n_action_steps}"
+            )
+        if self.dim_model % self.n_heads or self.dim_model % 4:
+            raise ValueError(
+                f"dim_model must be a multiple of 4 and of n_heads, {self.n_heads}, got {self.dim_model}"
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout must be at least 0 and less than 1, got {self.dropout}")
+        if self.kl_weight < 0.0:
+            raise ValueError(f"kl_weight must not be negative, got {self.kl_weight}")
+
+
+def choose_inputs(
+    available: dict[str, PolicyFeature], wanted: Sequence[str] = ()
+) -> dict[str, PolicyFeature]:
+    """The features of a dataset that ACT looks at.
+
+    Left to itself LeRobot takes all of them: a dataset with pictures and `observation.environment_state`
+    would show the simulator's state to a policy that is to see pictures only.
+
+    Args:
+        available: of the dataset, in LeRobot's form.
+        wanted: names; none for every camera and `observation.state`, and where there is no camera
+            `observation.environment_state`.
+
+    Raises:
+        UserError: the dataset lacks one, or ACT cannot look at it.
+    """
+    usable = {
+        name: feature
+        for name, feature in available.items()
+        if feature.type is FeatureType.VISUAL or name in (OBS_STATE, OBS_ENV_STATE)
+    }
+    cameras = [name for name, feature in usable.items() if feature.type is FeatureType.VISUAL]
+    names = list(wanted) or [*cameras, OBS_STATE, *([] if cameras else [OBS_ENV_STATE])]
+    for name in names:
+        if name not in available:
+            raise UserError(f"the dataset has no {name}, it has {', '.join(available)}")
+        if name not in usable:
+            raise UserError(
+                f"ACT cannot look at {name}, it looks at cameras, {OBS_STATE} and {OBS_ENV_STATE}"
+            )
+    if OBS_STATE not in names or len(names) < 2:
+        raise UserError(
+            f"policy.inputs must have {OBS_STATE} and at least one camera or {OBS_ENV_STATE}, "
+            f"got {', '.join(names)}"
+        )
+    return {name: usable[name] for name in names}
+
+
+def act_config(config: PolicyConfig, features: dict[str, PolicyFeature], **others: Any) -> ACTConfig:
+    """LeRobot's configuration of the policy that `config` describes.
+
+    Args:
+        features: of the dataset.
+        others: settings of LeRobot's that are none of `PolicyConfig`'s.
+
+    Raises:
+        UserError: the features do not suit.
+    """
+    ours = ("inputs", "backbone_weights")
+    settings = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in ours}
+    # LeRobot's default leaves ENV out, and the keypoints would enter as 0 to 512.
+    kinds = ("VISUAL", "STATE", "ENV", "ACTION")
+    return ACTConfig(
+        **settings,
+        input_features=choose_inputs(features, config.inputs),
+        output_features={ACTION: features[ACTION]},
+        normalization_mapping=dict.fromkeys(kinds, NormalizationMode.MEAN_STD),
+        pretrained_backbone_weights=None,  # else LeRobot downloads them whenever the checkpoint is opened
+        push_to_hub=False,
+        **others,
+    )
+
+
+def build_policy(
+    config: ACTConfig,
+    seed: int,
+    backbone_weights: Literal["auto", "imagenet", "none"],
+    trains_norms: bool | None = None,
+) -> tuple[ACTPolicy, str]:
+    """A policy to train.
+
+    Args:
+        config: LeRobot's.
+        seed: of its weights, and of everything that draws from the global generators from here on.
+        backbone_weights: see `PolicyConfig`.
+        trains_norms: of the policy that will be loaded into this one; None: there is none.
+
+    Returns:
+        the policy and, in words, what its ResNet begins with.
+    """
+    set_seed(seed)
+    policy = ACTPolicy(config)
+    if not config.image_features:
+        return policy, "none"
+    from_imagenet = trains_norms is None and load_imagenet(policy, backbone_weights)
+    if trains_norms is None:
+        trains_norms = not from_imagenet
+        origin = "of ImageNet" if from_imagenet else "from scratch"
+    else:
+        origin = "of the checkpoint"
+    if trains_norms:
+        train_batch_norms(policy)
+    return policy, f"{config.vision_backbone} {origin}, {'trained' if trains_norms else 'frozen'} batch norms"
+
+
+class Loss(nn.Module):
+    """The training loss of a policy: L1 of the actions that are no padding, plus the weighted divergence."""
+
+    def __init__(self, policy: ACTPolicy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(
+        self, batch: dict[str, torch.Tensor], num_valid: torch.Tensor, batch_size: int
+    ) -> torch.Tensor:
+        """The share of a batch, or of a piece of it, in the batch's loss.
+
+        Args:
+            batch: normalised, as from `act.frames.Frames.batch`.
+            num_valid: numbers in the whole batch's actions that are no padding.
+            batch_size: samples in the whole batch.
+
+        Returns:
+            loss, L1 and divergence (3,); those of all pieces add up to the batch's.
+        """
+        config = self.policy.config
+        if config.image_features:
+            batch = batch | {OBS_IMAGES: [batch[name] for name in config.image_features]}
+        actions, (mean, log_variance) = self.policy.model(batch)
+        errors = F.l1_loss(actions, batch[ACTION], reduction="none") * ~batch["action_is_pad"][..., None]
+        l1 = errors.sum() / num_valid
+        if mean is None:
+            divergence = torch.zeros_like(l1)
+        else:
+            each = -0.5 * (1 + log_variance - mean.pow(2) - log_variance.exp())
+            divergence = each.sum() / batch_size
+        return torch.stack([l1 + config.kl_weight * divergence, l1, divergence])
+
+
+def skip_attention_weights(policy: ACTPolicy) -> None:
+    """Let no attention layer return its weights, which keeps PyTorch from its fused attention."""
+
+    def without_weights(_module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
+        return args, kwargs | {"need_weights": False}
+
+    for module in policy.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            module.register_forward_pre_hook(without_weights, with_kwargs=True)
+
+
+def train_batch_norms(policy: ACTPolicy) -> None:
+    """Put real batch norms in the place of the ResNet's frozen ones, with their values."""
+    for parent in list(policy.model.backbone.modules()):
+        for name, frozen in parent.named_children():
+            if isinstance(frozen, FrozenBatchNorm2d):
+                norm = nn.BatchNorm2d(len(frozen.weight), eps=frozen.eps)
+                norm.load_state_dict(frozen.state_dict(), strict=False)
+                setattr(parent, name, norm.to(frozen.weight.device))
+
+
+def export(policy: ACTPolicy) -> ACTPolicy:
+    """The policy as LeRobot knows it, with frozen batch norms; a copy where it has others."""
+    if not any(isinstance(module, nn.BatchNorm2d) for module in policy.modules()):
+        return policy
+    exported = ACTPolicy(deepcopy(policy.config)).to(next(policy.parameters()).device)
+    weights = {k: v for k, v in policy.state_dict().items() if not k.endswith("num_batches_tracked")}
+    exported.load_state_dict(weights)
+    return exported.eval()
+
+
+def load_imagenet(policy: ACTPolicy, wanted: Literal["auto", "imagenet", "none"]) -> bool:
+    """Give the ResNet its ImageNet weights, from the disk or the network, if it is to have them.
+
+    Returns:
+        whether it has them now.
+
+    Raises:
+        UserError: they are wanted by name and cannot be had.
+    """
+    if wanted == "none" or not policy.config.image_features:
+        return False
+    url = get_model_weights(policy.config.vision_backbone)["IMAGENET1K_V1"].url
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    try:
+        if not file.exists():
+            _download(url, file)
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, URLError, RuntimeError) as error:
+        if wanted == "auto":
+            return False
+        raise UserError(f"{file}: not here, and {url} cannot be had: {error}") from None
+    weights = {name: weight for name, weight in weights.items() if not name.startswith("fc.")}
+    policy.model.backbone.load_state_dict(weights)
+    return True
+
+
+def _download(url: str, file: Path) -> None:
+    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
+        raise OSError("HF_HUB_OFFLINE asks for no network")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+    try:
+        hash_prefix = file.stem.rpartition("-")[2]
+        torch.hub.download_url_to_file(url, str(file), hash_prefix, progress=False)
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,161 @@
+"""How fast ACT trains here beside `lerobot-train`: the same policy, dataset, batch and machine.
+
+    python benchmarks/act_speed.py --dataset.root data/pusht_expert                  full size, pictures
+    python benchmarks/act_speed.py --config configs/act_pusht.yaml --dataset.root DIR  small, keypoints
+
+The configuration is one of train_act.py's, which translates it to LeRobot's terms; LeRobot has its own
+number of loader workers. They take turns, a process each; a rate is the median over the turns, in wall time,
+from the first update after the warm-up to the last. The third contestant is ours with what LeRobot does not
+offer: compiled, and on a GPU in bfloat16.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from accelerate import Accelerator
+from lerobot.scripts import lerobot_train
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is beside it, not above it
+
+import train_act
+from act.frames import open_dataset
+from common.config import parse
+from common.device import choose_device
+from common.errors import report_user_errors
+
+LEROBOT, OURS, TUNED = "lerobot-train", "ours", "ours, compiled"
+
+
+@dataclass(frozen=True)
+class Config(train_act.Config):
+    """train_act.py's settings, and what to measure."""
+
+    updates: int = 50  # measured in each turn
+    warm_up: int = 10  # updates before them; a compiled contestant compiles there
+    turns: int = 3  # of each contestant
+    workers: int = 4  # processes of LeRobot's loader, its default
+    only: str = ""  # measure this contestant once, and print its updates per second
+    json: Path = field(default=Path("logs/benchmarks/act_speed.json"))  # where to write the results
+
+
+class Stopwatch:
+    """Counts updates; asked before each, it says when enough are measured."""
+
+    def __init__(self, config: Config) -> None:
+        self.first, self.last = config.warm_up, config.warm_up + config.updates
+        self.updates, self.started, self.seconds = 0, 0.0, 0.0
+
+    def __call__(self) -> bool:
+        if self.updates in (self.first, self.last):
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            now = perf_counter()
+            self.seconds, self.started = now - self.started, now
+        self.updates += 1
+        return self.updates > self.last
+
+    def rate(self) -> float:
+        """Updates per second."""
+        return (self.last - self.first) / self.seconds
+
+
+class Enough(Exception):
+    """Ends a training of LeRobot's."""
+
+
+def measure_lerobot(config: Config, folder: Path) -> float:
+    stopwatch, update = Stopwatch(config), lerobot_train.update_policy
+
+    def timed(*args, **kwargs):
+        if stopwatch():
+            raise Enough
+        return update(*args, **kwargs)
+
+    lerobot_train.update_policy = timed
+    device = choose_device(config.device)
+    terms = train_act.in_lerobots_terms(config, open_dataset(config.dataset), device, folder / "lerobot")
+    terms.num_workers, terms.save_checkpoint = config.workers, False
+    with suppress(Enough):
+        lerobot_train.train(terms)
+    return stopwatch.rate()
+
+
+def measure_ours(config: Config, folder: Path) -> float:
+    trainer, _ = train_act.build_trainer(config, folder, None, Accelerator(cpu=config.device == "cpu"))
+    stopwatch = Stopwatch(config)
+    trainer.train(None, stopwatch)
+    return stopwatch.rate()
+
+
+def measure(config: Config) -> float:
+    """One contestant's updates per second, in this process."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    config = replace(config, steps=config.warm_up + config.updates + 1)
+    if config.only == TUNED:
+        on_gpu = choose_device(config.device).type == "cuda"
+        precision = "bf16" if on_gpu else config.optimizer.precision
+        config = replace(config, optimizer=replace(config.optimizer, compile=True, precision=precision))
+    else:
+        config = replace(config, optimizer=replace(config.optimizer, compile=False, precision="tf32"))
+    with tempfile.TemporaryDirectory() as folder:
+        contestant = measure_lerobot if config.only == LEROBOT else measure_ours
+        return contestant(config, Path(folder))
+
+
+def compete(config: Config) -> dict[str, list[float]]:
+    """Updates per second of each contestant in each turn, every one a process of its own."""
+    rates: dict[str, list[float]] = {name: [] for name in (LEROBOT, OURS, TUNED)}
+    for turn in range(config.turns):
+        for name, each in rates.items():
+            command = [sys.executable, *sys.argv, "--only", name]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ, check=True)
+            each.append(float(done.stdout.split()[-1]))
+            print(f"turn {turn + 1}: {name:<16}{each[-1]:9.2f} updates/s", flush=True)
+    return rates
+
+
+def report(config: Config, rates: dict[str, list[float]]) -> dict:
+    medians = {name: statistics.median(each) for name, each in rates.items()}
+    device = choose_device(config.device)
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
+        "cpus": os.cpu_count(),
+        "versions": {name: version(name) for name in ("lerobot", "torch", "accelerate")},
+        "batch_size": config.batch_size,
+        "updates_per_s": medians,
+        "ratios": {name: rate / medians[LEROBOT] for name, rate in medians.items()},
+        "turns": rates,
+    }
+
+
+@report_user_errors()
+def main() -> None:
+    config = parse(Config, None, "configs/act_pusht_image.yaml", description=__doc__)
+    if config.only:
+        print(measure(config))
+        return
+    numbers = report(config, compete(config))
+    print(f"\n{'':<18}{'updates/s':>11}{'samples/s':>12}{'ratio':>8}")
+    for name, rate in numbers["updates_per_s"].items():
+        print(f"{name:<18}{rate:11.2f}{rate * config.batch_size:12,.0f}{numbers['ratios'][name]:7.2f}x")
+    config.json.parent.mkdir(parents=True, exist_ok=True)
+    config.json.write_text(json.dumps(numbers, indent=2) + "\n")
+    print(f"\nwritten to {config.json}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Batches against LeRobot's own dataset, sampler, loader and preprocessor; and datasets that do not suit."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from accelerate.data_loader import prepare_data_loader
+from lerobot.configs.default import DatasetConfig as LeRobotDatasetConfig
+from lerobot.configs.train import TrainPipelineConfig
+from lerobot.datasets.factory import make_dataset as open_lerobots
+from lerobot.datasets.sampler import EpisodeAwareSampler
+from lerobot.policies import make_pre_post_processors
+from torch.utils.data import DataLoader
+
+from act.frames import DatasetConfig, Frames, Order, features_of, open_dataset
+from act.policy import PolicyConfig, act_config, choose_inputs
+from common.errors import UserError
+
+CHUNK = 7
+POLICY = PolicyConfig(chunk_size=CHUNK, n_action_steps=2)
+
+
+@pytest.fixture(scope="module")
+def datasets(make_dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("datasets")
+    return {
+        "state": make_dataset(folder / "state"),
+        "image": make_dataset(folder / "image", pictures=16),
+        "video": make_dataset(folder / "video", pictures=64, kind="video"),
+    }
+
+
+def open_ours(root, folder, **settings):
+    config = DatasetConfig(root=root, **settings)
+    meta = open_dataset(config)
+    terms = act_config(POLICY, features_of(meta), device="cpu")
+    pre, _ = make_pre_post_processors(terms, dataset_stats=meta.stats)
+    return Frames(meta, terms.input_features, CHUNK, pre, torch.device("cpu"), config, folder), pre, terms
+
+
+def lerobots_batches(root, pre, terms, epochs, batch_size, seed, episodes=None):
+    """As `lerobot_train.train` makes them."""
+    config = TrainPipelineConfig(
+        dataset=LeRobotDatasetConfig(
+            repo_id="local/x", root=str(root), episodes=episodes, video_backend="pyav"
+        ),
+        policy=terms,
+    )
+    dataset = open_lerobots(config)
+    sampler = EpisodeAwareSampler(
+        dataset.meta.episodes["dataset_from_index"],
+        dataset.meta.episodes["dataset_to_index"],
+        episode_indices_to_use=dataset.episodes,
+        shuffle=True,
+        seed=seed,
+        absolute_to_relative_idx=dataset.absolute_to_relative_idx,
+    )
+    loader = DataLoader(dataset, batch_size=batch_size, sampler=sampler)
+    for _ in range(epochs):
+        for batch in loader:
+            for camera in dataset.meta.camera_keys:
+                if batch[camera].dtype == torch.uint8:
+                    batch[camera] = batch[camera].to(torch.float32) / 255.0
+            yield pre(batch)
+
+
+@pytest.mark.parametrize(
+    "kind, settings",
+    [
+        ("state", {}),
+        ("state", {"episodes": 2}),
+        ("image", {}),
+        ("image", {"episodes": 2}),
+        ("image", {"memory_gb": 0.0}),
+        ("video", {}),
+    ],
+)
+def test_batches_are_lerobots(datasets, tmp_path, kind, settings):
+    frames, pre, terms = open_ours(datasets[kind], tmp_path, **settings)
+    episodes = list(range(settings["episodes"])) if "episodes" in settings else None
+    order = Order(frames.num_frames, 4, seed=3)
+    ours = [frames.batch(indices) for epoch in range(2) for indices in order.epoch(epoch)]
+    theirs = list(lerobots_batches(datasets[kind], pre, terms, 2, 4, 3, episodes))
+    assert len(ours) == len(theirs) and any(len(batch["action"]) < 4 for batch in ours)
+    for our, their in zip(ours, theirs, strict=True):
+        assert set(our) == {*terms.input_features, "action", "action_is_pad"}
+        for name, tensor in our.items():
+            assert tensor.dtype == their[name].dtype and torch.equal(tensor, their[name]), name
+
+
+def test_what_exceeds_the_memory_lies_in_a_file_without_a_name(datasets, tmp_path):
+    frames, *_ = open_ours(datasets["image"], tmp_path, memory_gb=0.0)
+    assert isinstance(frames.pictures["observation.image"], np.memmap)
+    assert frames.place() == "memory-mapped" and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("num_frames, start", [(26, 0), (26, 12), (24, 0), (5, 0)])
+def test_several_processes_share_an_epoch_as_accelerate_has_it(num_frames, start):
+    sampler = EpisodeAwareSampler([0], [num_frames], shuffle=True, seed=5)
+    for process in range(3):
+        loader = DataLoader(range(num_frames), batch_size=4, sampler=sampler)
+        theirs = prepare_data_loader(loader, num_processes=3, process_index=process, put_on_device=False)
+        sampler.load_state_dict({"epoch": 2, "start_index": start})
+        theirs.set_epoch(2)  # accelerate's own count overrules the sampler's
+        ours = Order(num_frames, 4, 5, 3, process).epoch(2, start)
+        assert [batch.tolist() for batch in ours] == [batch.tolist() for batch in theirs]
+
+
+def test_the_fingerprint_knows_every_number_and_picture(datasets, make_dataset, tmp_path):
+    prints = {kind: open_ours(root, tmp_path)[0].fingerprint for kind, root in datasets.items()}
+    again = open_ours(make_dataset(tmp_path / "again", pictures=16), tmp_path)[0].fingerprint
+    assert again == prints["image"] and len(set(prints.values())) == 3
+    assert open_ours(datasets["image"], tmp_path, episodes=2)[0].fingerprint not in prints.values()
+
+
+def test_an_image_policy_does_not_see_the_simulators_state(datasets):
+    features = features_of(open_dataset(DatasetConfig(root=datasets["image"])))
+    assert set(choose_inputs(features)) == {"observation.image", "observation.state"}
+    everything = ("observation.image", "observation.state", "observation.environment_state")
+    assert list(choose_inputs(features, everything)) == list(everything)
+
+
+def damage(root, tmp_path, how):
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    how(copy)
+    return copy
+
+
+def change_info(**changes):
+    def change(root):
+        file = root / "meta" / "info.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+    return change
+
+
+def truncate(pattern):
+    def cut(root):
+        (file, *_) = root.glob(pattern)
+        file.write_bytes(file.read_bytes()[:-100])
+
+    return cut
+
+
+@pytest.mark.parametrize(
+    "how, message",
+    [
+        (shutil.rmtree, "no such folder; collect_dataset.py"),
+        (lambda root: shutil.rmtree(root / "meta"), "not the folder of a LeRobot dataset"),
+        (lambda root: shutil.rmtree(root / "data"), "damaged"),
+        (lambda root: shutil.rmtree(root / "meta" / "episodes"), "cannot be opened"),
+        (truncate("data/*/*.parquet"), "damaged"),
+        (truncate("meta/episodes/*/*.parquet"), "cannot be opened"),
+        (change_info(total_frames=27), "hold 26 frames, its description says 27"),
+        (change_info(total_episodes=0, total_frames=0), "is empty"),
+        (change_info(fps=30), "has 30 frames per second, PushT has 10"),
+    ],
+)
+def test_a_damaged_dataset_is_refused(datasets, tmp_path, how, message):
+    with pytest.raises(UserError, match=message):
+        open_ours(damage(datasets["image"], tmp_path, how), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "shape, inputs, message",
+    [
+        ({"action_size": 3}, (), r"must be of shape \(2,\), PushT's, got \(3,\)"),
+        ({"keypoints": False}, (), "has no observation.environment_state, it has"),
+        ({}, ("observation.image", "observation.state"), "has no observation.image, it has"),
+        ({}, ("observation.environment_state",), "must have observation.state"),
+        ({}, ("observation.state", "action"), "ACT cannot look at action"),
+    ],
+)
+def test_a_dataset_without_what_the_policy_wants_is_refused(make_dataset, tmp_path, shape, inputs, message):
+    root = make_dataset(tmp_path / "dataset", **shape)
+    with pytest.raises(UserError, match=message):
+        choose_inputs(features_of(open_dataset(DatasetConfig(root=root))), inputs)

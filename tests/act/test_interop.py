@@ -1,0 +1,184 @@
+"""Our training beside `lerobot-train`: the same weights, and either goes on where the other stopped."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from lerobot.scripts import lerobot_eval, lerobot_train
+from safetensors.torch import load_file
+
+import evaluate
+import train_act
+from common.checkpoint import load_json
+
+# Within one epoch of the 26 frames: accelerate makes a resumed lerobot-train 0.6.1 draw from epoch 0.
+STEPS, HALF, BATCH = 6, 3, 4
+POLICY = {
+    "chunk_size": 7,
+    "n_action_steps": 3,
+    "dim_model": 16,
+    "n_heads": 2,
+    "dim_feedforward": 16,
+    "n_encoder_layers": 1,
+    "n_decoder_layers": 1,
+    "n_vae_encoder_layers": 1,
+    "latent_dim": 4,
+}
+NORMALIZATION = dict.fromkeys(("VISUAL", "STATE", "ENV", "ACTION"), "MEAN_STD")
+
+
+@pytest.fixture(scope="module")
+def datasets(make_dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("datasets")
+    return {
+        "state": make_dataset(folder / "state"),
+        "image": make_dataset(folder / "image", pictures=32, keypoints=False),
+    }
+
+
+def run_lerobot(*flags: str, main: Callable[[], None] = lerobot_train.train) -> None:
+    """Its command line, in this process."""
+    before, sys.argv = sys.argv, ["lerobot", *flags]
+    try:
+        main()
+    finally:
+        sys.argv = before
+
+
+def lerobot_trains(dataset: Path, output: Path, steps: int) -> Path:
+    run_lerobot(
+        f"--dataset.repo_id=local/{dataset.name}",
+        f"--dataset.root={dataset}",
+        "--policy.type=act",
+        "--policy.device=cpu",
+        "--policy.push_to_hub=false",
+        "--policy.pretrained_backbone_weights=null",
+        "--policy.optimizer_lr=1e-3",
+        "--policy.optimizer_lr_backbone=1e-4",
+        f"--policy.normalization_mapping={json.dumps(NORMALIZATION)}",
+        *(f"--policy.{name}={value}" for name, value in POLICY.items()),
+        f"--output_dir={output}",
+        f"--steps={steps}",
+        f"--batch_size={BATCH}",
+        "--num_workers=0",
+        "--seed=5",
+        "--env_eval_freq=0",
+        f"--save_freq={steps}",
+    )
+    return output / "checkpoints" / "last"
+
+
+def lerobot_goes_on(checkpoint: Path, steps: int) -> None:
+    file = checkpoint / "pretrained_model" / "train_config.json"
+    run_lerobot(f"--config_path={file}", "--resume=true", f"--steps={steps}", "--num_workers=0")
+
+
+def we_train(dataset: Path, logs: Path, steps: int, *flags: str) -> Path:
+    config = logs / "tiny.yaml"
+    logs.mkdir(exist_ok=True)
+    config.write_text(
+        json.dumps(
+            {
+                "device": "cpu",
+                "seed": 5,
+                "batch_size": BATCH,
+                "dataset": {"root": str(dataset)},
+                "policy": POLICY | {"backbone_weights": "none"},
+                "optimizer": {
+                    "lr": 1e-3,
+                    "lr_backbone": 1e-4,
+                    "schedule": "constant",
+                    "warmup_steps": 0,
+                    "ema": 0,
+                },
+                "training": {"eval_episodes": 1, "video_freq": 0},
+            }
+        )
+    )
+    flags = [*"--run-name run --logs".split(), str(logs), "--steps", str(steps), *flags]
+    assert train_act.main(["--config", str(config), *flags])
+    return logs / "run" / "checkpoints" / "last"
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return load_file(checkpoint / "pretrained_model" / "model.safetensors")
+
+
+def assert_close(ours: Path, theirs: Path) -> None:
+    """Up to the rounding of other kernels, far below what a step changes."""
+    ours, theirs = weights(ours), weights(theirs)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        if name.endswith("in_proj_bias"):
+            # The keys' bias changes no attention: its gradient is rounding, which Adam makes steps of.
+            third = len(tensor) // 3
+            tensor[third : 2 * third] = theirs[name][third : 2 * third]
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.fixture(scope="module")
+def theirs(datasets, tmp_path_factory) -> Path:
+    """What `lerobot-train` makes of the dataset without a stop."""
+    return lerobot_trains(datasets["state"], tmp_path_factory.mktemp("theirs") / "run", STEPS)
+
+
+def test_we_learn_what_lerobot_train_learns(datasets, theirs, tmp_path):
+    assert_close(we_train(datasets["state"], tmp_path, STEPS), theirs)
+
+
+def test_we_go_on_where_lerobot_train_stopped(datasets, theirs, tmp_path):
+    half = lerobot_trains(datasets["state"], tmp_path / "half", HALF)
+    before = weights(half)
+    ours = we_train(datasets["state"], tmp_path / "logs", STEPS, "--start-from", str(half), "--seed", "99")
+    assert_close(ours, theirs)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(before, weights(theirs), rtol=1e-4, atol=1e-5)
+
+
+def test_lerobot_train_goes_on_where_we_stopped_and_we_after_it(datasets, tmp_path):
+    theirs = lerobot_trains(datasets["state"], tmp_path / "theirs", HALF)
+    ours = we_train(datasets["state"], tmp_path, HALF)
+    for checkpoint in (ours, theirs):
+        lerobot_goes_on(checkpoint, STEPS - 1)
+        assert checkpoint.resolve().name == f"{STEPS - 1:06d}"
+    assert_close(ours, theirs)
+    again = we_train(datasets["state"], tmp_path, STEPS)
+    assert load_json(again / "training_state" / "training_step.json")["step"] == STEPS
+
+
+def test_lerobot_train_goes_on_with_schedule_average_and_batch_norms(datasets, tmp_path):
+    half = we_train(
+        datasets["image"], tmp_path, HALF, "--optimizer.ema", "0.9", "--optimizer.schedule", "cosine"
+    )
+    state = load_file(half / "training_state" / "trainer.safetensors")
+    assert any(name.startswith("norms.") for name in state), "the batch norms should have been trained"
+    lerobot_goes_on(half, STEPS)
+    assert half.resolve().name == f"{STEPS:06d}"
+    rates = load_json(half / "training_state" / "scheduler_state.json")["_last_lr"]
+    assert rates[0] < 1e-3
+
+
+def test_evaluate_and_lerobot_eval_play_either_and_agree(datasets, theirs, tmp_path):
+    ours = we_train(datasets["state"], tmp_path / "logs", 1, "--optimizer.ema", "0.9")
+    for name, checkpoint in (("ours", ours), ("theirs", theirs)):
+        numbers, output = tmp_path / f"{name}.json", tmp_path / name
+        flags = f"--policy {checkpoint.parent.parent} --env stock --episodes 1 --seed 1000 --output {output}"
+        evaluate.main([*flags.split(), "--json", str(numbers)])
+        run_lerobot(
+            f"--policy.path={checkpoint / 'pretrained_model'}",
+            "--policy.device=cpu",
+            "--env.type=pusht",
+            "--env.obs_type=environment_state_agent_pos",
+            "--eval.n_episodes=1",
+            "--eval.batch_size=1",
+            "--eval.use_async_envs=false",
+            "--seed=1000",
+            f"--output_dir={output / 'lerobot'}",
+            main=lerobot_eval.eval_main,
+        )
+        lerobots = load_json(output / "lerobot" / "eval_info.json")["overall"]
+        for key in ("pc_success", "avg_max_reward", "avg_sum_reward"):
+            assert load_json(numbers)[key] == pytest.approx(lerobots[key], rel=1e-3, abs=1e-3), (name, key)

@@ -1,0 +1,150 @@
+"""One update against the same written out with LeRobot's own parts; compiled and in pieces against plain."""
+
+import shutil
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+from lerobot.configs.default import DatasetConfig
+from lerobot.configs.train import TrainPipelineConfig
+from lerobot.configs.types import FeatureType, PolicyFeature
+from lerobot.optim.factory import make_optimizer_and_scheduler
+
+from act.learner import Learner, OptimizerConfig
+from act.policy import PolicyConfig, act_config, build_policy
+
+STEPS = 6
+PLAIN = OptimizerConfig(lr=1e-3, lr_backbone=1e-2, warmup_steps=2, ema=0.0, precision="float32")
+SIZES = {"dim_model": 16, "n_heads": 2, "dim_feedforward": 16, "n_encoder_layers": 1, "latent_dim": 4}
+FEATURES = {
+    "observation.state": PolicyFeature(FeatureType.STATE, (2,)),
+    "observation.environment_state": PolicyFeature(FeatureType.ENV, (16,)),
+    "observation.image": PolicyFeature(FeatureType.VISUAL, (3, 32, 32)),
+    "action": PolicyFeature(FeatureType.ACTION, (2,)),
+}
+
+
+def batches() -> list[dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        {
+            "observation.state": torch.randn(8, 2, generator=generator),
+            "observation.environment_state": torch.randn(8, 16, generator=generator),
+            "observation.image": torch.rand(8, 3, 32, 32, generator=generator),
+            "action": torch.randn(8, 5, 2, generator=generator),
+            "action_is_pad": torch.arange(5) >= torch.randint(1, 6, (8, 1), generator=generator),
+        }
+        for _ in range(STEPS)
+    ]
+
+
+def make_learner(
+    config: OptimizerConfig = PLAIN, image: bool = False, trains_norms: bool = False, **changes
+) -> Learner:
+    """Sees pictures, or else keypoints: a ResNet from scratch magnifies every rounding."""
+    inputs = ("observation.state", "observation.image" if image else "observation.environment_state")
+    policy_config = PolicyConfig(inputs, chunk_size=5, n_action_steps=2, **(SIZES | changes))
+    settings = {"optimizer_lr": config.lr, "optimizer_lr_backbone": config.lr_backbone}
+    terms = TrainPipelineConfig(
+        dataset=DatasetConfig(repo_id="x", video_backend="pyav"),
+        policy=act_config(policy_config, FEATURES, device="cpu", **settings),
+        steps=STEPS,
+        optimizer=config.lerobot_optimizer(),
+        scheduler=config.lerobot_scheduler(STEPS),
+    )
+    policy, _ = build_policy(terms.policy, 1, "none", trains_norms)
+    learner = Learner(policy, terms, config)
+    learner.terms = terms
+    return learner
+
+
+def assert_same_weights(ours, theirs, rtol=1e-4, atol=1e-5):
+    for (name, our), their in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+        if not name.endswith("in_proj_bias"):  # a third of it has a gradient of rounding only
+            torch.testing.assert_close(our, their, rtol=rtol, atol=atol, msg=name)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_updates_are_lerobots(schedule):
+    learner = make_learner(replace(PLAIN, schedule=schedule))
+    policy = deepcopy(learner.policy)
+    optimizer, scheduler = make_optimizer_and_scheduler(learner.terms, policy)
+    for batch in batches():
+        torch.manual_seed(3)
+        metrics = learner.update(batch)
+        torch.manual_seed(3)
+        loss, _ = policy.forward(batch)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 10.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+        assert metrics[0].item() == pytest.approx(loss.item(), rel=1e-4)
+        assert metrics[3].item() == pytest.approx(norm.item(), rel=1e-3)
+        rates = [[group["lr"] for group in each.param_groups] for each in (optimizer, learner.optimizer)]
+        assert rates[0] == rates[1]
+    assert_same_weights(learner.policy, policy)
+
+
+@pytest.mark.parametrize("changes", [{"pieces": 3}, {"compile": True}])
+def test_pieces_and_compilation_change_no_update(changes, monkeypatch):
+    if "compile" in changes and not shutil.which("g++"):
+        pytest.skip("torch.compile needs a C++ compiler")
+    # Each draws its randomness in another order.
+    monkeypatch.setattr(torch, "randn_like", lambda tensor: 0.0 * tensor)
+    policy = {"dropout": 0.0, "n_vae_encoder_layers": 1}
+    learners = [make_learner(config, **policy) for config in (PLAIN, replace(PLAIN, **changes))]
+    for batch in batches()[:3]:
+        metrics = [learner.update(batch) for learner in learners]
+        torch.testing.assert_close(*metrics, rtol=1e-3, atol=1e-5)
+    assert_same_weights(*(learner.policy for learner in learners), rtol=1e-3, atol=1e-4)
+
+
+def test_bfloat16_is_near_and_not_the_same():
+    losses = [make_learner(replace(PLAIN, precision=p)).update(batches()[0])[0] for p in ("float32", "bf16")]
+    assert losses[0] != losses[1] and losses[1].dtype == torch.float32
+    torch.testing.assert_close(*losses, rtol=0.05, atol=0.0)
+
+
+def test_the_average_follows_the_weights():
+    learner = make_learner(replace(PLAIN, ema=0.5), image=True, trains_norms=True)
+    expected = {name: p.detach().clone() for name, p in learner.policy.named_parameters()}
+    for step, batch in enumerate(batches(), 1):
+        learner.update(batch)
+        decay = min(0.5, (1 + step) / (10 + step))
+        for name, parameter in learner.policy.named_parameters():
+            expected[name] = decay * expected[name] + (1 - decay) * parameter.detach()
+    for name, average in learner.averaged.named_parameters():
+        torch.testing.assert_close(average, expected[name], rtol=1e-5, atol=1e-7, msg=name)
+    buffers = dict(learner.policy.named_buffers())
+    assert all(torch.equal(average, buffers[name]) for name, average in learner.averaged.named_buffers())
+    assert not learner.averaged.training and learner.policy.training
+
+
+@pytest.mark.parametrize("trains_norms", [False, True])
+def test_moments_come_back(trains_norms):
+    learner, other = (make_learner(image=True, trains_norms=trains_norms) for _ in range(2))
+    for batch in batches()[:3]:
+        learner.update(batch)
+    lerobot, norms = deepcopy(learner.moments())
+    assert bool(norms) == trains_norms
+    frozen = make_learner(image=True)
+    theirs = [p.shape for group in frozen.policy.get_optim_params() for p in group["params"]]
+    assert [moments["exp_avg"].shape for moments in lerobot["state"].values()] == theirs
+    other.policy.load_state_dict(learner.policy.state_dict())
+    other.load_moments(lerobot, norms)
+    other.continue_at(learner.step)
+    for batch in batches()[3:]:
+        for each in (learner, other):
+            torch.manual_seed(4)
+            each.update(batch)
+    for ours, theirs in zip(learner.policy.parameters(), other.policy.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_moments_of_another_policy_are_refused():
+    lerobot, norms = make_learner().moments()
+    lerobot["state"] = {0: {}}
+    with pytest.raises(ValueError, match="moments of 1 tensors, not of"):
+        make_learner().load_moments(lerobot, norms)

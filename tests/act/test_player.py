@@ -1,0 +1,152 @@
+"""ACT in many slots against LeRobot's policy in one environment at a time, and against `lerobot-eval`."""
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from lerobot.configs.types import FeatureType, PolicyFeature
+from lerobot.envs.configs import PushtEnv
+from lerobot.envs.factory import make_env
+from lerobot.policies import make_pre_post_processors
+from lerobot.processor import PolicyProcessorPipeline
+from lerobot.scripts.lerobot_eval import eval_policy
+
+from act.player import ACTPlayer, lerobot_observation, load_player
+from act.policy import PolicyConfig, act_config, build_policy
+from common.errors import UserError
+from envs.rollout import rollout
+from envs.summary import summarize
+from envs.vector import PushTVectorEnv
+
+STATE, KEYPOINTS, IMAGE = (f"observation.{name}" for name in ("state", "environment_state", "image"))
+FEATURES = {
+    STATE: PolicyFeature(FeatureType.STATE, (2,)),
+    KEYPOINTS: PolicyFeature(FeatureType.ENV, (16,)),
+    IMAGE: PolicyFeature(FeatureType.VISUAL, (3, 96, 96)),
+    "action": PolicyFeature(FeatureType.ACTION, (2,)),
+}
+STATS = {
+    STATE: {"mean": torch.full((2,), 250.0), "std": torch.full((2,), 100.0)},
+    KEYPOINTS: {"mean": torch.full((16,), 250.0), "std": torch.full((16,), 90.0)},
+    IMAGE: {"mean": torch.full((3, 1, 1), 0.9), "std": torch.full((3, 1, 1), 0.2)},
+    "action": {"mean": torch.full((2,), 250.0), "std": torch.full((2,), 60.0)},
+}
+SIZES = {"dim_model": 16, "n_heads": 2, "dim_feedforward": 16, "n_encoder_layers": 1, "latent_dim": 4}
+
+
+def make(folder=None, inputs=(STATE, KEYPOINTS), features=FEATURES, n_action_steps=3, **changes):
+    """A policy of random weights and its processors, saved to a folder if one is given."""
+    config = PolicyConfig(inputs, chunk_size=6, n_action_steps=n_action_steps, **(SIZES | changes))
+    terms = act_config(config, features, device="cpu")
+    policy, _ = build_policy(terms, 1, "none", trains_norms=False)
+    processors = make_pre_post_processors(terms, dataset_stats=STATS)
+    if folder:
+        for part in (policy, *processors):
+            part.save_pretrained(folder)
+    return policy.eval(), *processors
+
+
+def observations(steps=8, num_slots=5, seed=0):
+    rng = np.random.default_rng(seed)
+    for _ in range(steps):
+        yield {
+            "agent_pos": rng.uniform(0, 512, (num_slots, 2)),
+            "keypoints": rng.uniform(0, 512, (num_slots, 8, 2)),
+        }
+
+
+@pytest.mark.parametrize("coeff", [None, 0.01])
+def test_slots_play_as_lerobots_policy_does_alone(coeff):
+    n_action_steps = 3 if coeff is None else 1
+    parts = make(n_action_steps=n_action_steps, temporal_ensemble_coeff=coeff)
+    player = ACTPlayer(*deepcopy(parts))
+    policy, pre, post = parts
+    alone = [deepcopy(policy) for _ in range(5)]
+    begins = {0: range(5), 2: [1], 4: [0, 3]}
+    for step, raw in enumerate(observations()):
+        player.reset(np.array(begins.get(step, []), int))
+        for slot in begins.get(step, []):
+            alone[slot].reset()
+        targets = player.act(raw)
+        for slot in range(5):
+            one = {name: values[slot : slot + 1] for name, values in raw.items()}
+            theirs = post(alone[slot].select_action(pre(lerobot_observation(one, policy))))
+            np.testing.assert_allclose(targets[slot], np.clip(theirs[0], 0.0, 512.0), rtol=0, atol=1e-2)
+
+
+def test_n_action_steps_can_be_chosen():
+    policy, pre, post = make()
+    raws = list(observations(steps=6))
+    for n in (1, 2, 6):
+        player = ACTPlayer(policy, pre, post, n_action_steps=n)
+        assert player.n_action_steps == n
+        player.reset(np.arange(5))
+        targets = np.stack([player.act(raw) for raw in raws])
+        for step in range(6):
+            seen = lerobot_observation(raws[step - step % n], policy)
+            chunk = policy.predict_action_chunk(pre(seen))
+            theirs = post(chunk[:, step % n]).numpy()
+            np.testing.assert_allclose(targets[step], np.clip(theirs, 0.0, 512.0), rtol=0, atol=1e-2)
+
+
+def test_an_episode_is_the_same_whatever_plays_beside_it():
+    player = ACTPlayer(*make())
+    together = {
+        e.seed: e for e in rollout(PushTVectorEnv(player.rows + 3, max_episode_steps=9), player, range(40))
+    }
+    for seed in (0, 34, 39):
+        (alone,) = rollout(PushTVectorEnv(1, max_episode_steps=9), player, [seed])
+        assert np.array_equal(alone.actions, together[seed].actions)
+
+
+@pytest.mark.parametrize("inputs", [(STATE, KEYPOINTS), (STATE, IMAGE)])
+def test_success_and_rewards_are_lerobot_evals(tmp_path, inputs):
+    make(tmp_path, inputs)
+    player = load_player(tmp_path)
+    assert player.pixels == (96 if IMAGE in inputs else 0)
+    seeds = range(1000, 1003)
+    env = PushTVectorEnv(3, "stock", pixels=player.pixels, max_episode_steps=20)
+    ours = summarize(sorted(rollout(env, player, seeds), key=lambda episode: episode.seed))
+
+    policy, pre, post = make(inputs=inputs)
+    obs_type = "pixels_agent_pos" if IMAGE in inputs else "environment_state_agent_pos"
+    envs = make_env(PushtEnv(obs_type=obs_type, episode_length=20), n_envs=3, use_async_envs=False)
+    identity = PolicyProcessorPipeline(steps=[])
+    theirs = eval_policy(
+        envs["pusht"][0], policy, identity, identity, pre, post, n_episodes=3, start_seed=1000
+    )
+    for name, value in theirs["aggregated"].items():
+        if name in ours:
+            assert ours[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
+    assert ours["avg_max_reward"] > 0.0
+
+
+@pytest.mark.parametrize(
+    "features, inputs, message",
+    [
+        (
+            {"observation.state": PolicyFeature(FeatureType.STATE, (7,))},
+            (STATE, KEYPOINTS),
+            r"state \(7,\), which",
+        ),
+        (
+            {"observation.side": FEATURES[IMAGE]},
+            (STATE, IMAGE, "observation.side"),
+            "2 cameras, PushT has one",
+        ),
+        (
+            {"action": PolicyFeature(FeatureType.ACTION, (3,))},
+            (STATE, KEYPOINTS),
+            r"actions are of shape \(3,\)",
+        ),
+    ],
+)
+def test_a_policy_for_another_robot_is_refused(features, inputs, message):
+    with pytest.raises(UserError, match=message):
+        ACTPlayer(*make(inputs=inputs, features=FEATURES | features))
+
+
+def test_more_steps_than_a_chunk_are_refused():
+    with pytest.raises(UserError, match="n_action_steps must be from 1 to 6, its chunk_size, got 7"):
+        ACTPlayer(*make(), n_action_steps=7)

@@ -1,0 +1,314 @@
+"""ACT training from the command line: stopped, killed, misused. Networks too small to learn."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import evaluate
+import train_act
+from common.checkpoint import load_json, load_tensors
+from common.run import only_process_in
+
+ROOT = Path(train_act.__file__).parent
+TINY = """
+steps: 24
+batch_size: 4
+device: cpu
+threads: 1
+policy:
+  chunk_size: 7
+  n_action_steps: 3
+  dim_model: 16
+  n_heads: 2
+  dim_feedforward: 16
+  n_encoder_layers: 1
+  n_vae_encoder_layers: 1
+  latent_dim: 4
+  backbone_weights: none
+optimizer: {lr: 1.0e-3, warmup_steps: 4, ema: 0.9}
+training: {log_freq: 5, eval_freq: 8, save_freq: 10, eval_episodes: 2, video_freq: 24}
+"""
+
+
+@pytest.fixture(scope="module")
+def dataset(make_dataset, tmp_path_factory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("datasets") / "state")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("configs") / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+def command_line(tiny: Path, dataset: Path, logs: Path, *flags: str) -> list[str]:
+    return [
+        *("--config", str(tiny), "--dataset.root", str(dataset), "--logs", str(logs), "--run-name", "run"),
+        *flags,
+    ]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny, dataset, tmp_path_factory) -> Path:
+    """The folder of a run that nothing disturbed."""
+    logs = tmp_path_factory.mktemp("uninterrupted")
+    assert train_act.main(command_line(tiny, dataset, logs))
+    return logs / "run"
+
+
+@pytest.fixture
+def train(tiny, dataset, tmp_path) -> Callable[..., bool]:
+    """Trains in `tmp_path/run`, in this process."""
+    return lambda *flags: train_act.main(command_line(tiny, dataset, tmp_path, *flags))
+
+
+@pytest.fixture
+def refused(train, capfd) -> Callable[..., str]:
+    """Trains, expects to be refused as a person should be, and returns the sentence."""
+
+    def refused(*flags: str) -> str:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            train(*flags)
+        assert stopped.value.code == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+        return line.removeprefix("error: ")
+
+    return refused
+
+
+def contents(run: Path, checkpoint: str = "last") -> dict[str, Any]:
+    """Everything that a checkpoint holds and that does not name its folder; fails where it is not whole."""
+    folder = run / "checkpoints" / checkpoint
+    parts = {"evaluation": load_json(folder / "evaluation.json")}
+    for file in [*(folder / "pretrained_model").iterdir(), *(folder / "training_state").iterdir()]:
+        if file.name != "train_config.json":
+            parts[file.name] = (load_json if file.suffix == ".json" else load_tensors)(file)
+    assert {"model.safetensors", "optimizer_state.safetensors", "trainer.json"} <= parts.keys()
+    return parts
+
+
+def assert_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, part in ours.items():
+        if name.endswith(".safetensors"):
+            assert part.keys() == theirs[name].keys()
+            # Python's and NumPy's generators belong to the process.
+            keys = [key for key in part if not key.startswith(("py_", "np_"))]
+            assert all(torch.equal(part[key], theirs[name][key]) for key in keys), name
+        else:
+            assert part == theirs[name], name
+
+
+def metrics(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if not k.startswith("Throughput/")} for row in rows]
+
+
+def test_a_run_leaves_what_it_should(uninterrupted):
+    checkpoints = uninterrupted / "checkpoints"
+    assert (checkpoints / "last").resolve().name == "step_00000024"
+    kept = {folder.name for folder in checkpoints.iterdir() if not folder.is_symlink()}
+    best = (checkpoints / "best").resolve().name
+    assert kept == {"step_00000010", "step_00000020", "step_00000024", best}
+    assert (checkpoints / "last" / "training_state").is_dir()
+    assert not (checkpoints / "step_00000010" / "training_state").exists()
+    rows = metrics(uninterrupted)
+    assert [int(row["step"]) for row in rows if row["Loss/l1"]] == [5, 10, 15, 20, 24]
+    assert [int(row["step"]) for row in rows if row["Eval/success_rate"]] == [8, 16, 24]
+    assert all(float(row["Loss/gradient_norm"]) > 0 for row in rows if row["Loss/l1"])
+
+
+def test_best_is_by_success_then_by_coverage(train, tmp_path, monkeypatch):
+    results = {8: (0.5, 0.6), 16: (0.5, 0.7), 24: (0.4, 0.9)}
+    calls = iter(results.values())
+
+    def summary(_evaluation, _policy):
+        success, coverage = next(calls)
+        numbers = ["mean_steps_to_success", "avg_sum_reward", "action_step_mean", "action_step_p99"]
+        return {"success_rate": success, "mean_max_coverage": coverage} | dict.fromkeys(numbers, 1.0)
+
+    monkeypatch.setattr(train_act.Evaluation, "summary", summary)
+    train()
+    assert (tmp_path / "run" / "checkpoints" / "best").resolve().name == "step_00000016"
+
+
+def test_saved_policy_is_the_average_and_not_the_weights(uninterrupted):
+    parts = contents(uninterrupted)
+    average = parts["model.safetensors"]["model.action_head.weight"]
+    weights = parts["trainer.safetensors"]["weights.model.action_head.weight"]
+    assert not torch.equal(average, weights)
+    torch.testing.assert_close(average, weights, rtol=0.0, atol=0.1)
+
+
+@pytest.mark.parametrize("stops", [[1], [3, 7, 8, 19]])
+def test_stopped_and_resumed_is_the_same_training(train, tmp_path, monkeypatch, uninterrupted, stops):
+    learn, steps = train_act.Trainer._learn, count(1)
+
+    def learn_and_signal(trainer):
+        learn(trainer)
+        if next(steps) in stops:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(train_act.Trainer, "_learn", learn_and_signal)
+    assert [train() for _ in stops] == [False] * len(stops)
+    assert train()
+    assert_same(contents(tmp_path / "run"), contents(uninterrupted))
+    assert metrics(tmp_path / "run") == metrics(uninterrupted)
+
+
+def test_killed_ten_times_it_ends_with_the_same_weights(tiny, dataset, tmp_path, monkeypatch, uninterrupted):
+    """Each child dies inside a step, by SIGKILL, two steps further than the one before."""
+    logs = tmp_path / "logs"
+    # Checkpoints at every other step, so that each child gets a little further.
+    config = tmp_path / "often.yaml"
+    config.write_text(TINY.replace("save_freq: 10", "save_freq: 2"))
+    script = (
+        "import os, sys, train_act\n"
+        "learn, stop_at = train_act.Trainer._learn, int(sys.argv.pop(1))\n"
+        "def learn_or_die(trainer):\n"
+        "    learn(trainer)\n"
+        "    if trainer.step == stop_at: os.kill(os.getpid(), 9)\n"
+        "train_act.Trainer._learn = learn_or_die\n"
+        "while stop_at:\n"
+        "    child = os.fork()\n"
+        "    if child == 0: train_act.main(); os._exit(0)\n"
+        "    status = os.waitpid(child, 0)[1]\n"
+        "    assert status == (9 if stop_at < 24 else 0), status\n"
+        "    stop_at = stop_at + 2 if stop_at < 24 else 0\n"
+    )
+    command = [sys.executable, "-c", script, "5", *command_line(config, dataset, logs)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
+    ours, theirs = contents(logs / "run"), contents(uninterrupted)
+    for parts in (ours, theirs):
+        del parts["trainer.json"]["kept"]
+    assert_same(ours, theirs)
+
+
+def test_a_finished_training_trains_on(train, tmp_path, uninterrupted):
+    """To a larger number of steps; with a constant learning rate as if that had been asked for at once."""
+    constant = ("--optimizer.schedule", "constant")
+    assert train(*constant, "--steps", "11") and train(*constant)
+    trained_on = contents(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    assert train(*constant)
+    at_once = contents(tmp_path / "run")
+    for parts in (trained_on, at_once):  # the shorter one was evaluated, and so saved, at its end too
+        del parts["trainer.json"], parts["evaluation"]
+    assert_same(trained_on, at_once)
+
+
+def test_a_run_goes_on_only_as_it_was(train, refused, make_dataset, tmp_path):
+    train("--steps", "4")
+    assert "was trained with another configuration (batch_size: 4 -> 8)" in refused("--batch-size", "8")
+    other = make_dataset(tmp_path / "other", lengths=(9, 5, 11))
+    assert "trained on another dataset" in refused("--dataset.root", str(other))
+    with only_process_in(tmp_path / "run"):
+        assert "another process is training there" in refused()
+    train("--no-resume", "--steps", "4")
+    assert (tmp_path / "run_2" / "checkpoints" / "last").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (("--dataset.root", "nowhere"), "nowhere: no such folder; collect_dataset.py records one"),
+        (
+            ("--policy.inputs", "observation.image", "observation.state"),
+            "the dataset has no observation.image",
+        ),
+        (("--policy.n-action-steps", "8"), "policy.n_action_steps must be at most chunk_size, 7, got 8"),
+        (("--dataset.episodes", "4"), "dataset.episodes must be at most 3, all of"),
+        (("--start-from", "nowhere"), "no training to go on from"),
+        (("--steps", "0"), "steps must be at least 1, got 0"),
+        (("--optimizer.lr", "1e30"), "is not finite after"),
+    ],
+)
+def test_bad_input_is_a_sentence(refused, flags, message):
+    assert message in refused(*flags)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer_state.safetensors", "trainer.safetensors"])
+def test_a_damaged_checkpoint_is_a_sentence(train, refused, tmp_path, name):
+    train("--steps", "2")
+    (file,) = (tmp_path / "run" / "checkpoints" / "last").glob(f"*/{name}")
+    file.write_bytes(file.read_bytes()[:-50])
+    message = refused()
+    assert str(tmp_path / "run" / "checkpoints" / "last") in message and "deserializing" in message
+
+
+def test_chunks_longer_than_every_episode_are_worth_a_warning(train, capfd):
+    train("--steps", "1", "--policy.chunk-size", "13")
+    warning = (
+        "warning: policy.chunk_size 13 is longer than every episode (the longest has 12 frames, the mean 8.7"
+    )
+    assert warning in capfd.readouterr().err
+
+
+def test_the_start_up_table_says_what_is_trained(train, capfd):
+    train("--steps", "1")
+    said = capfd.readouterr().out
+    for word in (
+        "3 episodes, 26 frames, 10 fps",
+        "observation.environment_state (16,)",
+        "5 to 12 frames",
+        "run ",
+    ):
+        assert word in said
+
+
+def test_evaluate_plays_the_run(uninterrupted, tmp_path):
+    numbers = tmp_path / "numbers.json"
+    flags = f"--policy {uninterrupted} --episodes 3 --output {tmp_path} --json {numbers}"
+    evaluate.main(flags.split())
+    assert json.loads(numbers.read_text())["n_action_steps"] == 3
+    evaluate.main([*flags.split(), "--n-action-steps", "1", "--temporal-ensemble-coeff", "0.01"])
+    written = json.loads(numbers.read_text())
+    assert (written["n_action_steps"], written["temporal_ensemble_coeff"]) == (1, 0.01)
+
+
+def test_pictures_train_real_batch_norms_and_play(make_dataset, tmp_path, tiny):
+    root = make_dataset(tmp_path / "pictures", lengths=(4, 3), pictures=96, keypoints=False)
+    flags = ["--steps", "2", "--training.eval-episodes", "1", "--policy.n-action-steps", "7"]
+    train_act.main(command_line(tiny, root, tmp_path, *flags))
+    parts = contents(tmp_path / "run")
+    assert parts["trainer.json"]["trains_batch_norms"]
+    assert parts["config.json"]["input_features"].keys() == {"observation.image", "observation.state"}
+    train_act.main(command_line(tiny, root, tmp_path, *flags[2:], "--steps", "3"))
+    assert contents(tmp_path / "run")["training_step.json"]["step"] == 3
+
+
+def test_two_processes_learn_what_one_learns_of_their_batches(dataset, tmp_path):
+    """Batches of 2 and 2 beside batches of 4; without padding, which the halves share unevenly."""
+    flags = (
+        f"--dataset.root {dataset} --run-name run --steps 3 --policy.chunk-size 1 --policy.n-action-steps 1"
+    )
+    flags += " --policy.dropout 0 --policy.no-use-vae"
+    configs = {}
+    for processes in (1, 2):  # torchrun would take --logs for a flag of its own
+        configs[processes] = tmp_path / f"{processes}.yaml"
+        configs[processes].write_text(f"logs: {tmp_path / str(processes)}\n{TINY}")
+    train_act.main(["--config", str(configs[1]), *flags.split()])
+    launch = f"-m torch.distributed.run --nproc_per_node 2 train_act.py --config {configs[2]} --batch-size 2"
+    command = [sys.executable, *launch.split(), *flags.split()]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
+
+    one, two = (contents(tmp_path / str(processes) / "run") for processes in (1, 2))
+    assert two["training_step.json"] == {"step": 3, "num_processes": 2, "batch_size": 2}
+    for name, weight in two["model.safetensors"].items():
+        if not name.endswith("in_proj_bias"):  # a third of it has a gradient of rounding only
+            torch.testing.assert_close(weight, one["model.safetensors"][name], rtol=1e-4, atol=1e-5, msg=name)

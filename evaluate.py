@@ -120,7 +120,7 @@ def table(numbers: dict[str, Any]) -> str:
         "max reward": value("avg_max_reward", ".3f"),
         "sum of rewards": value("avg_sum_reward", ".1f"),
         "target moves": f"{moves} px per step, 99th percentile {most}",
-        "looks every": f"{numbers['n_action_steps']} steps",
+        "decides every": f"{numbers['n_action_steps']} step{'s' * (numbers['n_action_steps'] > 1)}",
         "wall time": f"{numbers['wall_s']:.1f} s",
     }
     return "\n".join(f"  {name:<18}{text}" for name, text in rows.items())

@@ -121,7 +121,7 @@ def uninterrupted(tmp_path_factory) -> tuple[Path, Rows]:
 @pytest.fixture(autouse=True)
 def no_flush(monkeypatch):
     """A test pulls no plug, and waiting for the disk would be most of its time."""
-    monkeypatch.setattr(checkpoint, "_flush", lambda path: None)
+    monkeypatch.setattr(checkpoint, "flush", lambda path: None)
 
 
 def assert_same_run(folder: Path, other: Path) -> None:

@@ -32,7 +32,7 @@ from common.config import config_path, parse, to_dict
 from common.device import choose_device
 from common.errors import report_user_errors
 from common.logger import Logger
-from common.run import StopRequest, choose_folder, command_line, only_process_in, open_folder
+from common.run import StopRequest, choose_folder, command_line, only_process_in, open_folder, same_command
 from envs.evaluation import Evaluation
 
 DEFAULT_CONFIG = Path("configs/act_pusht.yaml")
@@ -229,9 +229,7 @@ def main(argv: list[str] | None = None) -> bool:
 
 def report(config: Config, folder: Path, trainer: Trainer, finished: bool) -> None:
     """Say how it ended and how to go on, and publish what is to be published."""
-    again = (
-        "the same command" if config.resume else f"the same command with --run-name {folder.name} --resume"
-    )
+    again = same_command(folder, config.resume)
     if not finished:
         print(f"stopped at {trainer.step:,} steps, saved. To go on: {again}")
         return

@@ -17,7 +17,7 @@ from common.config import config_path, parse, to_dict
 from common.device import choose_device
 from common.errors import report_user_errors
 from common.logger import Logger
-from common.run import StopRequest, choose_folder, command_line, only_process_in, open_folder
+from common.run import StopRequest, choose_folder, command_line, only_process_in, open_folder, same_command
 from common.seeding import split_seed
 from envs.actions import ActionDecoder
 from envs.evaluation import Evaluation
@@ -160,9 +160,7 @@ def main(argv: list[str] | None = None) -> bool:
         with Logger(folder, trainer.env_steps, config.wandb_project, to_dict(config)) as logger:
             finished = trainer.train(logger, stop)
 
-    again = (
-        "the same command" if config.resume else f"the same command with --run-name {folder.name} --resume"
-    )
+    again = same_command(folder, config.resume)
     if finished:
         print(f"finished. Play it: python evaluate.py --policy {folder} --record")
         print(

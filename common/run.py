@@ -63,6 +63,11 @@ def open_folder(folder: Path, config: Any, command: str, may_change: Sequence[st
     return last if last.exists() else None
 
 
+def same_command(folder: Path, resume: bool) -> str:
+    """How a person goes on with the run in `folder`, which was started with or without `--resume`."""
+    return "the same command" if resume else f"the same command with --run-name {folder.name} --resume"
+
+
 @contextmanager
 def only_process_in(folder: Path, doing: str = "training") -> Iterator[None]:
     """Create the folder if need be and hold it for this process.

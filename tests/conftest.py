@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.runs import sentence
+
 torch.set_num_threads(1)
 
 
@@ -63,3 +65,17 @@ def make_dataset() -> Callable[..., Path]:
         return root
 
     return make_dataset
+
+
+@pytest.fixture
+def refused(train, capfd) -> Callable[..., str]:
+    """Trains, expects to be refused as a person should be, and returns the sentence."""
+
+    def refused(*flags: str) -> str:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            train(*flags)
+        assert stopped.value.code == 2
+        return sentence(capfd.readouterr().err)
+
+    return refused

@@ -1,6 +1,5 @@
 """ACT training from the command line: stopped, killed, misused. Networks too small to learn."""
 
-import csv
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ import evaluate
 import train_act
 from common.checkpoint import load_json, load_tensors
 from common.run import only_process_in
+from tests.runs import metrics
 
 ROOT = Path(train_act.__file__).parent
 TINY = """
@@ -74,22 +74,6 @@ def train(tiny, dataset, tmp_path) -> Callable[..., bool]:
     return lambda *flags: train_act.main(command_line(tiny, dataset, tmp_path, *flags))
 
 
-@pytest.fixture
-def refused(train, capfd) -> Callable[..., str]:
-    """Trains, expects to be refused as a person should be, and returns the sentence."""
-
-    def refused(*flags: str) -> str:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            train(*flags)
-        assert stopped.value.code == 2
-        (line,) = capfd.readouterr().err.splitlines()
-        assert line.startswith("error: ")
-        return line.removeprefix("error: ")
-
-    return refused
-
-
 def contents(run: Path, checkpoint: str = "last") -> dict[str, Any]:
     """Everything that a checkpoint holds and that does not name its folder; fails where it is not whole."""
     folder = run / "checkpoints" / checkpoint
@@ -111,12 +95,6 @@ def assert_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
             assert all(torch.equal(part[key], theirs[name][key]) for key in keys), name
         else:
             assert part == theirs[name], name
-
-
-def metrics(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [{k: v for k, v in row.items() if not k.startswith("Throughput/")} for row in rows]
 
 
 def test_a_run_leaves_what_it_should(uninterrupted):

@@ -1,0 +1,129 @@
+"""Training from the command line: stopped, killed, diverging, on a full disk; and started again."""
+
+import os
+import signal
+from itertools import count
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pytest
+import torch
+
+import train_sac
+from common.checkpoint import load_json, load_tensors, save_tensors
+from envs.wrappers import TrainingEnv
+from tests.runs import sentence
+from tests.train_sac.runs import MORE, assert_same, assert_same_run, command_line, contents, start
+
+
+def test_signals_stop_it_and_the_same_command_goes_on(uninterrupted, train, tmp_path, monkeypatch, capsys):
+    """Before learning begins, in an evaluation's step, in between and in the last step: bit for bit."""
+    step, steps = TrainingEnv.step, count(1)
+    signals = {
+        14: signal.SIGINT,
+        200: signal.SIGTERM,
+        294: signal.SIGTERM,
+        402: signal.SIGINT,
+        600: signal.SIGINT,
+    }
+
+    def step_and_be_stopped(env, actions):
+        if number := signals.get(next(steps)):
+            os.kill(os.getpid(), number)
+        return step(env, actions)
+
+    monkeypatch.setattr(TrainingEnv, "step", step_and_be_stopped)
+    for stop in list(signals)[:-1]:
+        train()
+        assert f"stopped at {2 * stop:,} env steps, saved" in capsys.readouterr().out
+    train()
+    output = capsys.readouterr().out
+    assert "going on from" in output and "at 804 env steps" in output and "finished" in output
+    assert_same_run(tmp_path / "run", uninterrupted)
+
+
+def test_a_finished_run_goes_on_with_more_steps(uninterrupted, train, tmp_path):
+    train("--total-env-steps", "800")
+    train("--total-env-steps", "800")  # nothing left to do, nothing changes
+    assert contents(tmp_path / "run")["counters"]["env_steps"] == 800
+    train()
+    assert_same_run(tmp_path / "run", uninterrupted)
+
+
+def test_kill_9_at_random_moments(tiny, tmp_path):
+    """A real process, killed in training, evaluation and saving, is always able to go on."""
+    run = tmp_path / "run"
+    often = ("--total-env-steps", "800", "--training.eval-every", "40", "--training.eval-episodes", "1")
+    started = perf_counter()
+    train_sac.main(command_line(tiny, tmp_path / "expected", *often))
+    duration = perf_counter() - started
+    rng = np.random.default_rng()
+    for _ in range(6):
+        child = start(command_line(tiny, tmp_path, *often))
+        child.join(timeout=rng.uniform(0.1, 0.4) * duration)
+        child.kill()
+        child.join()
+        for name in ("last", "best"):
+            if (run / "checkpoints" / name).is_symlink():
+                load_tensors(run / "checkpoints" / name / "model.safetensors")
+        if (run / "checkpoints" / "last").is_symlink():
+            contents(run)
+    train_sac.main(command_line(tiny, tmp_path, *often))
+    assert_same_run(run, tmp_path / "expected" / "run")
+
+
+def test_no_resume_begins_anew_beside_it(train, tmp_path):
+    short = ("--total-env-steps", "200", "--training.eval-every", "200")
+    train(*short)
+    first = contents(tmp_path / "run")
+    train(*short, "--no-resume", "--seed", "2")
+    assert_same(contents(tmp_path / "run"), first)
+    second = contents(tmp_path / "run_2")
+    assert second["counters"]["env_steps"] == 200
+    assert not torch.equal(first["model"]["network.0.weight"], second["model"]["network.0.weight"])
+
+
+def test_a_training_that_diverges_stops_and_saves(refused, tmp_path):
+    told = refused("--agent.lr", "1e6", "--agent.actor-ema", "0.5")
+    assert "is not finite after" in told and "the state is saved in" in told
+    (failed,) = (tmp_path / "run").glob("failed_*")
+    assert load_json(failed / "config.json")["trained"]["updates"] > 0
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("log_every", ["40", "100000"], ids=["found by the log", "found by the checkpoint"])
+def test_weights_that_are_not_numbers_stop_it_and_last_stays(refused, started, log_every):
+    tensors = started / "checkpoints" / "last" / "training_state" / "tensors.safetensors"
+    poisoned = load_tensors(tensors)
+    poisoned["agent.actor.network.0.weight"][0, 0] = float("nan")
+    save_tensors(tensors, poisoned)
+    told = refused(*MORE, "--training.log-every", log_every)
+    assert "is not finite after" in told
+    (failed,) = started.glob("failed_*")
+    assert str(failed) in told and load_tensors(failed / "model.safetensors")
+    assert (started / "checkpoints" / "last").readlink() == Path("step_00001200")
+    assert {path.name for path in (started / "checkpoints").iterdir()} <= {"best", "last"} | {
+        (started / "checkpoints" / name).readlink().name for name in ("best", "last")
+    }
+
+
+TOO_LARGE = {
+    "checkpoint": ("checkpoints/last/training_state/tensors.safetensors", "earlier checkpoints are intact"),
+    "logs": ("metrics.csv", "its logs cannot be written: File too large"),
+    "everything": ("config.yaml", "run: cannot be written: File too large"),
+}
+
+
+@pytest.mark.parametrize(("file", "words"), TOO_LARGE.values(), ids=TOO_LARGE)
+def test_a_full_disk_costs_no_checkpoint(started, tiny, capfd, file, words):
+    """No file may become as large as this one was."""
+    argv, before = command_line(tiny, started.parent, *MORE), contents(started)
+    child = start(argv, file_size_limit=(started / file).stat().st_size // 2)
+    child.join()
+    assert child.exitcode == 2
+    assert words in sentence(capfd.readouterr().err)
+    assert_same(contents(started), before)
+    assert not list(started.glob("checkpoints/.*"))
+    train_sac.main(argv)  # there is room again
+    assert contents(started)["counters"]["env_steps"] == 1600

@@ -35,6 +35,7 @@ class EnvConfig:
     reward: Literal["stock", "linear", "log_barrier", "progress"] = "log_barrier"  # see envs/rewards.py
     reward_scale: float = 0.1  # multiplies reward, bonus and cost
     success_bonus: float = 5.0  # added on the step that succeeds
+    time_cost: float = 0.0  # subtracted on every step, near the goal as far from it
     smoothness_cost: float = 0.0  # subtracted per decision: this x (px from the last target to this / 100)^2
     smoothness_ramp: tuple[int, int] = (0, 1)  # env steps between which that rises from 0 to its full value
     mirror: bool = False  # learn from every other transition as its mirror image, see envs/symmetry.py
@@ -46,8 +47,9 @@ class EnvConfig:
         check_features(self.features)
         if self.mirror:
             mirror(self.features)
-        if self.smoothness_cost < 0:
-            raise ValueError(f"smoothness_cost must not be negative, got {self.smoothness_cost}")
+        for name in ("time_cost", "smoothness_cost"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("num_envs", "action_bound", "action_repeat", "reward_scale"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -116,7 +118,8 @@ class TrainingEnv:
             before = self._raw
             self._raw, stock_rewards, succeeded, timed_out, _ = self.env.step(targets)
             transition = Transition(before, self._raw, stock_rewards, self.env.goal_keypoints)
-            rewards += active * self._reward(transition) + self.config.success_bonus * succeeded
+            rewards += active * (self._reward(transition) - self.config.time_cost)
+            rewards += self.config.success_bonus * succeeded
             self.returns += stock_rewards
             terminated |= succeeded
             truncated |= timed_out

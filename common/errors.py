@@ -1,5 +1,6 @@
 """Mistakes of the person at the prompt, told in one line instead of a traceback."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,15 +15,22 @@ class UserError(Exception):
 
 @contextmanager
 def report_user_errors() -> Iterator[None]:
-    """Print a `UserError` as `error: ...` on stderr and exit with code 2; nothing else is caught.
+    """Print a `UserError` as `error: ...` on stderr and exit with code 2.
+
+    A reader that has seen enough of our output (`| head`) ends the script without a word, as usual; nothing
+    else is caught.
 
     Decorates a script's `main` (`@report_user_errors()`) or wraps a block (`with report_user_errors():`).
 
     Raises:
-        SystemExit: code 2, in place of a `UserError`.
+        SystemExit: code 2, in place of a `UserError`; code 141 where nobody reads any more.
     """
     try:
         yield
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the last flush fails as well
+        raise SystemExit(141) from None

@@ -37,6 +37,7 @@ class EnvConfig:
     success_bonus: float = 5.0  # added on the step that succeeds
     time_cost: float = 0.0  # subtracted on every step, near the goal as far from it
     smoothness_cost: float = 0.0  # subtracted per decision: this x (px from the last target to this / 100)^2
+    smoothness_free: float = 0.0  # px; only what goes beyond this costs
     smoothness_ramp: tuple[int, int] = (0, 1)  # env steps between which that rises from 0 to its full value
     mirror: bool = False  # learn from every other transition as its mirror image, see envs/symmetry.py
     curriculum: float = 0.5  # share of episodes that start near the goal
@@ -108,7 +109,8 @@ class TrainingEnv:
             the stock start rather than one near the goal.
         """
         targets = self.decoder(actions, self._raw | {"last_target": self.last_target})
-        rewards = -self._smoothness_price() * ((targets - self.last_target) ** 2).sum(axis=1) / 100.0**2
+        beyond = np.linalg.norm(targets - self.last_target, axis=1) - self.config.smoothness_free
+        rewards = -self._smoothness_price() * np.maximum(beyond, 0.0) ** 2 / 100.0**2
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         for _ in range(self.config.action_repeat):
             active = self.env.active.copy()

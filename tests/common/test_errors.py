@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -32,3 +33,15 @@ def test_a_bug_keeps_its_traceback(error):
 
 def test_other_exits_pass_through():
     assert run("SystemExit(7)").returncode == 7
+
+
+def test_a_reader_that_has_seen_enough_ends_it_silently():
+    script = SCRIPT.replace("raise {error}", "print('line\\n' * 100_000)")
+    command = f'{sys.executable} -c "$SCRIPT" | head -n 1; echo ${{PIPESTATUS[0]}}'
+    done = subprocess.run(
+        ["bash", "-c", command],
+        env={"SCRIPT": script, "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("line\n141\n", "")

@@ -7,9 +7,7 @@
 Episode i plays seed `--seed` + i, so the same flags play the same episodes.
 """
 
-import importlib.metadata
 import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from common.checkpoint import save_json
 from common.config import parse
 from common.device import choose_device
 from common.errors import UserError, report_user_errors
+from common.provenance import provenance
 from common.run import command_line
 from common.video import write_gif, write_video
 from envs.pictures import film, mosaic, plot_coverage, plot_starts
@@ -31,8 +30,6 @@ from envs.rollout import Episode, Policy, rollout
 from envs.summary import summarize
 from envs.vector import PushTVectorEnv
 from policies import WITHOUT_FOLDER, Replay, default_policy, find_checkpoint, load_policy
-
-REPORTED_VERSIONS = ("torch", "numpy", "gym-pusht", "gymnasium", "pymunk")
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ def play(env: PushTVectorEnv, policy: Policy, seeds: range) -> list[Episode]:
     return sorted(episodes, key=lambda episode: episode.seed)
 
 
-def provenance(config: Config, name: str, policy: Policy, command: str) -> dict[str, Any]:
+def circumstances(config: Config, name: str, policy: Policy, command: str) -> dict[str, Any]:
     """All that is needed to get the same numbers again."""
     return {
         "seeds": [config.seed, config.seed + config.episodes - 1],
@@ -95,9 +92,7 @@ def provenance(config: Config, name: str, policy: Policy, command: str) -> dict[
         "sampled": config.sampled,
         "num_envs": config.num_envs,
         "command": command,
-        "versions": {"python": platform.python_version()}
-        | {package: importlib.metadata.version(package) for package in REPORTED_VERSIONS},
-    }
+    } | provenance("torch", "numpy", "gym-pusht", "gymnasium", "pymunk")
 
 
 def success(numbers: dict[str, Any]) -> str:
@@ -202,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     episodes = play(env, policy, range(config.seed, config.seed + config.episodes))
     wall_s = round(perf_counter() - started, 2)
     command = command_line("evaluate.py", argv)
-    numbers = summarize(episodes) | provenance(config, name, policy, command) | {"wall_s": wall_s}
+    numbers = summarize(episodes) | circumstances(config, name, policy, command) | {"wall_s": wall_s}
     print(table(numbers))
 
     try:

@@ -9,17 +9,13 @@ from the first update after the warm-up to the last. The third contestant is our
 offer: compiled, and on a GPU in bfloat16.
 """
 
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 
@@ -31,9 +27,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is bes
 
 import train_act
 from act.frames import open_dataset
+from common.checkpoint import save_json
 from common.config import parse
 from common.device import choose_device
 from common.errors import report_user_errors
+from common.provenance import provenance
 
 LEROBOT, OURS, TUNED = "lerobot-train", "ours", "ours, compiled"
 
@@ -130,11 +128,8 @@ def compete(config: Config) -> dict[str, list[float]]:
 def report(config: Config, rates: dict[str, list[float]]) -> dict:
     medians = {name: statistics.median(each) for name, each in rates.items()}
     device = choose_device(config.device)
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
-        "cpus": os.cpu_count(),
-        "versions": {name: version(name) for name in ("lerobot", "torch", "accelerate")},
+    return provenance("lerobot", "torch", "accelerate") | {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "batch_size": config.batch_size,
         "updates_per_s": medians,
         "ratios": {name: rate / medians[LEROBOT] for name, rate in medians.items()},
@@ -153,7 +148,7 @@ def main() -> None:
     for name, rate in numbers["updates_per_s"].items():
         print(f"{name:<18}{rate:11.2f}{rate * config.batch_size:12,.0f}{numbers['ratios'][name]:7.2f}x")
     config.json.parent.mkdir(parents=True, exist_ok=True)
-    config.json.write_text(json.dumps(numbers, indent=2) + "\n")
+    save_json(config.json, numbers)
     print(f"\nwritten to {config.json}")
 
 

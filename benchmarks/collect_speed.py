@@ -9,15 +9,11 @@ with a closed dataset on the disk; they take turns. A rate is the median over th
 of CPU time of one process, and by the clock.
 """
 
-import json as json_format
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import cv2
@@ -31,6 +27,8 @@ from lerobot.datasets import LeRobotDataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is beside it, not above it
 
+from common.checkpoint import save_json
+from common.provenance import provenance
 from policies import EXPERT, load_policy
 from recording.dataset import Dataset, Notes
 from recording.recorder import record
@@ -135,18 +133,13 @@ def print_table(results: dict) -> None:
 
 
 def write_json(path: Path, results: dict, rates: dict) -> None:
-    report = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
-        "versions": {
-            name: version(name) for name in ("lerobot", "gym-pusht", "datasets", "pyarrow", "pillow")
-        },
+    report = provenance("lerobot", "gym-pusht", "datasets", "pyarrow", "pillow") | {
         "unit": "frames per second of CPU time, and by the clock; medians over turns",
         "rates": results,
         "turns": rates,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json_format.dumps(report, indent=2))
+    save_json(path, report)
     print(f"\nwritten to {path}")
 
 

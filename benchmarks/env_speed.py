@@ -8,14 +8,10 @@ process, slice by slice; a rate is the median over the slices. Time is CPU time,
 machine counts little, and OpenCV has one thread: all rates are per core.
 """
 
-import json as json_format
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import cv2
@@ -27,6 +23,8 @@ from numba import njit
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is beside it, not above it
 
+from common.checkpoint import save_json
+from common.provenance import provenance
 from envs import physics
 from envs.pusht import PushTEnv
 from envs.vector import PushTVectorEnv
@@ -188,11 +186,7 @@ def print_table(results: dict[str, float]) -> None:
 
 
 def write_json(path: Path, results: dict[str, float], rates: dict[str, list[float]]) -> None:
-    packages = ("gym-pusht", "gymnasium", "pymunk", "numba", "numpy")
-    report = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
-        "versions": {name: version(name) for name in packages},
+    report = provenance("gym-pusht", "gymnasium", "pymunk", "numba", "numpy") | {
         "unit": "per CPU second of one core, median over slices",
         "rates": results,
         "ratios": {what: ours / stock for what, stock, ours in pairs(results)},
@@ -202,7 +196,7 @@ def write_json(path: Path, results: dict[str, float], rates: dict[str, list[floa
         "slices": rates,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json_format.dumps(report, indent=2))
+    save_json(path, report)
     print(f"\nwritten to {path}")
 
 

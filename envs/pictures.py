@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 from PIL import Image, ImageDraw, ImageFont
 
+from envs.observations import SUCCESS_COVERAGE
 from envs.rollout import Episode
 
 SUCCESS, FAILURE = "#2f6db5", "#e2711d"  # blue and orange, apart for every eye
 INK, FAINT, TRACK, GOAL = "#22262b", "#8d96a3", "#e8ebef", "#90ee90"
-THRESHOLD = 0.95  # coverage that counts as success
 CAPTION_HEIGHT = 48  # pixels above a film's frames
 
 
@@ -43,8 +43,8 @@ def plot_coverage(path: Path, episodes: Sequence[Episode], title: str) -> None:
     held = [np.pad(episode.coverage, (0, len(steps) - 1 - len(episode)), mode="edge") for episode in episodes]
     median, label = np.median(held, axis=0), "median (ended episodes keep their last)"
     coverage.plot(steps, median, color=INK, linewidth=2, zorder=4, label=label)
-    dashes, label = (0, (4, 3)), f"success threshold, {THRESHOLD}"
-    coverage.axhline(THRESHOLD, color=INK, linewidth=0.8, linestyle=dashes, zorder=5, label=label)
+    dashes, label = (0, (4, 3)), f"success threshold, {SUCCESS_COVERAGE}"
+    coverage.axhline(SUCCESS_COVERAGE, color=INK, linewidth=0.8, linestyle=dashes, zorder=5, label=label)
     coverage.set(ylabel="coverage of the goal", ylim=(0, 1.01), title=title)
 
     share = [np.mean([e.success and len(e) <= step for e in episodes]) for step in steps]
@@ -144,7 +144,7 @@ def _caption(width: int, seed: int, step: int, coverage: float, outcome: str) ->
 
     draw.rectangle((left, top, right, bottom), TRACK)
     draw.rectangle((left, top, across(min(coverage, 1.0)), bottom), color)
-    draw.line((across(THRESHOLD), top - 3, across(THRESHOLD), bottom + 3), INK, width=2)
+    draw.line((across(SUCCESS_COVERAGE), top - 3, across(SUCCESS_COVERAGE), bottom + 3), INK, width=2)
     return np.asarray(picture)
 
 

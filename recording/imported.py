@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from envs import physics
+from envs.observations import SUCCESS_COVERAGE
 from envs.pixels import Renderer
 from envs.vector import PushTVectorEnv
 from recording.dataset import Dataset
@@ -101,7 +102,7 @@ def _episode(env: PushTVectorEnv, recipe: Recipe, source: Demonstrations, place:
     rewarded = np.append(recorded_coverage[1:], last)
     states = np.concatenate([states, replayed[:, 5:]], axis=1)
     values = columns(recipe, states, keypoints, actions, actions, rewarded)
-    episode = Recorded(-1, bool(rewarded[-1] > 0.95), float(rewarded.max()), values, [], {})
+    episode = Recorded(-1, bool(rewarded[-1] > SUCCESS_COVERAGE), float(rewarded.max()), values, [], {})
     frames = _pictures(recipe, source, place, states) if recipe.observations == "pixels" else []
     add_pictures(recipe, episode, [encode_png(f) for f in frames], [histogram(f) for f in frames])
     return episode

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from envs.observations import SUCCESS_COVERAGE
+
 FPS = 10
 TASK = "Push the T-shaped blue block onto the T-shaped green target surface."
 IMAGE = "observation.image"
@@ -119,9 +121,9 @@ def columns(
         "observation.environment_state": keypoints.reshape(steps, 16),
         "observation.state": states[:, :2],
         "action": actions,
-        "next.reward": np.minimum(coverage / 0.95, 1.0),
+        "next.reward": np.minimum(coverage / SUCCESS_COVERAGE, 1.0),
         "next.done": np.arange(steps) == steps - 1,
-        "next.success": coverage > 0.95,
+        "next.success": coverage > SUCCESS_COVERAGE,
         "sim.state": states,
         "sim.action": played,
     }

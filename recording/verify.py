@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from lerobot.datasets.video_utils import decode_video_frames
 from tqdm import tqdm
 
+from envs.observations import SUCCESS_COVERAGE
 from envs.vector import PushTVectorEnv
 from recording.dataset import Dataset
 from recording.files import Tail
@@ -98,9 +99,9 @@ def differences(
             found["picture"][t] = np.abs(stored[IMAGE][t].astype(int) - observations["pixels"][0]).mean()
         env.advance(played[t][None], np.ones(1, bool))
         observations, coverage = env.observations(), env.infos()["coverage"][0]
-        found["reward"][t] = abs(stored["next.reward"][t] - min(coverage / 0.95, 1.0))
+        found["reward"][t] = abs(stored["next.reward"][t] - min(coverage / SUCCESS_COVERAGE, 1.0))
         if not imported:
-            found["success"][t] = stored["next.success"][t] != (coverage > 0.95)
+            found["success"][t] = stored["next.success"][t] != (coverage > SUCCESS_COVERAGE)
     found["label"] += stored["next.done"] != (np.arange(steps) == steps - 1)
     found["label"] += np.abs(stored["timestamp"] - np.arange(steps) / FPS) > ROUNDING * steps
     found["label"] += stored["episode_index"] != row["episode_index"]

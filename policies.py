@@ -288,6 +288,7 @@ class SACConfig:
     features: tuple[str, ...] = ()  # what the actor sees, see envs/observations.py
     action_mode: Literal["absolute", "relative", "delta"] = "relative"  # see envs/actions.py
     action_bound: float = 0.0  # pixels
+    speed_limit: float | None = None  # pixels
     action_repeat: int = 1  # environment steps for which a target is held
 
     def validate(self) -> None:
@@ -301,6 +302,8 @@ class SACConfig:
         for name in ("action_bound", "action_repeat"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.speed_limit is not None and not self.speed_limit > 0:
+            raise ValueError(f"speed_limit must be positive, got {self.speed_limit}")
         if any(size < 1 for size in self.hidden_sizes):
             raise ValueError(f"hidden_sizes must be positive, got {self.hidden_sizes}")
 
@@ -324,5 +327,5 @@ def _load_sac(
         ) from None
     if not all(parameter.isfinite().all() for parameter in actor.parameters()):
         raise UserError(f"{weights}: some weights are not finite, so the training had diverged")
-    decoder = ActionDecoder(config.action_mode, config.action_bound)
+    decoder = ActionDecoder(config.action_mode, config.action_bound, config.speed_limit)
     return SACPolicy(actor.to(device), config.features, decoder, config.action_repeat, deterministic, seed)

@@ -19,7 +19,6 @@ from common.errors import report_user_errors
 from common.logger import Logger
 from common.run import StopRequest, choose_folder, command_line, only_process_in, open_folder, same_command
 from common.seeding import split_seed
-from envs.actions import ActionDecoder
 from envs.evaluation import Evaluation
 from envs.wrappers import EnvConfig, TrainingEnv
 from policies import SACPolicy
@@ -94,7 +93,7 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
     env = TrainingEnv(config.env, seeds["environment"])
     total_updates = max(1, int((config.total_env_steps - config.training.start_steps) * config.training.utd))
     agent = SAC(env.observation_size, env.action_size, config.agent, total_updates, seeds["torch"], device)
-    decoder = ActionDecoder(config.env.action_mode, config.env.action_bound)
+    decoder = config.env.decoder()
     evaluation = Evaluation(
         lambda actor: SACPolicy(actor, config.env.features, decoder, config.env.action_repeat),
         config.training.eval_episodes,
@@ -108,6 +107,7 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
         "features": list(config.env.features),
         "action_mode": config.env.action_mode,
         "action_bound": config.env.action_bound,
+        "speed_limit": decoder.speed_limit,
         "action_repeat": config.env.action_repeat,
     }
     return Trainer(

@@ -13,14 +13,27 @@ class ActionDecoder:
     `absolute`: [-1, 1] spans the board, [0, 512]; a small change of the output is a long way for the agent.
     `relative`: the target lies at most `bound` pixels from the agent in x and in y, clipped to the board.
     `delta`: the target lies at most `bound` pixels from the last target, so that it moves smoothly.
+
+    With a `speed_limit` the target then comes no further than so many pixels from the last target.
     """
 
     mode: Literal["absolute", "relative", "delta"] = "relative"
     bound: float = 80.0
+    speed_limit: float | None = None
 
     def __call__(self, actions: np.ndarray, raw: dict[str, np.ndarray]) -> np.ndarray:
-        """Normalised actions (n, 2) -> targets (n, 2) in pixels, in [0, 512]."""
+        """Normalised actions (n, 2) -> targets (n, 2) in pixels, in [0, 512].
+
+        Args:
+            raw: observations with `agent_pos` and `last_target`, the policy's own memory of where it sent the
+                agent last (at an episode's start, where that is), each (n, 2) in pixels.
+        """
         if self.mode == "absolute":
-            return (actions + 1.0) * 256.0
-        origin = raw["agent_pos" if self.mode == "relative" else "last_target"]
-        return np.clip(origin + self.bound * actions, 0.0, 512.0)
+            targets = (actions + 1.0) * 256.0
+        else:
+            targets = raw["agent_pos" if self.mode == "relative" else "last_target"] + self.bound * actions
+        if self.speed_limit is not None:
+            moves = targets - raw["last_target"]
+            lengths = np.linalg.norm(moves, axis=1, keepdims=True)
+            targets = raw["last_target"] + moves * self.speed_limit / np.maximum(lengths, self.speed_limit)
+        return np.clip(targets, 0.0, 512.0)

@@ -3,12 +3,12 @@
 Nothing here exists in evaluation, where policies play raw observations and the stock reward (`rollout.py`).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from common.schedule import ramp
 from envs.actions import ActionDecoder
 from envs.observations import check_features, feature_size, features
 from envs.rewards import REWARDS, Transition
@@ -32,13 +32,11 @@ class EnvConfig:
     action_mode: Literal["absolute", "relative", "delta"] = "relative"  # see envs/actions.py
     action_bound: float = 100.0  # px in x and in y, how far relative to the agent, or to the last target
     action_repeat: int = 1  # environment steps per decision, the target held
+    speed_limit: tuple[float, float] | None = None  # px that a target moves at most, at first and in the end
+    speed_ramp: tuple[int, int] = (0, 1)  # env steps between which the one becomes the other
     reward: Literal["stock", "linear", "log_barrier", "progress"] = "log_barrier"  # see envs/rewards.py
     reward_scale: float = 0.1  # multiplies reward, bonus and cost
     success_bonus: float = 5.0  # added on the step that succeeds
-    time_cost: float = 0.0  # subtracted on every step, near the goal as far from it
-    smoothness_cost: float = 0.0  # subtracted per decision: this x (px from the last target to this / 100)^2
-    smoothness_free: float = 0.0  # px; only what goes beyond this costs
-    smoothness_ramp: tuple[int, int] = (0, 1)  # env steps between which that rises from 0 to its full value
     mirror: bool = False  # learn from every other transition as its mirror image, see envs/symmetry.py
     curriculum: float = 0.5  # share of episodes that start near the goal
     curriculum_angle: float = 0.8  # rad, one sigma of the block's angle about the goal in such a start
@@ -48,16 +46,22 @@ class EnvConfig:
         check_features(self.features)
         if self.mirror:
             mirror(self.features)
-        for name in ("time_cost", "smoothness_cost"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("num_envs", "action_bound", "action_repeat", "reward_scale"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.smoothness_ramp[0] < self.smoothness_ramp[1]:
-            raise ValueError(f"smoothness_ramp must be two rising counts, got {self.smoothness_ramp}")
+        if self.speed_limit and min(self.speed_limit) <= 0:
+            raise ValueError(f"speed_limit must be positive, got {self.speed_limit}")
+        if not 0 <= self.speed_ramp[0] < self.speed_ramp[1]:
+            raise ValueError(f"speed_ramp must be two rising counts, got {self.speed_ramp}")
         if not 0.0 <= self.curriculum <= 1.0:
             raise ValueError(f"curriculum must be between 0 and 1, got {self.curriculum}")
+
+    def decoder(self, env_steps: float = math.inf) -> ActionDecoder:
+        """What actions mean after so many environment steps of training; without a number, in the end."""
+        limit = None
+        if self.speed_limit:
+            limit = float(np.interp(env_steps, self.speed_ramp, self.speed_limit))
+        return ActionDecoder(self.action_mode, self.action_bound, limit)
 
 
 class TrainingEnv:
@@ -73,7 +77,6 @@ class TrainingEnv:
         self.observation_size = feature_size(config.features)
         self.action_size = 2
         self.symmetry: Symmetry | None = mirror(config.features) if config.mirror else None
-        self.decoder = ActionDecoder(config.action_mode, config.action_bound)
         self.env = PushTVectorEnv(config.num_envs)
         self.rng = np.random.default_rng(seed)
         self.env_steps = 0  # taken by all environments together
@@ -108,9 +111,9 @@ class TrainingEnv:
             `return` (n,) of the stock reward since each episode's start, `usual_start` (n,) whether that was
             the stock start rather than one near the goal.
         """
-        targets = self.decoder(actions, self._raw | {"last_target": self.last_target})
-        beyond = np.linalg.norm(targets - self.last_target, axis=1) - self.config.smoothness_free
-        rewards = -self._smoothness_price() * np.maximum(beyond, 0.0) ** 2 / 100.0**2
+        decoder = self.config.decoder(self.env_steps)
+        targets = decoder(actions, self._raw | {"last_target": self.last_target})
+        rewards = np.zeros(self.num_envs)
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         for _ in range(self.config.action_repeat):
             active = self.env.active.copy()
@@ -120,8 +123,7 @@ class TrainingEnv:
             before = self._raw
             self._raw, stock_rewards, succeeded, timed_out, _ = self.env.step(targets)
             transition = Transition(before, self._raw, stock_rewards, self.env.goal_keypoints)
-            rewards += active * (self._reward(transition) - self.config.time_cost)
-            rewards += self.config.success_bonus * succeeded
+            rewards += active * self._reward(transition) + self.config.success_bonus * succeeded
             self.returns += stock_rewards
             terminated |= succeeded
             truncated |= timed_out
@@ -162,10 +164,6 @@ class TrainingEnv:
             self.env.advance(np.array(targets), lengths > t)
         self._raw = self.env.observations()
         return self._features()
-
-    def _smoothness_price(self) -> float:
-        """Nothing at first: a beginner that pays for moving does not move at all."""
-        return self.config.smoothness_cost * ramp(self.env_steps, *self.config.smoothness_ramp)
 
     def _features(self) -> np.ndarray:
         return features(self._raw | {"last_target": self.last_target}, self.config.features)

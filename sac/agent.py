@@ -19,9 +19,9 @@ import copy
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from common.schedule import ramp
 from common.seeding import restore_generator
 from sac.actor import Actor
 from sac.critic import Critics
@@ -209,9 +209,8 @@ class SAC:
         for name, optimizer in self.optimizers.items():
             lr = config.alpha_lr if name == "log_alpha" else config.lr
             optimizer.param_groups[0]["lr"].fill_(scale * lr)
-        annealed = ramp(done, *config.anneal_entropy)
-        fall = config.final_target_entropy - config.target_entropy
-        self.target_entropy.fill_(config.target_entropy + annealed * fall)
+        entropies = (config.target_entropy, config.final_target_entropy)
+        self.target_entropy.fill_(np.interp(done, config.anneal_entropy, entropies))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Everything that an exact continuation needs, by name, as tensors."""

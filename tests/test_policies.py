@@ -25,6 +25,7 @@ CONFIG = {
     "features": FEATURES,
     "action_mode": "relative",
     "action_bound": 80.0,
+    "speed_limit": None,
     "action_repeat": 1,
     "trained": {"env_steps": 1000, "seed": 1},
 }
@@ -107,10 +108,14 @@ def test_repeated_actions_against_one_slot_at_a_time():
         np.testing.assert_array_equal(targets, held)
 
 
-@pytest.mark.parametrize("mode", ["relative", "delta"])
-def test_a_policy_remembers_where_it_sent_each_agent_last(mode):
+@pytest.mark.parametrize(("mode", "speed_limit"), [("relative", None), ("delta", 30.0)])
+def test_a_policy_remembers_where_it_sent_each_agent_last(mode, speed_limit):
     """Slot by slot beside an actor that is told so."""
-    actor, names, decoder = Actor(4, 2, [16]), ("agent_pos", "target_lead"), ActionDecoder(mode, 80.0)
+    actor, names, decoder = (
+        Actor(4, 2, [16]),
+        ("agent_pos", "target_lead"),
+        ActionDecoder(mode, 80.0, speed_limit),
+    )
     policy, told = SACPolicy(actor, names, decoder), SACPolicy(actor, names, decoder)
     last = [None] * 3
     rng = np.random.default_rng(0)

@@ -20,10 +20,12 @@ def start_states() -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([agent, block, angle[:, None]], axis=1), np.concatenate(mirrored, axis=1)
 
 
-@pytest.mark.parametrize("mode", ["absolute", "relative", "delta"])
-def test_the_simulator_does_in_the_mirror_what_it_does(mode):
+@pytest.mark.parametrize(
+    ("mode", "speed_limit"), [("absolute", None), ("relative", None), ("delta", None), ("delta", 25.0)]
+)
+def test_the_simulator_does_in_the_mirror_what_it_does(mode, speed_limit):
     """Mirrored actions from mirrored starts: features, contacts and all, up to the solver's rounding."""
-    symmetry, decoder = mirror(NAMES), ActionDecoder(mode, 60.0)
+    symmetry, decoder = mirror(NAMES), ActionDecoder(mode, 60.0, speed_limit)
     real, image = PushTVectorEnv(COUNT), PushTVectorEnv(COUNT)
     raws = []
     for env, states in zip((real, image), start_states(), strict=True):

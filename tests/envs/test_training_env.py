@@ -1,6 +1,7 @@
 """The training environment: against scalar bookkeeping, and against itself after a restart."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -37,15 +38,15 @@ def assert_same(seen: list[tuple], expected: list[tuple]) -> None:
 @pytest.mark.parametrize("reward", REWARDS)
 @pytest.mark.parametrize("action_mode", ["absolute", "relative", "delta"])
 def test_step_equals_scalar_bookkeeping(reward, action_mode):
-    """Targets, repeats, costs, bonus and scale, one environment at a time beside the vector environment."""
+    """Targets, their speed, repeats, bonus, scale: one environment at a time beside the vector environment."""
     config = EnvConfig(
         **SMALL,
         reward=reward,
         action_mode=action_mode,
         action_bound=50.0,
         action_repeat=3,
-        smoothness_cost=0.7,
-        smoothness_ramp=(20, 80),
+        speed_limit=(400.0, 30.0),
+        speed_ramp=(20, 80),
         success_bonus=9.0,
         reward_scale=0.5,
     )
@@ -54,6 +55,7 @@ def test_step_equals_scalar_bookkeeping(reward, action_mode):
     raw, _ = plain.reset(seed=list(env.seeds))
     rng = np.random.default_rng(0)
     last_targets, returns, env_steps = list(raw["agent_pos"]), np.zeros(3), 0
+    limited = {True: 0, False: 0}
     for step in range(20):
         if step == 10:
             for vector in (env.env, plain):
@@ -70,8 +72,11 @@ def test_step_equals_scalar_bookkeeping(reward, action_mode):
                 else:
                     origin = raw["agent_pos"][i, c] if action_mode == "relative" else last_targets[i][c]
                     targets[i, c] = min(max(origin + 50 * actions[i, c], 0), 512)
-            price = 0.7 * min(max((env_steps - 20) / 60, 0), 1)
-            expected[i] -= price * ((targets[i] - last_targets[i]) ** 2).sum() / 100**2
+            speed = math.dist(targets[i], last_targets[i])
+            limit = 400 - 370 * min(max((env_steps - 20) / 60, 0), 1)
+            if speed > limit:
+                targets[i] = last_targets[i] + (targets[i] - last_targets[i]) * limit / speed
+            limited[speed > limit] += 1
             last_targets[i] = targets[i].copy()
         for _ in range(3):
             active = plain.active.copy()
@@ -92,6 +97,7 @@ def test_step_equals_scalar_bookkeeping(reward, action_mode):
             env.reset(ended)
             raw, _ = plain.reset(seed=list(env.seeds))
             last_targets, returns = list(raw["agent_pos"]), np.zeros(3)
+    assert min(limited.values()) > 5
 
 
 def test_success_terminates_and_the_time_limit_truncates():
@@ -118,7 +124,7 @@ def test_success_terminates_and_the_time_limit_truncates():
     [
         {},
         {"action_mode": "absolute", "action_repeat": 2, "reward": "progress"},
-        {"features": ("agent_pos", "target_lead"), "smoothness_cost": 1.0, "smoothness_ramp": (0, 400)},
+        {"features": ("agent_pos", "target_lead"), "speed_limit": (40.0, 5.0), "speed_ramp": (0, 400)},
     ],
 )
 def test_a_restart_in_the_middle_of_episodes_changes_nothing(options):
@@ -205,6 +211,8 @@ def test_starts_near_the_goal_spread_as_configured():
         ({"action_repeat": 0}, "action_repeat"),
         ({"action_bound": -1.0}, "action_bound"),
         ({"curriculum": 1.5}, "curriculum"),
+        ({"speed_limit": (40.0, 0.0)}, "speed_limit"),
+        ({"speed_ramp": (10, 10)}, "speed_ramp"),
     ],
 )
 def test_impossible_configurations_are_refused(options, complaint):

@@ -17,8 +17,8 @@ threads: 1
 env:
   num_envs: 2
   features: [agent_pos, block_pos, block_rotation, target_lead]
-  smoothness_cost: 1.0
-  smoothness_ramp: [200, 800]
+  speed_limit: [60.0, 20.0]
+  speed_ramp: [200, 800]
   curriculum: 0.9  # most episodes begin where they end, so that some succeed
   curriculum_angle: 0.01
   curriculum_distance: 1.0

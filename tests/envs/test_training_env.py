@@ -38,7 +38,7 @@ def assert_same(seen: list[tuple], expected: list[tuple]) -> None:
 @pytest.mark.parametrize("reward", REWARDS)
 @pytest.mark.parametrize("action_mode", ["absolute", "relative", "delta"])
 def test_step_equals_scalar_bookkeeping(reward, action_mode):
-    """Targets, their speed, repeats, bonus, scale: one environment at a time beside the vector environment."""
+    """Targets, their speed, repeats, bonus, scale: environment by environment beside the vector one."""
     config = EnvConfig(
         **SMALL,
         reward=reward,

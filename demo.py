@@ -1,4 +1,4 @@
-"""The whole repository in a few minutes: train an expert, measure it and the shipped one, record a dataset.
+"""The whole repository in a few minutes: train an expert, measure it, record a dataset, clone it with ACT.
 
 make demo
 """
@@ -9,13 +9,21 @@ from pathlib import Path
 
 import collect_dataset
 import evaluate
+import train_act
 import train_sac
-from policies import EXPERT
+from common.video import write_gif
+from envs.pictures import mosaic
+from envs.rollout import rollout
+from envs.vector import PushTVectorEnv
+from policies import EXPERT, load_policy
 
 LOGS = Path("logs")
 TRAINED = LOGS / "demo"
 SHIPPED = Path(os.path.relpath(EXPERT))
+CLONE = LOGS / "demo_act"
 DATASET = Path("data/demo")
+TOGETHER = LOGS / "expert_and_clone.gif"
+SEEDS = range(100_000, 100_003)  # that both are filmed on
 
 
 def measure(policy: Path, output: Path) -> dict:
@@ -24,6 +32,13 @@ def measure(policy: Path, output: Path) -> dict:
     where = f"--policy {policy} --output {output} --json {numbers}"
     evaluate.main(f"{where} --env stock --episodes 100 --record --videos 3".split())
     return json.loads(numbers.read_text())
+
+
+def film(path: Path, *policies: Path) -> None:
+    """The same starts played by each policy, one row each."""
+    env = PushTVectorEnv(len(SEEDS))
+    rows = [list(rollout(env, load_policy(policy), SEEDS, frame_size=192)) for policy in policies]
+    write_gif(path, mosaic([episode for row in rows for episode in sorted(row, key=lambda e: e.seed)]))
 
 
 def main() -> None:
@@ -37,6 +52,16 @@ def main() -> None:
         "shipped expert": measure(SHIPPED, LOGS / "shipped_expert"),
     }
 
+    print("\n3. Record 50 episodes of the shipped expert for imitation learners.\n")
+    record = f"--policy {SHIPPED} --root {DATASET} --observations keypoints --hold 10"
+    collect_dataset.main(f"{record} --episodes 50 --overwrite".split())
+
+    print("\n4. Train a small ACT on them, and play it.\n")
+    if not train_act.main(f"--config configs/act_demo.yaml --run-name {CLONE.name} --logs {LOGS}".split()):
+        return
+    results["its clone"] = measure(CLONE, CLONE)
+    film(TOGETHER, SHIPPED, CLONE)
+
     print(f"\n{'':<18}{'success':>10}{'steps to success':>19}{'max coverage':>15}{'target moves':>15}")
     for name, numbers in results.items():
         steps = numbers["mean_steps_to_success"]
@@ -44,11 +69,10 @@ def main() -> None:
             f"{name:<18}{numbers['pc_success']:>8.1f} %{'-' if steps is None else f'{steps:.1f}':>19}"
             f"{numbers['mean_max_coverage']:>15.3f}{numbers['action_step_mean']:>12.1f} px"
         )
-    print("\n3. Record 50 episodes of the shipped expert for imitation learners.\n")
-    collect_dataset.main(f"--policy {SHIPPED} --root {DATASET} --episodes 50 --overwrite".split())
     print(
-        f"\nvideos    {TRAINED}/videos, {LOGS}/shipped_expert/videos"
-        f"\nplots     {TRAINED}/plots, {LOGS}/shipped_expert/plots"
+        f"\nvideos    {TOGETHER}: the shipped expert above its clone"
+        f"\n          {TRAINED}/videos, {LOGS}/shipped_expert/videos, {CLONE}/videos"
+        f"\nplots     {TRAINED}/plots, {LOGS}/shipped_expert/plots, {CLONE}/plots"
         f"\ndataset   {DATASET}/README.md"
         f"\ncurves    .venv/bin/tensorboard --logdir {LOGS}"
         "\nnext      .venv/bin/python train_sac.py (the full expert), README.md"

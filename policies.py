@@ -288,6 +288,7 @@ class SACConfig:
     features: tuple[str, ...] = ()  # what the actor sees, see envs/observations.py
     action_mode: Literal["absolute", "relative", "delta"] = "relative"  # see envs/actions.py
     action_bound: float = 0.0  # pixels
+    action_frame: Literal["board", "block"] = "board"  # of the bound's x and y
     speed_limit: float | None = None  # pixels
     action_repeat: int = 1  # environment steps for which a target is held
 
@@ -327,5 +328,5 @@ def _load_sac(
         ) from None
     if not all(parameter.isfinite().all() for parameter in actor.parameters()):
         raise UserError(f"{weights}: some weights are not finite, so the training had diverged")
-    decoder = ActionDecoder(config.action_mode, config.action_bound, config.speed_limit)
+    decoder = ActionDecoder(config.action_mode, config.action_bound, config.action_frame, config.speed_limit)
     return SACPolicy(actor.to(device), config.features, decoder, config.action_repeat, deterministic, seed)

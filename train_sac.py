@@ -107,6 +107,7 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
         "features": list(config.env.features),
         "action_mode": config.env.action_mode,
         "action_bound": config.env.action_bound,
+        "action_frame": config.env.action_frame,
         "speed_limit": decoder.speed_limit,
         "action_repeat": config.env.action_repeat,
     }

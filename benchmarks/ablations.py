@@ -25,7 +25,7 @@ BASE = "--total-env-steps 3_000_000 --threads 1 --device cpu"  # about 15 minute
 # Flags by row. Where an update costs more or less, the number of steps keeps the time the same.
 ROWS = {
     "recipe": "",
-    "absolute_actions": "--env.action-mode absolute",
+    "absolute_actions": "--env.action-mode absolute --env.action-frame board",
     "stock_reward": "--env.reward stock --env.success-bonus 0",
     "linear_reward": "--env.reward linear",
     "progress_reward": "--env.reward progress",

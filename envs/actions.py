@@ -5,6 +5,8 @@ from typing import Literal
 
 import numpy as np
 
+from envs.observations import RawObservation, rotate
+
 
 @dataclass(frozen=True)
 class ActionDecoder:
@@ -14,24 +16,30 @@ class ActionDecoder:
     `relative`: the target lies at most `bound` pixels from the agent in x and in y, clipped to the board.
     `delta`: the target lies at most `bound` pixels from the last target, so that it moves smoothly.
 
-    With a `speed_limit` the target then comes no further than so many pixels from the last target.
+    Of the last two, x and y are the board's, or in the `block` frame the T's own: whichever way it lies, the
+    same output pushes the same side. With a `speed_limit` the target then comes no further than so many
+    pixels from the last target.
     """
 
     mode: Literal["absolute", "relative", "delta"] = "relative"
     bound: float = 80.0
+    frame: Literal["board", "block"] = "board"
     speed_limit: float | None = None
 
-    def __call__(self, actions: np.ndarray, raw: dict[str, np.ndarray]) -> np.ndarray:
+    def __call__(self, actions: np.ndarray, raw: RawObservation) -> np.ndarray:
         """Normalised actions (n, 2) -> targets (n, 2) in pixels, in [0, 512].
 
         Args:
-            raw: observations with `agent_pos` and `last_target`, the policy's own memory of where it sent the
-                agent last (at an episode's start, where that is), each (n, 2) in pixels.
+            raw: observations with `last_target` (n, 2) in pixels, the policy's own memory of where it sent
+                the agent last; at an episode's start, where that is.
         """
         if self.mode == "absolute":
             targets = (actions + 1.0) * 256.0
         else:
-            targets = raw["agent_pos" if self.mode == "relative" else "last_target"] + self.bound * actions
+            moves = self.bound * actions
+            if self.frame == "block":
+                moves = rotate(moves, raw["block_pose"][:, 2])
+            targets = raw["agent_pos" if self.mode == "relative" else "last_target"] + moves
         if self.speed_limit is not None:
             moves = targets - raw["last_target"]
             lengths = np.linalg.norm(moves, axis=1, keepdims=True)

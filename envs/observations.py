@@ -38,9 +38,17 @@ def block_rotation(raw: RawObservation) -> np.ndarray:
 
 def agent_in_block_frame(raw: RawObservation) -> np.ndarray:
     """Where the agent is, seen from the block: what a contact depends on."""
-    dx, dy = (raw["agent_pos"] - raw["block_pose"][:, :2]).T
-    cos, sin = np.cos(raw["block_pose"][:, 2]), np.sin(raw["block_pose"][:, 2])
-    return np.stack([cos * dx + sin * dy, cos * dy - sin * dx], axis=1) / 100.0
+    return rotate(raw["agent_pos"] - raw["block_pose"][:, :2], -raw["block_pose"][:, 2]) / 100.0
+
+
+def agent_vel_in_block_frame(raw: RawObservation) -> np.ndarray:
+    return rotate(raw["agent_vel"], -raw["block_pose"][:, 2]) / 200.0
+
+
+def goal_in_block_frame(raw: RawObservation) -> np.ndarray:
+    """Where the block has to go, seen from it: in proportion, and squashed as in `goal_error`."""
+    way = rotate(GOAL_POSE[:2] - raw["block_pose"][:, :2], -raw["block_pose"][:, 2])
+    return np.concatenate([way / 128.0, way / (20.0 + np.abs(way))], axis=1)
 
 
 def goal_error(raw: RawObservation) -> np.ndarray:
@@ -53,6 +61,10 @@ def goal_error(raw: RawObservation) -> np.ndarray:
 def target_lead(raw: RawObservation) -> np.ndarray:
     """How far ahead of the agent its last target lies; `last_target` is the policy's own memory."""
     return (raw["last_target"] - raw["agent_pos"]) / 40.0
+
+
+def target_lead_in_block_frame(raw: RawObservation) -> np.ndarray:
+    return rotate(raw["last_target"] - raw["agent_pos"], -raw["block_pose"][:, 2]) / 40.0
 
 
 def keypoints(raw: RawObservation) -> np.ndarray:
@@ -68,11 +80,21 @@ FEATURES: dict[str, Callable[[RawObservation], np.ndarray]] = {
         block_angle,
         block_rotation,
         agent_in_block_frame,
+        agent_vel_in_block_frame,
+        goal_in_block_frame,
         goal_error,
         target_lead,
+        target_lead_in_block_frame,
         keypoints,
     )
 }
+
+
+def rotate(vectors: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """Vectors (n, 2) turned by `angles` (n,), rad, as the board's angles turn: from x towards y."""
+    x, y = vectors.T
+    cos, sin = np.cos(angles), np.sin(angles)
+    return np.stack([cos * x - sin * y, sin * x + cos * y], axis=1)
 
 
 def centre_of_gravity(block_pose: np.ndarray) -> np.ndarray:

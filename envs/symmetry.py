@@ -9,15 +9,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-_VECTOR = ([1, 0], [-1, -1])  # (x, y) -> (-y, -x), about the board's middle
+_ON_BOARD = ([1, 0], [-1, -1])  # (x, y) -> (-y, -x), about the board's middle
+_IN_BLOCK_FRAME = ([0, 1], [-1, 1])  # (x, y) -> (-x, y): the T is symmetric along its stem
 _MIRRORED: dict[str, tuple[list[int], list[int]]] = {  # feature -> order and signs of its numbers
-    "agent_pos": _VECTOR,
-    "agent_vel": _VECTOR,
-    "block_pos": _VECTOR,
+    "agent_pos": _ON_BOARD,
+    "agent_vel": _ON_BOARD,
+    "block_pos": _ON_BOARD,
     "block_rotation": ([1, 0], [1, 1]),  # angle -> pi / 2 - angle: cosine and sine change places
-    "agent_in_block_frame": ([0, 1], [-1, 1]),  # the T is symmetric along its stem
+    "agent_in_block_frame": _IN_BLOCK_FRAME,
+    "agent_vel_in_block_frame": _IN_BLOCK_FRAME,
+    "goal_in_block_frame": ([0, 1, 2, 3], [-1, 1, -1, 1]),
     "goal_error": ([1, 0, 2], [-1, -1, -1]),
-    "target_lead": _VECTOR,
+    "target_lead": _ON_BOARD,
+    "target_lead_in_block_frame": _IN_BLOCK_FRAME,
     "keypoints": ([2 * (corner ^ 1) + axis for corner in range(8) for axis in (1, 0)], [-1] * 16),
 }
 
@@ -31,8 +35,8 @@ class Symmetry(NamedTuple):
     action_signs: np.ndarray  # (A,) float32
 
 
-def mirror(names: Sequence[str]) -> Symmetry:
-    """The mirror for observations of these features and for actions of any mode.
+def mirror(names: Sequence[str], action_frame: str) -> Symmetry:
+    """The mirror for observations of these features and for actions in the frame "board" or "block".
 
     Raises:
         ValueError: one of them is no change of order and signs.
@@ -44,7 +48,7 @@ def mirror(names: Sequence[str]) -> Symmetry:
         feature_order, feature_signs = _MIRRORED[name]
         order += [len(order) + index for index in feature_order]
         signs += feature_signs
-    action_order, action_signs = _VECTOR
+    action_order, action_signs = _IN_BLOCK_FRAME if action_frame == "block" else _ON_BOARD
     return Symmetry(
         np.array(order),
         np.array(signs, np.float32),

@@ -31,6 +31,7 @@ class EnvConfig:
     )
     action_mode: Literal["absolute", "relative", "delta"] = "relative"  # see envs/actions.py
     action_bound: float = 100.0  # px in x and in y, how far relative to the agent, or to the last target
+    action_frame: Literal["board", "block"] = "block"  # whose x and y an action means, see envs/actions.py
     action_repeat: int = 1  # environment steps per decision, the target held
     speed_limit: tuple[float, float] | None = None  # px that a target moves at most, at first and in the end
     speed_ramp: tuple[int, int] = (0, 1)  # env steps between which the one becomes the other
@@ -44,8 +45,10 @@ class EnvConfig:
 
     def validate(self) -> None:
         check_features(self.features)
+        if self.action_mode == "absolute" and self.action_frame == "block":
+            raise ValueError("action_frame must be board with absolute actions, got block")
         if self.mirror:
-            mirror(self.features)
+            mirror(self.features, self.action_frame)
         for name in ("num_envs", "action_bound", "action_repeat", "reward_scale"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -61,7 +64,7 @@ class EnvConfig:
         limit = None
         if self.speed_limit:
             limit = float(np.interp(env_steps, self.speed_ramp, self.speed_limit))
-        return ActionDecoder(self.action_mode, self.action_bound, limit)
+        return ActionDecoder(self.action_mode, self.action_bound, self.action_frame, limit)
 
 
 class TrainingEnv:
@@ -76,7 +79,9 @@ class TrainingEnv:
         self.num_envs = config.num_envs
         self.observation_size = feature_size(config.features)
         self.action_size = 2
-        self.symmetry: Symmetry | None = mirror(config.features) if config.mirror else None
+        self.symmetry: Symmetry | None = (
+            mirror(config.features, config.action_frame) if config.mirror else None
+        )
         self.env = PushTVectorEnv(config.num_envs)
         self.rng = np.random.default_rng(seed)
         self.env_steps = 0  # taken by all environments together

@@ -25,6 +25,7 @@ CONFIG = {
     "features": FEATURES,
     "action_mode": "relative",
     "action_bound": 80.0,
+    "action_frame": "board",
     "speed_limit": None,
     "action_repeat": 1,
     "trained": {"env_steps": 1000, "seed": 1},
@@ -114,7 +115,7 @@ def test_a_policy_remembers_where_it_sent_each_agent_last(mode, speed_limit):
     actor, names, decoder = (
         Actor(4, 2, [16]),
         ("agent_pos", "target_lead"),
-        ActionDecoder(mode, 80.0, speed_limit),
+        ActionDecoder(mode, 80.0, "block", speed_limit),
     )
     policy, told = SACPolicy(actor, names, decoder), SACPolicy(actor, names, decoder)
     last = [None] * 3

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from envs.actions import ActionDecoder
-from envs.observations import FEATURES, features
+from envs.observations import FEATURES, features, rotate
 from envs.symmetry import mirror
 from envs.vector import PushTVectorEnv
 
@@ -21,11 +21,18 @@ def start_states() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("mode", "speed_limit"), [("absolute", None), ("relative", None), ("delta", None), ("delta", 25.0)]
+    ("mode", "frame", "speed_limit"),
+    [
+        ("absolute", "board", None),
+        ("relative", "board", None),
+        ("relative", "block", None),
+        ("delta", "board", None),
+        ("delta", "block", 25.0),
+    ],
 )
-def test_the_simulator_does_in_the_mirror_what_it_does(mode, speed_limit):
+def test_the_simulator_does_in_the_mirror_what_it_does(mode, frame, speed_limit):
     """Mirrored actions from mirrored starts: features, contacts and all, up to the solver's rounding."""
-    symmetry, decoder = mirror(NAMES), ActionDecoder(mode, 60.0, speed_limit)
+    symmetry, decoder = mirror(NAMES, frame), ActionDecoder(mode, 60.0, frame, speed_limit)
     real, image = PushTVectorEnv(COUNT), PushTVectorEnv(COUNT)
     raws = []
     for env, states in zip((real, image), start_states(), strict=True):
@@ -34,7 +41,11 @@ def test_the_simulator_does_in_the_mirror_what_it_does(mode, speed_limit):
     first_pose = raws[0]["block_pose"].copy()
     for _ in range(12):
         towards = (raws[0]["block_pose"][:, :2] - raws[0]["agent_pos"]) / 60
-        actions = np.clip(towards if mode != "absolute" else raws[0]["block_pose"][:, :2] / 256 - 1, -1, 1)
+        if mode == "absolute":
+            towards = raws[0]["block_pose"][:, :2] / 256 - 1
+        if frame == "block":
+            towards = rotate(towards, -raws[0]["block_pose"][:, 2])
+        actions = np.clip(towards, -1, 1)
         mirrored = actions[:, symmetry.action_order] * symmetry.action_signs
         for i, (env, given) in enumerate(((real, actions), (image, mirrored))):
             targets = decoder(given, raws[i])
@@ -43,11 +54,11 @@ def test_the_simulator_does_in_the_mirror_what_it_does(mode, speed_limit):
         expected = expected[:, symmetry.observation_order] * symmetry.observation_signs
         # Chipmunk solves contacts in an order of its own, so now and then a push ends a little differently.
         assert np.median(np.abs(seen - expected)) < 1e-6
-        assert np.quantile(np.abs(seen - expected).max(axis=1), 0.7) < 0.02
+        assert np.quantile(np.abs(seen - expected).max(axis=1), 0.7) < 0.04
     moved = np.linalg.norm(raws[0]["block_pose"][:, :2] - first_pose[:, :2], axis=1)
     assert np.median(moved) > 10
 
 
 def test_an_angle_that_wraps_has_no_mirror_image():
     with pytest.raises(ValueError, match="mirror must be false with block_angle"):
-        mirror(["agent_pos", "block_angle"])
+        mirror(["agent_pos", "block_angle"], "board")

@@ -26,12 +26,17 @@ BASE = "--total-env-steps 3_000_000 --threads 1 --device cpu"  # about 15 minute
 ROWS = {
     "recipe": "",
     "absolute_actions": "--env.action-mode absolute --env.action-frame board",
+    "board_frame": "--env.action-frame board "
+    "--env.features agent_pos agent_vel block_pos block_rotation agent_in_block_frame goal_error",
+    "no_mirror": "--env.no-mirror",
     "stock_reward": "--env.reward stock --env.success-bonus 0",
     "linear_reward": "--env.reward linear",
     "progress_reward": "--env.reward progress",
     "no_curriculum": "--env.curriculum 0",
-    "no_goal_error": "--env.features agent_pos agent_vel block_pos block_rotation agent_in_block_frame",
-    "no_velocity": "--env.features agent_pos block_pos block_rotation agent_in_block_frame goal_error",
+    "no_goal_error": "--env.features agent_pos block_pos block_rotation agent_in_block_frame "
+    "agent_vel_in_block_frame",
+    "no_velocity": "--env.features agent_pos block_pos block_rotation agent_in_block_frame "
+    "goal_in_block_frame goal_error",
     "one_step_returns": "--agent.n-step 1",
     "action_repeat_2": "--env.action-repeat 2 --agent.gamma 0.96",
     "constant_entropy": "--agent.final-target-entropy -2",

@@ -23,22 +23,23 @@ class EnvConfig:
     num_envs: int = 32  # PushTs stepped together
     features: tuple[str, ...] = (  # what the policy sees, see envs/observations.py
         "agent_pos",
-        "agent_vel",
         "block_pos",
         "block_rotation",
         "agent_in_block_frame",
+        "agent_vel_in_block_frame",
+        "goal_in_block_frame",
         "goal_error",
     )
     action_mode: Literal["absolute", "relative", "delta"] = "relative"  # see envs/actions.py
-    action_bound: float = 100.0  # px in x and in y, how far relative to the agent, or to the last target
+    action_bound: float = 100.0  # px in x and in y, away from the agent or from the last target
     action_frame: Literal["board", "block"] = "block"  # whose x and y an action means, see envs/actions.py
     action_repeat: int = 1  # environment steps per decision, the target held
     speed_limit: tuple[float, float] | None = None  # px that a target moves at most, at first and in the end
     speed_ramp: tuple[int, int] = (0, 1)  # env steps between which the one becomes the other
     reward: Literal["stock", "linear", "log_barrier", "progress"] = "log_barrier"  # see envs/rewards.py
-    reward_scale: float = 0.1  # multiplies reward, bonus and cost
+    reward_scale: float = 0.1  # multiplies reward and bonus
     success_bonus: float = 5.0  # added on the step that succeeds
-    mirror: bool = False  # learn from every other transition as its mirror image, see envs/symmetry.py
+    mirror: bool = True  # learn from every other transition as its mirror image, see envs/symmetry.py
     curriculum: float = 0.5  # share of episodes that start near the goal
     curriculum_angle: float = 0.8  # rad, one sigma of the block's angle about the goal in such a start
     curriculum_distance: float = 70.0  # px, one sigma of its position

@@ -22,6 +22,7 @@ from common.seeding import restore_generator
 from envs.summary import scalars
 from sac.actor import Actor
 from sac.agent import SAC
+from sac.exploration import Detours
 from sac.replay_buffer import NStepWindow, ReplayBuffer
 
 
@@ -32,6 +33,7 @@ class TrainingConfig:
     start_steps: int = 5_000  # played with uniformly random actions before anything is learnt
     utd: float = 1 / 32  # updates per environment step
     greedy_share: float = 0.25  # of the environments play the mode: the replay learns where it gets stuck
+    detour_share: float = 0.0  # of them are led astray now and then, see sac/exploration.py
     buffer_capacity: int = 1_000_000  # transitions
     log_every: int = 16_000  # env steps between logged losses
     eval_every: int = 160_000  # env steps between evaluations, each followed by a checkpoint
@@ -48,8 +50,9 @@ class TrainingConfig:
         for name in ("start_steps", "keep_every", "video_every", "eval_seed", "best_from"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if not 0.0 <= self.greedy_share <= 1.0:
-            raise ValueError(f"greedy_share must be between 0 and 1, got {self.greedy_share}")
+        for name in ("greedy_share", "detour_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
 
 
 class Trainer:
@@ -92,6 +95,8 @@ class Trainer:
         self.buffer = ReplayBuffer(config.buffer_capacity, *sizes, agent.device, env.symmetry)
         self.window = NStepWindow(env.num_envs, *sizes, agent.config.n_step, agent.config.gamma)
         self.exploration = np.random.default_rng(seeds["exploration"])
+        detours = int(config.detour_share * env.num_envs)
+        self.detours = Detours(env.num_envs, env.action_size, detours, self.exploration)
         self.sampling = torch.Generator(agent.device).manual_seed(seeds["replay"])
 
         self.env_steps = 0
@@ -142,7 +147,7 @@ class Trainer:
         else:
             observations = torch.from_numpy(self.observations).to(self.agent.device)
             num_greedy = int(self.config.greedy_share * self.env.num_envs)
-            actions = self.agent.act(observations, num_greedy).cpu().numpy()
+            actions = self.detours(self.agent.act(observations, num_greedy).cpu().numpy())
         next_observations, rewards, terminated, truncated, infos = self.env.step(actions)
         completed = self.window.add(
             self.observations, actions, rewards, next_observations, terminated, truncated
@@ -261,6 +266,7 @@ class Trainer:
             "replay": self.buffer.state_dict(),
             "window": self.window.state_dict(),
             "env": {name: torch.from_numpy(array) for name, array in env_arrays.items()},
+            "detours": {name: torch.from_numpy(array) for name, array in self.detours.state_dict().items()},
             "trainer": {"sampling": self.sampling.get_state()},
             "metrics": {name: value.clone() for name, value in self._metrics.items()},
         }
@@ -303,6 +309,7 @@ class Trainer:
             self.window.load_state_dict(part("window"))
             restore_generator(self.sampling, flat["trainer.sampling"], counters["updates"])
             self.exploration.bit_generator.state = counters["exploration"]
+            self.detours.load_state_dict({name: tensor.numpy() for name, tensor in part("detours").items()})
             env_arrays = {name: tensor.numpy() for name, tensor in part("env").items()}
             self.observations = self.env.load_state_dict(counters["env"], env_arrays)
             for name in ("env_steps", "evaluation", "best", "kept"):

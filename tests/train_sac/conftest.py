@@ -27,6 +27,7 @@ training:
   start_steps: 100
   utd: 0.1
   greedy_share: 0.5
+  detour_share: 0.5
   buffer_capacity: 700
   log_every: 40
   eval_every: 400

@@ -32,7 +32,7 @@ from sac.actor import Actor
 
 LOGS = Path("logs")  # where runs are, from where the scripts are started
 ASSETS = Path(__file__).parent / "assets"
-EXPERT = ASSETS / "sac_expert_fast"
+EXPERT = ASSETS / "sac_expert"
 WITHOUT_FOLDER = ("random", "scripted")
 
 

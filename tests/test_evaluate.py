@@ -128,6 +128,7 @@ def test_a_run_keeps_its_results_in_its_folder(tmp_path):
     checkpoint.mkdir(parents=True)
     config = {"algorithm": "sac", "observation_size": 2, "action_size": 2, "hidden_sizes": [4]}
     config |= {"features": ["agent_pos"], "action_mode": "relative", "action_bound": 30.0, "action_repeat": 2}
+    config |= {"action_frame": "board", "speed_limit": None}
     (checkpoint / "config.json").write_text(json.dumps(config))
     torch.manual_seed(0)
     save_file(Actor(2, 2, [4]).state_dict(), checkpoint / "model.safetensors")

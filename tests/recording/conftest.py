@@ -6,13 +6,14 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 
-from policies import EXPERT, fingerprint
+from policies import ASSETS, fingerprint
 from recording.dataset import Dataset, Notes
 from recording.schema import Recipe
 from recording.workers import Player
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 FIRST = 7_000
+EXPERT = ASSETS / "sac_expert_fast"  # its episodes are the shorter ones
 
 
 def expert_recipe(**settings):
@@ -34,7 +35,7 @@ def make_recipe():
 
 @pytest.fixture(scope="session")
 def player():
-    """Makes players of the shipped expert in small blocks."""
+    """Makes players of the fast expert in small blocks."""
     return lambda **settings: Player(expert_recipe(**settings), str(EXPERT), block=4)
 
 

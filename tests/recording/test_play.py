@@ -2,9 +2,11 @@ import gymnasium
 import numpy as np
 
 import envs  # noqa: F401  registers the environments
-from policies import EXPERT, RandomPolicy, load_policy
+from policies import ASSETS, RandomPolicy, load_policy
 from recording.pictures import decode_png
 from recording.play import RecordingEnv, play
+
+EXPERT = ASSETS / "sac_expert_fast"
 
 
 def plain(seed, actions):

@@ -27,11 +27,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is bes
 
 import train_act
 from act.frames import open_dataset
-from common.checkpoint import save_json
 from common.config import parse
 from common.device import choose_device
 from common.errors import report_user_errors
-from common.provenance import provenance
+from common.provenance import provenance, write_report
 
 LEROBOT, OURS, TUNED = "lerobot-train", "ours", "ours, compiled"
 
@@ -147,9 +146,7 @@ def main() -> None:
     print(f"\n{'':<18}{'updates/s':>11}{'samples/s':>12}{'ratio':>8}")
     for name, rate in numbers["updates_per_s"].items():
         print(f"{name:<18}{rate:11.2f}{rate * config.batch_size:12,.0f}{numbers['ratios'][name]:7.2f}x")
-    config.json.parent.mkdir(parents=True, exist_ok=True)
-    save_json(config.json, numbers)
-    print(f"\nwritten to {config.json}")
+    write_report(config.json, numbers)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,7 @@ from lerobot.datasets import LeRobotDataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is beside it, not above it
 
-from common.checkpoint import save_json
-from common.provenance import provenance
+from common.provenance import provenance, write_report
 from policies import EXPERT, load_policy
 from recording.dataset import Dataset, Notes
 from recording.recorder import record
@@ -68,7 +67,7 @@ def main(
         for kind, both in rates.items()
     }
     print_table(results)
-    write_json(json, results, rates)
+    write_report(json, report(results, rates))
 
 
 def measure(recorder: Callable, recipe: Recipe, episodes: int) -> tuple[float, float]:
@@ -132,15 +131,12 @@ def print_table(results: dict) -> None:
         print(f"{kind:26}{cpu:22,.0f}{our_cpu:12,.0f}{ratios}")
 
 
-def write_json(path: Path, results: dict, rates: dict) -> None:
-    report = provenance("lerobot", "gym-pusht", "datasets", "pyarrow", "pillow") | {
+def report(results: dict, rates: dict) -> dict:
+    return provenance("lerobot", "gym-pusht", "datasets", "pyarrow", "pillow") | {
         "unit": "frames per second of CPU time, and by the clock; medians over turns",
         "rates": results,
         "turns": rates,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_json(path, report)
-    print(f"\nwritten to {path}")
 
 
 if __name__ == "__main__":

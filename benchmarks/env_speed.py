@@ -23,8 +23,7 @@ from numba import njit
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is beside it, not above it
 
-from common.checkpoint import save_json
-from common.provenance import provenance
+from common.provenance import provenance, write_report
 from envs import physics
 from envs.pusht import PushTEnv
 from envs.vector import PushTVectorEnv
@@ -56,7 +55,7 @@ def main(json: Path = Path("logs/benchmarks/env_speed.json"), repeats: int = 5, 
             rates[name].append(rate(work, slice_s))
     results = {name: statistics.median(values) for name, values in rates.items()}
     print_table(results)
-    write_json(json, results, rates)
+    write_report(json, report(results, rates))
 
 
 def contestants() -> dict[str, Work]:
@@ -185,8 +184,8 @@ def print_table(results: dict[str, float]) -> None:
     print("Chipmunk: the physics of the same steps, alone in one compiled loop; no step can be faster.")
 
 
-def write_json(path: Path, results: dict[str, float], rates: dict[str, list[float]]) -> None:
-    report = provenance("gym-pusht", "gymnasium", "pymunk", "numba", "numpy") | {
+def report(results: dict[str, float], rates: dict[str, list[float]]) -> dict:
+    return provenance("gym-pusht", "gymnasium", "pymunk", "numba", "numpy") | {
         "unit": "per CPU second of one core, median over slices",
         "rates": results,
         "ratios": {what: ours / stock for what, stock, ours in pairs(results)},
@@ -195,9 +194,6 @@ def write_json(path: Path, results: dict[str, float], rates: dict[str, list[floa
         },
         "slices": rates,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_json(path, report)
-    print(f"\nwritten to {path}")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ ROWS = {
     "linear_reward": "--env.reward linear",
     "progress_reward": "--env.reward progress",
     "no_curriculum": "--env.curriculum 0",
-    "no_goal_error": "--env.features agent_pos block_pos block_rotation agent_in_block_frame "
+    "no_goal_features": "--env.features agent_pos block_pos block_rotation agent_in_block_frame "
     "agent_vel_in_block_frame",
     "no_velocity": "--env.features agent_pos block_pos block_rotation agent_in_block_frame "
     "goal_in_block_frame goal_error",

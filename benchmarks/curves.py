@@ -8,11 +8,16 @@ be high while the other is zero.
 
 import csv
 import itertools
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is beside it, not above it
+
+from envs.pictures import save_figure
 
 COLORS = ("#2f6db5", "#e2711d", "#3a8f5c", "#8b5fbf", "#8d96a3")
 PANELS = {
@@ -41,12 +46,9 @@ def main(
             panel.plot(*zip(*points, strict=True) if points else ((), ()), color=color, label=run.name)
     for panel, (label, limits) in zip(axes, PANELS.values(), strict=True):
         panel.set(ylabel=label, ylim=limits)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(color="#e8ebef")
     axes[-1].set(xlabel="environment steps (millions)")
     axes[0].legend(frameon=False)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=120)
+    save_figure(figure, output)
     print(output)
 
 

@@ -4,6 +4,7 @@ The trainer knows its environment only as arrays of observations, actions and re
 (`envs.wrappers.TrainingEnv` is one) and its evaluation as a function that returns numbers.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class Trainer:
         total_env_steps: length of the whole training.
         env: vectorised, see `envs.wrappers.TrainingEnv`.
         agent: learns.
-        evaluate: actor -> numbers as of `envs.summary.summarize`; `success_rate` chooses the best checkpoint.
+        evaluate: actor -> numbers as of `envs.summary.summarize`, which choose the best checkpoint.
         record: actor -> frames (T, H, W, 3) uint8 of one episode.
         policy_config: what a checkpoint's `config.json` says of the policy beside its weights.
         folder: of the run.
@@ -186,9 +187,8 @@ class Trainer:
         at_end = self.config.video_every > 0 and self.env_steps >= self.total_env_steps
         if at_end or self._crossed(self.config.video_every, before):
             logger.video(self.env_steps, self.record(actor))
-        # Among equals the latest, for what a training goes on to improve is speed and smoothness.
-        is_best = self.evaluation["success_rate"] >= self.best.get("success_rate", 0.0)
-        if is_best and self.env_steps >= self.config.best_from:
+        late_enough = self.env_steps >= self.config.best_from
+        if late_enough and (not self.best or _merit(self.evaluation) >= _merit(self.best)):
             self.best = self.evaluation
         if self._crossed(self.config.keep_every, before):
             self.kept.append(_checkpoint_name(self.env_steps))
@@ -320,6 +320,12 @@ class Trainer:
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())  # torch's take several lines
             raise UserError(f"{state}: not the state of such a training: {reason}") from None
+
+
+def _merit(evaluation: dict[str, Any]) -> tuple[float, float]:
+    """What makes one checkpoint better than another: it succeeds more often; as often, but in fewer steps."""
+    steps = evaluation["mean_steps_to_success"]
+    return evaluation["success_rate"], -math.inf if steps is None else -steps
 
 
 def _checkpoint_name(env_steps: int) -> str:

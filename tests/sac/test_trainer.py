@@ -152,6 +152,21 @@ def test_the_loop_does_what_a_plain_one_does(uninterrupted):
     assert {path.name for path in (folder / "checkpoints").iterdir()} == names
 
 
+def test_the_best_succeeds_most_often_and_then_fastest(tmp_path):
+    trainer = make_trainer(tmp_path)
+    scores = iter([(0.0, None), (0.9, 20.0), (1.0, 31.0), (1.0, 29.0), (1.0, 30.0), (0.95, 10.0)])
+    chosen = []
+    for env_steps, (success_rate, steps) in enumerate(scores):
+        trainer.env_steps = env_steps
+        trainer.evaluate = lambda actor, found=(success_rate, steps): evaluate(actor) | {
+            "success_rate": found[0],
+            "mean_steps_to_success": found[1],
+        }
+        trainer._evaluate(Rows(), before=env_steps)
+        chosen.append(trainer.best["env_steps"])
+    assert chosen == [0, 1, 2, 3, 3, 3]
+
+
 @pytest.mark.parametrize("plays", range(1, 40))
 def test_stopped_anywhere_it_goes_on_bit_for_bit(uninterrupted, tmp_path, plays):
     folder, rows = uninterrupted

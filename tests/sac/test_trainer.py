@@ -158,10 +158,13 @@ def test_the_best_succeeds_most_often_and_then_fastest(tmp_path):
     chosen = []
     for env_steps, (success_rate, steps) in enumerate(scores):
         trainer.env_steps = env_steps
-        trainer.evaluate = lambda actor, found=(success_rate, steps): evaluate(actor) | {
-            "success_rate": found[0],
-            "mean_steps_to_success": found[1],
-        }
+        trainer.evaluate = lambda actor, found=(success_rate, steps): (
+            evaluate(actor)
+            | {
+                "success_rate": found[0],
+                "mean_steps_to_success": found[1],
+            }
+        )
         trainer._evaluate(Rows(), before=env_steps)
         chosen.append(trainer.best["env_steps"])
     assert chosen == [0, 1, 2, 3, 3, 3]

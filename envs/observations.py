@@ -41,6 +41,18 @@ def agent_in_block_frame(raw: RawObservation) -> np.ndarray:
     return rotate(raw["agent_pos"] - raw["block_pose"][:, :2], -raw["block_pose"][:, 2]) / 100.0
 
 
+def agent_fourier_in_block_frame(raw: RawObservation) -> np.ndarray:
+    """`agent_in_block_frame` to the pixel: sines and cosines with periods of 100 and of 50 pixels.
+
+    Networks are slow to learn what changes within a few pixels, as a contact does, from coordinates alone:
+    Tancik et al. 2020, "Fourier Features Let Networks Learn High Frequency Functions" (arXiv:2006.10739).
+    Further away than 125 px, where nothing touches, the numbers stand still.
+    """
+    phases = 2 * np.pi * np.clip(agent_in_block_frame(raw), -1.25, 1.25)
+    waves = [wave(times * phases) for times in (1, 2) for wave in (np.sin, np.cos)]
+    return np.concatenate(waves, axis=1)
+
+
 def agent_vel_in_block_frame(raw: RawObservation) -> np.ndarray:
     return rotate(raw["agent_vel"], -raw["block_pose"][:, 2]) / 200.0
 
@@ -80,6 +92,7 @@ FEATURES: dict[str, Callable[[RawObservation], np.ndarray]] = {
         block_angle,
         block_rotation,
         agent_in_block_frame,
+        agent_fourier_in_block_frame,
         agent_vel_in_block_frame,
         goal_in_block_frame,
         goal_error,

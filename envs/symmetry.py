@@ -17,6 +17,7 @@ _MIRRORED: dict[str, tuple[list[int], list[int]]] = {  # feature -> order and si
     "block_pos": _ON_BOARD,
     "block_rotation": ([1, 0], [1, 1]),  # angle -> pi / 2 - angle: cosine and sine change places
     "agent_in_block_frame": _IN_BLOCK_FRAME,
+    "agent_fourier_in_block_frame": (list(range(8)), [-1, 1, 1, 1] * 2),  # sines, cosines: only sin x turns
     "agent_vel_in_block_frame": _IN_BLOCK_FRAME,
     "goal_in_block_frame": ([0, 1, 2, 3], [-1, 1, -1, 1]),
     "goal_error": ([1, 0, 2], [-1, -1, -1]),

@@ -11,6 +11,7 @@ IN_BLOCK_FRAME = (
     "agent_vel_in_block_frame",
     "target_lead_in_block_frame",
     "goal_in_block_frame",
+    "agent_fourier_in_block_frame",
 )
 
 
@@ -35,6 +36,10 @@ def test_features_in_the_block_frame():
         expected = [part for number in expected for part in (number.real, number.imag)]
         expected += [way.real / 128, way.imag / 128]
         expected += [part / (20 + abs(part)) for part in (way.real, way.imag)]
+        near = [max(-1.25, min(part, 1.25)) for part in expected[:2]]
+        for period in (100, 50):
+            waves = [cmath.exp(2j * cmath.pi * 100 * part / period) for part in near]
+            expected += [wave.imag for wave in waves] + [wave.real for wave in waves]
         np.testing.assert_allclose(seen[i], expected, rtol=1e-5, atol=1e-6)
 
 

@@ -7,8 +7,14 @@ from envs.symmetry import mirror
 from envs.vector import PushTVectorEnv
 
 NAMES = [name for name in FEATURES if name != "block_angle"]
-NEW_IN_BLOCK_FRAME = {"agent_vel_in_block_frame", "goal_in_block_frame", "target_lead_in_block_frame"}
-VIEWS = ([n for n in NAMES if n not in NEW_IN_BLOCK_FRAME], [n for n in NAMES if n in NEW_IN_BLOCK_FRAME])
+NEW_IN_BLOCK_FRAME = {
+    "agent_fourier_in_block_frame",
+    "agent_vel_in_block_frame",
+    "goal_in_block_frame",
+    "target_lead_in_block_frame",
+}
+COARSE = [name for name in NAMES if name != "agent_fourier_in_block_frame"]  # which tells pixels apart
+VIEWS = ([n for n in COARSE if n not in NEW_IN_BLOCK_FRAME], [n for n in COARSE if n in NEW_IN_BLOCK_FRAME])
 COUNT = 16
 
 
@@ -20,6 +26,20 @@ def start_states() -> tuple[np.ndarray, np.ndarray]:
     angle = rng.uniform(-np.pi, np.pi, COUNT)
     mirrored = [512 - agent[:, ::-1], 512 - block[:, ::-1], (np.pi / 2 - angle)[:, None]]
     return np.concatenate([agent, block, angle[:, None]], axis=1), np.concatenate(mirrored, axis=1)
+
+
+def test_features_of_a_mirrored_board_are_the_mirrored_features():
+    rng = np.random.default_rng(1)
+    vel, lead = rng.normal(0, 100, (2, COUNT, 2))
+    views = []
+    for states, image in zip(start_states(), (False, True), strict=True):
+        raw, _ = PushTVectorEnv(COUNT).reset(seed=list(range(COUNT)), options={"states": states})
+        raw["agent_vel"] = -vel[:, ::-1] if image else vel
+        raw["last_target"] = raw["agent_pos"] + (-lead[:, ::-1] if image else lead)
+        views.append(features(raw, NAMES))
+    symmetry = mirror(NAMES, "board")
+    expected = views[0][:, symmetry.observation_order] * symmetry.observation_signs
+    np.testing.assert_allclose(views[1], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +54,7 @@ def start_states() -> tuple[np.ndarray, np.ndarray]:
 )
 def test_the_simulator_does_in_the_mirror_what_it_does(mode, frame, speed_limit):
     """Mirrored actions from mirrored starts: features, contacts and all, up to the solver's rounding."""
-    symmetry, decoder = mirror(NAMES, frame), ActionDecoder(mode, 60.0, frame, speed_limit)
+    symmetry, decoder = mirror(COARSE, frame), ActionDecoder(mode, 60.0, frame, speed_limit)
     real, image = PushTVectorEnv(COUNT), PushTVectorEnv(COUNT)
     raws = []
     for env, states in zip((real, image), start_states(), strict=True):

@@ -59,6 +59,8 @@ class Config:
         for name in ("seed", "videos", "failure_videos"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.seed + self.episodes > 2**63:
+            raise ValueError(f"seed must be below 2^63, got {self.seed}")
         if self.json and self.json.is_dir():
             raise ValueError(f"json must be a file to write, got the folder {self.json}")
 
@@ -157,13 +159,14 @@ def record_together(path: Path, episodes: Sequence[Episode], env: PushTVectorEnv
 
 
 def destination(name: str, config: Config) -> tuple[Path, str]:
-    """The folder to write to, and what the files are called after: the checkpoint."""
+    """The folder to write to, and what the files are called after: the checkpoint and how it is played."""
     checkpoint = Path(name).absolute()
+    stem = checkpoint.name + "_stock" * (config.env == "stock") + "_sampled" * config.sampled
     if config.output:
-        return config.output, checkpoint.name
+        return config.output, stem
     if checkpoint.parent.name == "checkpoints":
-        return Path(os.path.relpath(checkpoint.parent.parent)), checkpoint.name
-    return Path("logs/evaluate") / checkpoint.name, checkpoint.name
+        return Path(os.path.relpath(checkpoint.parent.parent)), stem
+    return Path("logs/evaluate") / checkpoint.name, stem
 
 
 def make_folders(*folders: Path) -> None:

@@ -265,7 +265,7 @@ class SACPolicy:
             actions = self.actor.mode(observations)
         else:
             actions, _ = self.actor.sample(observations, self._noise(*raw["agent_pos"].shape))
-        return self.decoder(actions.double().cpu().numpy(), raw)
+        return self.decoder(actions.cpu().double().numpy(), raw)
 
     def _noise(self, slots: int, size: int) -> torch.Tensor:
         if self.slot_generators:

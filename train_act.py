@@ -32,7 +32,15 @@ from common.config import config_path, parse, to_dict
 from common.device import choose_device
 from common.errors import report_user_errors
 from common.logger import Logger
-from common.run import StopRequest, choose_folder, command_line, only_process_in, open_folder, same_command
+from common.run import (
+    StopRequest,
+    check_name,
+    choose_folder,
+    command_line,
+    only_process_in,
+    open_folder,
+    same_command,
+)
 from envs.evaluation import Evaluation
 
 DEFAULT_CONFIG = Path("configs/act_pusht.yaml")
@@ -82,8 +90,7 @@ class Config:
         for name in ("seed", "threads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.run_name != Path(self.run_name).name:
-            raise ValueError(f"run_name must be the name of a folder, not a path, got {self.run_name}")
+        check_name(self.run_name)
 
 
 def in_lerobots_terms(

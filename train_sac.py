@@ -15,13 +15,21 @@ import torch
 
 from common.config import config_path, parse, to_dict
 from common.device import choose_device
-from common.errors import report_user_errors
+from common.errors import UserError, report_user_errors
 from common.logger import Logger
-from common.run import StopRequest, choose_folder, command_line, only_process_in, open_folder, same_command
+from common.run import (
+    StopRequest,
+    check_name,
+    choose_folder,
+    command_line,
+    only_process_in,
+    open_folder,
+    same_command,
+)
 from common.seeding import split_seed
 from envs.evaluation import Evaluation
 from envs.wrappers import EnvConfig, TrainingEnv
-from policies import SACPolicy
+from policies import SACConfig, SACPolicy
 from sac.agent import SAC, AgentConfig
 from sac.trainer import Trainer, TrainingConfig
 
@@ -61,8 +69,7 @@ class Config:
         for name in ("seed", "threads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.run_name != Path(self.run_name).name:
-            raise ValueError(f"run_name must be the name of a folder, not a path, got {self.run_name}")
+        check_name(self.run_name)
         if self.training.best_from > self.total_env_steps:
             raise ValueError(
                 f"training.best_from must be at most total_env_steps, {self.total_env_steps}, "
@@ -99,18 +106,17 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
         config.training.eval_episodes,
         config.training.eval_seed,
     )
-    policy_config = {
-        "algorithm": "sac",
-        "observation_size": env.observation_size,
-        "action_size": env.action_size,
-        "hidden_sizes": list(config.agent.hidden_sizes),
-        "features": list(config.env.features),
-        "action_mode": config.env.action_mode,
-        "action_bound": config.env.action_bound,
-        "action_frame": config.env.action_frame,
-        "speed_limit": decoder.speed_limit,
-        "action_repeat": config.env.action_repeat,
-    }
+    policy_config = SACConfig(
+        observation_size=env.observation_size,
+        action_size=env.action_size,
+        hidden_sizes=config.agent.hidden_sizes,
+        features=config.env.features,
+        action_mode=config.env.action_mode,
+        action_bound=config.env.action_bound,
+        action_frame=config.env.action_frame,
+        speed_limit=decoder.speed_limit,
+        action_repeat=config.env.action_repeat,
+    )
     return Trainer(
         config=config.training,
         total_env_steps=config.total_env_steps,
@@ -118,7 +124,7 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
         agent=agent,
         evaluate=evaluation.summary,
         record=evaluation.frames,
-        policy_config=policy_config,
+        policy_config=to_dict(policy_config),
         folder=folder,
         seeds=seeds,
     )
@@ -151,10 +157,15 @@ def main(argv: list[str] | None = None) -> bool:
     name = config.run_name or f"{config_path(argv, DEFAULT_CONFIG).stem}_seed{config.seed}"
     folder = choose_folder(config.logs, name, config.resume)
     with only_process_in(folder), StopRequest() as stop:
-        last = open_folder(folder, config, command_line("train_sac.py", argv), MAY_CHANGE_ON_RESUME)
         trainer = build_trainer(config, folder)
+        last = open_folder(folder, config, command_line("train_sac.py", argv), MAY_CHANGE_ON_RESUME)
         if last:
             trainer.load(last)
+            if trainer.env_steps > config.total_env_steps:
+                raise UserError(
+                    f"{folder} has been trained for {trainer.env_steps:,} env steps already: "
+                    f"total_env_steps must be more, got {config.total_env_steps}"
+                )
         print(start_up_table(config, trainer, folder))
         if last:
             print(f"going on from {last} at {trainer.env_steps:,} env steps")

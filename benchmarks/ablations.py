@@ -3,9 +3,9 @@
     python benchmarks/ablations.py                                          all rows, two at a time
     python benchmarks/ablations.py --rows stock_reward no_curriculum --jobs 1
 
-A row is a plain training, `python train_sac.py <flags>`, and can be run by hand; one that was stopped goes
-on. Its figure is the success of its best checkpoint, deterministic, on 500 seeds that chose nothing. Prints a
-Markdown table and writes `logs/ablations/ablations.json`.
+A row is a plain training whose command stands in the table; one that was stopped goes on. Its figure is the
+success of its best checkpoint, deterministic, on 500 seeds that chose nothing. Prints a Markdown table of all
+that `logs/ablations/` holds; beside each training lie its log and its numbers as JSON.
 """
 
 import json
@@ -33,13 +33,15 @@ ROWS = {
     "linear_reward": "--env.reward linear",
     "progress_reward": "--env.reward progress",
     "no_curriculum": "--env.curriculum 0",
+    "no_fourier_features": "--env.features agent_pos block_pos block_rotation agent_in_block_frame "
+    "agent_vel_in_block_frame goal_in_block_frame goal_error",
     "no_goal_features": "--env.features agent_pos block_pos block_rotation agent_in_block_frame "
-    "agent_vel_in_block_frame",
+    "agent_fourier_in_block_frame agent_vel_in_block_frame",
     "no_velocity": "--env.features agent_pos block_pos block_rotation agent_in_block_frame "
-    "goal_in_block_frame goal_error",
+    "agent_fourier_in_block_frame goal_in_block_frame goal_error",
     "one_step_returns": "--agent.n-step 1",
     "action_repeat_2": "--env.action-repeat 2 --agent.gamma 0.96",
-    "constant_entropy": "--agent.final-target-entropy -2",
+    "falling_entropy": "--agent.final-target-entropy -8",
     "no_greedy_envs": "--training.greedy-share 0",
     "four_times_utd": "--training.utd 0.125 --total-env-steps 850_000",
     "hidden_256": "--agent.hidden-sizes 256 256 --total-env-steps 1_600_000",
@@ -56,38 +58,46 @@ def main(rows: tuple[Literal[*ROWS], ...] = tuple(ROWS), jobs: int = 2, seed: in
     """
     LOGS.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(jobs) as pool:
-        results = dict(zip(rows, pool.map(lambda row: run(row, seed), rows), strict=True))
-    table = LOGS / "ablations.json"
-    results = (json.loads(table.read_text()) if table.exists() else {}) | results
-    table.write_text(json.dumps(results, indent=2) + "\n")
-    print("| changed | success on 500 seeds | steps to success | mean max coverage | command |")
-    print("|---|---|---|---|---|")
-    for row, numbers in results.items():
-        low, high = (100 * bound for bound in numbers["success_ci95"])
-        steps = numbers["mean_steps_to_success"]
-        print(
-            f"| {row.replace('_', ' ')} | {numbers['pc_success']:.1f} % ({low:.1f} to {high:.1f}) "
-            f"| {'-' if steps is None else f'{steps:.0f}'} | {numbers['mean_max_coverage']:.3f} "
-            f"| `train_sac.py {ROWS[row]}` |"
-        )
+        failed = [name for name in pool.map(lambda row: run(row, seed), rows) if name]
+    print_table()
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}; see the logs in {LOGS}")
 
 
-def run(row: str, seed: int) -> dict:
-    """Train a row and evaluate its best checkpoint; returns the numbers of `evaluate.py`."""
+def run(row: str, seed: int) -> str | None:
+    """Train a row and evaluate its best checkpoint; returns its name if either failed."""
     name = f"{row}_seed{seed}"
-    train = f"train_sac.py {BASE} {ROWS[row]} --seed {seed} --logs {LOGS} --run-name {name}"
-    measured = LOGS / f"{name}.json"
-    play = f"evaluate.py --policy {LOGS / name} --episodes 500 --json {measured}"
+    train = f"{train_command(row)} --seed {seed} --logs {LOGS} --run-name {name}"
+    play = f"evaluate.py --policy {LOGS / name} --episodes 500 --json {LOGS / name}.json"
     with (LOGS / f"{name}.log").open("a") as log:
         for command in (train, play):
-            subprocess.run(
-                [sys.executable, *shlex.split(command)],
-                stdout=log,
-                stderr=log,
-                check=True,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            one_core = os.environ | {"OMP_NUM_THREADS": "1"}
+            done = subprocess.run(
+                [sys.executable, *shlex.split(command)], stdout=log, stderr=log, env=one_core
             )
-    return json.loads(measured.read_text())
+            if done.returncode:
+                return name
+    return None
+
+
+def train_command(row: str) -> str:
+    return " ".join(f"train_sac.py {BASE} {ROWS[row]}".split())
+
+
+def print_table() -> None:
+    print("| changed | seed | success on 500 seeds | steps to success | mean max coverage | command |")
+    print("|---|---|---|---|---|---|")
+    for row in ROWS:
+        for file in sorted(LOGS.glob(f"{row}_seed*.json")):
+            numbers, seed = json.loads(file.read_text()), file.stem.rpartition("_seed")[2]
+            low, high = (100 * bound for bound in numbers["success_ci95"])
+            steps = numbers["mean_steps_to_success"]
+            print(
+                f"| {row.replace('_', ' ')} | {seed} "
+                f"| {numbers['pc_success']:.1f} % ({low:.1f} to {high:.1f}) "
+                f"| {'-' if steps is None else f'{steps:.0f}'} | {numbers['mean_max_coverage']:.3f} "
+                f"| `python {train_command(row)}` |"
+            )
 
 
 if __name__ == "__main__":

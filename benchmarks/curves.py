@@ -1,4 +1,4 @@
-"""How trainings went, side by side: success, return and speed over environment steps.
+"""How trainings went, side by side: success, return and steps to success over environment steps.
 
     python benchmarks/curves.py logs/sac_pusht_seed1 logs/sac_pusht_classic_seed1 --output assets/curves.png
 
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is beside it, not above it
 
+from common.errors import UserError, report_user_errors
 from envs.pictures import save_figure
 
 COLORS = ("#2f6db5", "#e2711d", "#3a8f5c", "#8b5fbf", "#8d96a3")
@@ -39,8 +40,10 @@ def main(
     figure = Figure(figsize=(8, 7), layout="constrained")
     axes = figure.subplots(len(PANELS), 1, sharex=True)
     for run, color in zip(runs, itertools.cycle(COLORS), strict=False):
-        with (run / "metrics.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        try:
+            rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+        except OSError as error:
+            raise UserError(f"{run / 'metrics.csv'}: {error.strerror}; give folders of trainings") from None
         for panel, name in zip(axes, PANELS, strict=True):
             points = [(int(row["step"]) / 1e6, float(row[name])) for row in rows if row.get(name)]
             panel.plot(*zip(*points, strict=True) if points else ((), ()), color=color, label=run.name)
@@ -53,4 +56,5 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    with report_user_errors():
+        tyro.cli(main, description=__doc__)

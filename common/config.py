@@ -179,8 +179,9 @@ def _validate(config: Any, source: str = "", prefix: str = "") -> None:
     for field in dataclasses.fields(config):
         if dataclasses.is_dataclass(value := getattr(config, field.name)):
             _validate(value, source, f"{prefix}{field.name}.")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{source}{prefix}{field.name} must be a finite number, got {value}")
+        for number in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{source}{prefix}{field.name} must be a finite number, got {number}")
     try:
         getattr(config, "validate", lambda: None)()
     except ValueError as error:

@@ -42,12 +42,7 @@ class Logger:
             self.tensorboard = EventFile(folder, first_step=resumed_at + 1)
         self.wandb = None
         if wandb_project:
-            import wandb  # an import that takes a second, and most runs do without
-
-            name = folder.name
-            self.wandb = wandb.init(
-                project=wandb_project, dir=folder, name=name, id=name, resume="allow", config=config
-            )
+            self.wandb = _wandb_run(folder, wandb_project, config)
 
     def __enter__(self) -> "Logger":
         return self
@@ -129,6 +124,27 @@ def _read(path: Path) -> list[dict[str, str]]:
     whole = text[: text.rfind("\n") + 1]  # a full disk may have cut the last line
     # Empty cells are columns that the row did not have.
     return [{k: v for k, v in row.items() if v} for row in csv.DictReader(whole.splitlines())]
+
+
+def _wandb_run(folder: Path, project: str, config: dict | None) -> Any:
+    """The folder's run at Weights & Biases, which a resumed training goes on with."""
+    import wandb  # an import that takes a second, and most runs do without
+
+    with _told_where(folder):
+        file = folder / "wandb_id"
+        if not file.exists():
+            file.write_text(wandb.util.generate_id())
+        try:
+            return wandb.init(
+                project=project,
+                dir=folder,
+                name=folder.name,
+                id=file.read_text(),
+                resume="allow",
+                config=config,
+            )
+        except wandb.Error as error:
+            raise UserError(f"wandb_project {project}: {error}") from None
 
 
 @contextmanager

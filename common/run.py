@@ -1,6 +1,5 @@
 """A run is a folder: which one a training writes to, whether it may go on there, and how it stops."""
 
-import fcntl
 import shlex
 import signal
 import sys
@@ -11,6 +10,12 @@ from typing import Any
 
 from common.config import differences, from_dict, load_yaml, save_yaml, to_dict
 from common.errors import UserError
+
+
+def check_name(run_name: str) -> None:
+    """Raise ValueError if it is no name for a run's folder."""
+    if run_name != Path(run_name).name or run_name == "..":
+        raise ValueError(f"run_name must be the name of a folder, not a path, got {run_name}")
 
 
 def choose_folder(logs: Path, name: str, resume: bool) -> Path:
@@ -75,6 +80,8 @@ def only_process_in(folder: Path, doing: str = "training") -> Iterator[None]:
     Raises:
         UserError: another one works there, or it cannot be written.
     """
+    import fcntl  # Windows has none, and evaluates all the same
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")

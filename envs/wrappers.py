@@ -26,6 +26,7 @@ class EnvConfig:
         "block_pos",
         "block_rotation",
         "agent_in_block_frame",
+        "agent_fourier_in_block_frame",
         "agent_vel_in_block_frame",
         "goal_in_block_frame",
         "goal_error",

@@ -4,13 +4,14 @@ Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications" (arXiv:181
 the paper's order: the critics towards the soft Bellman target, the actor towards the critics' soft maximum,
 the temperature towards the target entropy, the target critics towards the critics.
 
-Deliberate differences, each an option:
+Deliberate differences, all but the first an option:
 * the temperature's loss is log alpha times the entropy's shortfall, as in the authors' code (equation 18 has
   alpha), and critics and actor of one update use the temperature from before it.
 * n-step returns (`replay_buffer.py`): the batch brings the summed rewards and gamma^n.
 * any number of critics; a random subset of them makes the target (REDQ, arXiv:2101.05982; its
   actor follows their mean, ours their minimum), and critics may be
   normalised layer by layer (RLPD, arXiv:2302.02948).
+* the target entropy may fall late in the training, so that the policy learns to do without its noise.
 * the learning rate may fall along a cosine, and the policy that is evaluated and saved is a moving average of
   the actor's weights: SAC's mean action keeps wandering between updates, and the average stands still.
 """
@@ -25,7 +26,7 @@ import torch
 from common.seeding import restore_generator
 from sac.actor import Actor
 from sac.critic import Critics
-from sac.losses import actor_loss, critic_loss, critic_target, temperature_loss
+from sac.losses import actor_loss, critic_loss, td_target, temperature_loss
 from sac.replay_buffer import Batch
 
 
@@ -46,7 +47,7 @@ class AgentConfig:
     batch_size: int = 256  # transitions per update
     initial_alpha: float = 0.1  # temperature at the start
     target_entropy: float = -2.0  # nats; -action_size is SAC's rule
-    final_target_entropy: float = -8.0  # nats; the target falls to this
+    final_target_entropy: float = -2.0  # nats; the target falls to this, if it is not the same
     anneal_entropy: tuple[float, float] = (0.4, 0.9)  # shares of the training between which it falls
     grad_clip: float = 0.0  # largest gradient norm of actor and critics; 0: no clipping
     actor_ema: float = 0.999  # decay per update of the averaged actor that is evaluated; 0: the actor itself
@@ -158,7 +159,7 @@ class SAC:
 
     def _update_critics(self, batch, next_actions, next_log_prob, alpha, subset) -> dict[str, torch.Tensor]:
         next_q = self.critics_target(batch.next_observations, next_actions)[subset]
-        target = critic_target(batch.rewards, batch.discounts, next_q, next_log_prob, alpha)
+        target = td_target(batch.rewards, batch.discounts, next_q, next_log_prob, alpha)
         q = self.critics(batch.observations, batch.actions)
         losses = critic_loss(q, target)
         self._step("critics", losses.sum(), self.critics.parameters())

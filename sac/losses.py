@@ -5,7 +5,7 @@
 import torch
 
 
-def critic_target(
+def td_target(
     rewards: torch.Tensor,
     discounts: torch.Tensor,
     next_q: torch.Tensor,

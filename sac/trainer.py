@@ -168,15 +168,15 @@ class Trainer:
 
     def _log(self, logger: Logger, seconds: float, env_steps: int, updates: int) -> None:
         self._check_finite()
-        scalars = {name: float(value) for name, value in self._metrics.items()}
+        row = {name: float(value) for name, value in self._metrics.items()}
         if self.returns:
-            scalars |= {"Reward/episode": self.returns[-1], "Reward/mean_100": float(np.mean(self.returns))}
-            scalars["Episode/success_100"] = float(np.mean(self.successes))
-        scalars |= {
+            row |= {"Reward/episode": self.returns[-1], "Reward/mean_100": float(np.mean(self.returns))}
+            row["Episode/success_100"] = float(np.mean(self.successes))
+        row |= {
             "Throughput/env_steps_per_s": env_steps / seconds,
             "Throughput/updates_per_s": updates / seconds,
         }
-        logger.log(self.env_steps, scalars)
+        logger.log(self.env_steps, row)
 
     def _evaluate(self, logger: Logger, before: int) -> None:
         """Play the evaluation's episodes with the averaged actor, log, and save."""
@@ -202,7 +202,7 @@ class Trainer:
                 checkpoint.write_folder(failed, self._write)
                 raise UserError(
                     f"{name} is not finite after {self.env_steps:,} env steps: try a smaller lr or a "
-                    f"grad_clip; the state is saved in {failed}, the checkpoints are from before"
+                    f"grad_clip; the state is saved in {failed}, earlier checkpoints are intact"
                 )
 
     def _crossed(self, every: int, before: int) -> bool:

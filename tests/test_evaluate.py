@@ -87,12 +87,13 @@ def test_numbers_are_those_of_a_plain_loop(evaluated, plain):
 
 
 def test_it_ends_with_the_files_it_wrote(evaluated):
-    _, folder, printed = evaluated
+    env, folder, printed = evaluated
+    stem = "scripted_stock" if env == "stock" else "scripted"
     written = printed.partition("wrote\n")[2].split()
     assert written[:3] == [
         "numbers.json",
-        "logs/evaluate/scripted/plots/scripted_coverage.png",
-        "logs/evaluate/scripted/plots/scripted_starts.png",
+        f"logs/evaluate/scripted/plots/{stem}_coverage.png",
+        f"logs/evaluate/scripted/plots/{stem}_starts.png",
     ]
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == set(written)
     for picture in written[1:3]:
@@ -135,12 +136,12 @@ def test_a_run_keeps_its_results_in_its_folder(tmp_path):
 
     done = run(tmp_path, "--episodes", "2", "--sampled")
     assert done.returncode == 0, done.stderr
-    numbers = json.loads((tmp_path / "logs/tiny/evaluation_best.json").read_text())
+    numbers = json.loads((tmp_path / "logs/tiny/evaluation_best_sampled.json").read_text())
     assert numbers.keys() >= DESIGNED_KEYS
     assert (numbers["policy"], numbers["n_action_steps"]) == ("logs/tiny/checkpoints/best", 2)
     assert numbers["seeds"] == [100_000, 100_001] and numbers["sampled"]
     assert numbers["mean_steps_to_success"] is None
-    assert (tmp_path / "logs/tiny/plots/best_coverage.png").exists()
+    assert (tmp_path / "logs/tiny/plots/best_sampled_coverage.png").exists()
     assert not (tmp_path / "logs/evaluate").exists()
 
 
@@ -154,6 +155,7 @@ def test_a_run_keeps_its_results_in_its_folder(tmp_path):
         ("--policy random --env slow", "--env: expected one of fast, stock, got 'slow'"),
         ("--policy random --episodes 0", "episodes must be at least 1, got 0"),
         ("--policy random --seed many", "--seed: expected int, got 'many'"),
+        ("--policy random --seed 99999999999999999999", "seed must be below 2\\^63"),
         ("--policy random --seed -1", "seed must not be negative, got -1"),
         ("--policy random --json broken", "json must be a file to write, got the folder broken"),
         ("--policy random --output file", "file/plots: this folder cannot be made"),

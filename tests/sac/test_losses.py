@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sac.losses import actor_loss, critic_loss, critic_target, temperature_loss
+from sac.losses import actor_loss, critic_loss, td_target, temperature_loss
 
 Q = np.array([[1.0, -2.0, 0.5], [0.5, 3.0, 0.25]])  # (2 critics, 3 transitions)
 LOG_PROB = np.array([-1.0, 0.5, 2.0])
@@ -22,7 +22,7 @@ def test_critic_target():
         2.0 + 0.729 * (-2.0 - 0.2 * 0.5),
         3.0,  # terminated: nothing comes after it
     ]
-    target = critic_target(*tensors(rewards, discounts, Q, LOG_PROB, ALPHA))
+    target = td_target(*tensors(rewards, discounts, Q, LOG_PROB, ALPHA))
     np.testing.assert_allclose(target, expected, rtol=1e-12)
 
 

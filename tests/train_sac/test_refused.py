@@ -19,6 +19,7 @@ ROOT = Path(train_sac.__file__).parent
 BAD_FLAGS = {
     "negative lr": ("--agent.lr -1e-3", "agent.lr must be positive, got -0.001"),
     "lr not a number": ("--agent.lr nan", "agent.lr must be a finite number, got nan"),
+    "limit not a number": ("--env.speed-limit nan 15", "env.speed_limit must be a finite number, got nan"),
     "wrong type": ("--agent.lr fast", "--agent.lr: expected float, got 'fast'"),
     "wrong type of many": ("--agent.hidden-sizes 16 wide", "--agent.hidden-sizes: expected a list of int"),
     "batch larger than buffer": ("--agent.batch-size 701", "agent.batch_size must be at most", "got 701"),
@@ -42,13 +43,15 @@ BAD_FLAGS = {
     "nothing to learn": ("--total-env-steps 100", "total_env_steps must be more than training.start_steps"),
     "no best": ("--training.best-from 1201", "training.best_from must be at most total_env_steps, 1200"),
     "run elsewhere": ("--run-name ../run", "run_name must be the name of a folder, not a path, got ../run"),
+    "run above": ("--run-name ..", "run_name must be the name of a folder, not a path, got .."),
     "negative seed": ("--seed -1", "seed must not be negative, got -1"),
     "negative threads": ("--threads -1", "threads must not be negative, got -1"),
 }
 
 
-def test_a_buffer_beyond_the_memory(refused):
+def test_a_buffer_beyond_the_memory(refused, train):
     assert "does not fit into the memory" in refused("--training.buffer-capacity", "1000000000000000")
+    train("--total-env-steps", "120")  # what never began binds no one
 
 
 @pytest.mark.parametrize(("flags", "words"), [(f, w) for f, *w in BAD_FLAGS.values()], ids=BAD_FLAGS)
@@ -102,6 +105,20 @@ def test_another_process_in_the_folder(refused, started):
 def test_resumed_with_another_configuration(refused, started):
     told = refused(*MORE, "--agent.lr", "0.1", "--env.reward", "stock")
     assert "(env.reward: log_barrier -> stock; agent.lr: 0.0006 -> 0.1)" in told
+
+
+def test_fewer_steps_than_it_has_had(refused, started):
+    told = refused("--total-env-steps", "300")
+    assert (
+        told
+        == f"{started} has been trained for 1,200 env steps already: total_env_steps must be more, got 300"
+    )
+
+
+def test_wandb_without_a_login(refused, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert refused("--wandb-project", "pusht").startswith("wandb_project pusht: ")
 
 
 def spoil_tensors(state: Path) -> None:

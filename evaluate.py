@@ -209,7 +209,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except OSError as error:
         raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None
     if config.record:
-        paths += record(folder / "videos", stem, episodes, config)
+        try:
+            paths += record(folder / "videos", stem, episodes, config)
+        except KeyboardInterrupt:
+            raise UserError(f"interrupted while recording videos; the numbers are in {json_path}") from None
     print("wrote", *paths, sep="\n  ")
 
 

@@ -1,6 +1,7 @@
 """The loop on a task that takes no time, so that it can be stopped and killed at every single moment."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,10 @@ import torch
 
 from common import checkpoint
 from common.errors import UserError
+from envs.summary import scalars
 from sac.agent import SAC, AgentConfig
+from sac.exploration import Detours
+from sac.replay_buffer import NStepWindow, ReplayBuffer
 from sac.trainer import Trainer, TrainingConfig
 
 AGENT = AgentConfig(hidden_sizes=(4,), batch_size=4, n_step=2)
@@ -29,10 +33,10 @@ class Walk:
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.env_steps = 0
-        self.arrays = {"position": np.zeros(2), "age": np.zeros(2), "return": np.zeros(2)}
+        self.arrays = {name: np.zeros(self.num_envs) for name in ("position", "age", "return")}
 
     def reset(self, mask: np.ndarray | None = None) -> np.ndarray:
-        mask = np.ones(2, bool) if mask is None else mask
+        mask = np.ones(self.num_envs, bool) if mask is None else mask
         for array in self.arrays.values():
             array[mask] = 0.0
         self.arrays["position"][mask] = self.rng.normal(size=mask.sum())
@@ -42,12 +46,12 @@ class Walk:
         self.arrays["position"] += actions[:, 0]
         self.arrays["age"] += 1
         self.arrays["return"] += self.arrays["position"]
-        self.env_steps += 2
+        self.env_steps += self.num_envs
         terminated = self.arrays["position"] > 1.0
         infos = {
             "env_steps": self.env_steps,
             "return": self.arrays["return"].copy(),
-            "usual_start": np.ones(2, bool),
+            "usual_start": np.ones(self.num_envs, bool),
         }
         truncated = ~terminated & (self.arrays["age"] >= 7)
         return self.observe(), self.arrays["position"].copy(), terminated, truncated, infos
@@ -83,11 +87,19 @@ class Rows(list):
     def log(self, step: int, scalars: dict[str, float]) -> None:
         self.append((step, {k: v for k, v in scalars.items() if not k.startswith("Throughput/")}))
 
+    def video(self, step: int, frames: list) -> None:
+        self.append((step, {"Rollout": frames}))
 
-def make_trainer(folder: Path, agent: AgentConfig = AGENT, total: int = TOTAL_ENV_STEPS) -> Trainer:
+
+def make_trainer(
+    folder: Path,
+    agent: AgentConfig = AGENT,
+    total: int = TOTAL_ENV_STEPS,
+    training: TrainingConfig = TRAINING,
+) -> Trainer:
     learner = SAC(2, 1, agent, total_updates=8, seed=SEEDS["torch"])
     env = Walk(SEEDS["environment"])
-    return Trainer(TRAINING, total, env, learner, evaluate, lambda actor: None, {"a": 1}, folder, SEEDS)
+    return Trainer(training, total, env, learner, evaluate, lambda actor: None, {"a": 1}, folder, SEEDS)
 
 
 def run(folder: Path, plays: int = 1000, **changes) -> tuple[Trainer, Rows]:
@@ -152,8 +164,11 @@ def test_the_loop_does_what_a_plain_one_does(uninterrupted):
     assert {path.name for path in (folder / "checkpoints").iterdir()} == names
 
 
-def test_the_best_succeeds_most_often_and_then_fastest(tmp_path):
-    trainer = make_trainer(tmp_path)
+@pytest.mark.parametrize(
+    ("best_from", "expected"), [(0, [0, 1, 2, 3, 3, 3]), (4, [None, None, None, None, 4, 4])]
+)
+def test_the_best_succeeds_most_often_and_then_fastest(tmp_path, best_from, expected):
+    trainer = make_trainer(tmp_path, training=replace(TRAINING, best_from=best_from))
     scores = iter([(0.0, None), (0.9, 20.0), (1.0, 31.0), (1.0, 29.0), (1.0, 30.0), (0.95, 10.0)])
     chosen = []
     for env_steps, (success_rate, steps) in enumerate(scores):
@@ -166,8 +181,98 @@ def test_the_best_succeeds_most_often_and_then_fastest(tmp_path):
             }
         )
         trainer._evaluate(Rows(), before=env_steps)
-        chosen.append(trainer.best["env_steps"])
-    assert chosen == [0, 1, 2, 3, 3, 3]
+        chosen.append(trainer.best.get("env_steps"))
+        assert (tmp_path / "checkpoints/best").exists() == (chosen[-1] is not None)
+    assert chosen == expected
+
+
+class Crowd(Walk):
+    """Eight of them, as if the task had a mirror image, of whose episodes every other begins unusually."""
+
+    num_envs = 8
+    symmetry = np.array([0, 1]), np.array([-1, 1], np.float32), np.array([0]), np.array([-1], np.float32)
+    usual = np.arange(8) % 2 == 0
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.played: list[np.ndarray] = []
+
+    def step(self, actions: np.ndarray) -> tuple:
+        self.played.append(actions)
+        *outcome, infos = super().step(actions)
+        return *outcome, infos | {"usual_start": self.usual}
+
+
+def film(actor: torch.nn.Module) -> list:
+    return actor.mode(torch.eye(2)).tolist()
+
+
+def plain_loop(env: Crowd, agent: SAC) -> tuple[Rows, ReplayBuffer]:
+    """The training that the next test configures, with its numbers in place of their names."""
+    rng = np.random.default_rng(SEEDS["exploration"])
+    detours = Detours(num_envs=8, action_size=1, count=4, rng=rng)
+    window = NStepWindow(num_envs=8, observation_size=2, action_size=1, n_step=3, gamma=0.9)
+    buffer = ReplayBuffer(capacity=200, observation_size=2, action_size=1, symmetry=Crowd.symmetry)
+    sampling = torch.Generator().manual_seed(SEEDS["replay"])
+    rows, returns, successes = Rows(), [], []
+    observations = env.reset()
+    for env_steps in range(8, 1401, 8):
+        if env_steps <= 24:
+            actions = rng.uniform(-1, 1, (8, 1)).astype(np.float32)
+        else:
+            actions = detours(agent.act(torch.from_numpy(observations), num_greedy=2).numpy())
+        following, rewards, terminated, truncated, infos = env.step(actions)
+        buffer.add(window.add(observations, actions, rewards, following, terminated, truncated))
+        ended = terminated | truncated
+        for i in (0, 2, 4, 6):  # where all episodes begin as usual
+            if ended[i]:
+                returns.append(infos["return"][i])
+                successes.append(terminated[i])
+        observations = env.reset(ended)
+        if env_steps > 24:
+            metrics = agent.update(buffer.sample(16, sampling))
+
+        if env_steps % 80 == 0:
+            rewards = {"Reward/episode": returns[-1], "Reward/mean_100": np.mean(returns[-100:])}
+            metrics |= rewards | {"Episode/success_100": np.mean(successes[-100:])}
+            rows.log(env_steps, {name: float(value) for name, value in metrics.items()})
+        if env_steps % 200 == 0:
+            rows.log(env_steps, scalars(evaluate(agent.averaged_actor)))
+        if env_steps in (400, 800, 1200, 1400):  # each 400 and the end
+            rows.video(env_steps, film(agent.averaged_actor))
+    assert len(returns) > 100 and 0 < sum(successes) < len(successes)
+    return rows, buffer
+
+
+def test_actions_replay_numbers_and_weights_are_those_of_a_plain_loop(tmp_path):
+    agents = [
+        SAC(2, 1, AgentConfig((4,), batch_size=16, n_step=3, gamma=0.9, actor_ema=0.9), 172, SEEDS["torch"])
+        for _ in range(2)
+    ]
+    envs = [Crowd(SEEDS["environment"]) for _ in range(2)]
+    expected_rows, expected_buffer = plain_loop(envs[1], agents[1])
+
+    training = TrainingConfig(
+        start_steps=24,
+        utd=0.125,
+        greedy_share=0.25,
+        detour_share=0.5,
+        buffer_capacity=200,
+        log_every=80,
+        eval_every=200,
+        video_every=400,
+    )
+    rows, trainer = Rows(), Trainer(training, 1400, envs[0], agents[0], evaluate, film, {}, tmp_path, SEEDS)
+    assert trainer.train(rows, stop=lambda: False)
+    np.testing.assert_array_equal(envs[0].played, envs[1].played)
+    for stored, expected in zip(trainer.buffer.storage, expected_buffer.storage, strict=True):
+        assert torch.equal(stored, expected)
+    assert rows == expected_rows
+    saved = contents(tmp_path / "checkpoints/last")
+    averaged = {name: tensor.tolist() for name, tensor in agents[1].averaged_actor.state_dict().items()}
+    assert saved["model"] == averaged
+    for name, tensor in agents[1].state_dict().items():
+        assert saved["state"][f"agent.{name}"] == tensor.tolist(), name
 
 
 @pytest.mark.parametrize("plays", range(1, 40))

@@ -1,7 +1,9 @@
-"""What the tests of both trainers look at."""
+"""What the tests of both trainers and of their log look at."""
 
 import csv
 from pathlib import Path
+
+from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
 
 def sentence(stderr: str) -> str:
@@ -14,3 +16,10 @@ def metrics(run: Path) -> list[dict[str, str]]:
     with (run / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [{k: v for k, v in row.items() if not k.startswith("Throughput/")} for row in rows]
+
+
+def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows: steps and values by name."""
+    events = EventAccumulator(str(run), size_guidance={SCALARS: 0}).Reload()
+    tags = events.Tags()["scalars"]
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}

@@ -5,10 +5,11 @@ from pathlib import Path
 import imageio.v3
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import IMAGES, SCALARS, EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
 
 from common.errors import UserError
 from common.logger import Logger
+from tests.runs import curves
 
 # Two kinds of rows in turn, as training and evaluation make them, and a column that comes late.
 ROWS = [
@@ -26,13 +27,6 @@ def read(folder: Path) -> list[tuple[int, dict[str, float]]]:
     with (folder / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [(int(row.pop("step")), {k: float(v) for k, v in row.items() if v}) for row in rows]
-
-
-def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """What TensorBoard shows."""
-    events = EventAccumulator(str(folder), size_guidance={SCALARS: 0}).Reload()
-    tags = events.Tags()["scalars"]
-    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
 
 
 def log(folder: Path, rows: list, resumed_at: int = 0) -> None:

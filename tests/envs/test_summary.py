@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from envs.rollout import Episode
-from envs.summary import summarize, wilson_interval
+from envs.summary import scalars, summarize, wilson_interval
 
 
 def episode(targets, rewards, coverage, success):
@@ -39,6 +39,19 @@ def test_what_is_not_there_is_none():
     numbers = summarize([episode([(1, 2)], [0.5], [0.0, 0.475], False)])
     assert numbers["mean_steps_to_success"] is None
     assert numbers["action_step_mean"] is None and numbers["action_step_p99"] is None
+
+
+def test_a_training_logs_them_under_these_names():
+    numbers = summarize([SOLVED, MISSED])
+    named = {
+        "Eval/success_rate": 0.5,
+        "Eval/max_coverage": numbers["mean_max_coverage"],
+        "Eval/return": numbers["avg_sum_reward"],
+        "Eval/action_step_mean": numbers["action_step_mean"],
+        "Eval/action_step_p99": numbers["action_step_p99"],
+    }
+    assert scalars(numbers) == named | {"Eval/steps_to_success": 3.0}
+    assert scalars(numbers | {"mean_steps_to_success": None}) == named
 
 
 def test_json_holds_it():

@@ -16,7 +16,9 @@ import torch
 
 import evaluate
 import train_act
+from act.frames import open_dataset
 from common.checkpoint import load_json, load_tensors
+from common.config import load_yaml, parse
 from common.run import only_process_in
 from tests.runs import metrics
 
@@ -199,6 +201,17 @@ def test_a_run_goes_on_only_as_it_was(train, refused, make_dataset, tmp_path):
         assert "another process is training there" in refused()
     train("--no-resume", "--steps", "4")
     assert (tmp_path / "run_2" / "checkpoints" / "last").exists()
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/act_*.yaml")), ids=lambda path: path.stem)
+def test_a_shipped_configuration_is_what_lerobot_is_asked_for(path, dataset, tmp_path):
+    written = load_yaml(path)
+    config = parse(train_act.Config, ["--config", str(path), "--dataset.root", str(dataset)])
+    meta = open_dataset(config.dataset)
+    terms = train_act.in_lerobots_terms(config, meta, torch.device("cpu"), tmp_path / "run")
+    assert (terms.steps, terms.batch_size) == (written["steps"], written["batch_size"])
+    assert {name: getattr(terms.policy, name) for name in written["policy"]} == written["policy"]
+    assert terms.policy.optimizer_lr == terms.optimizer.lr == written["optimizer"]["lr"]
 
 
 @pytest.mark.parametrize(

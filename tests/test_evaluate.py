@@ -1,6 +1,7 @@
 """evaluate.py as it is used, from a shell, against a plain loop over gym_pusht sharing only the policy."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -123,17 +124,21 @@ def test_videos_show_the_first_episode_and_a_failure(evaluated, plain):
         assert (np.abs(frames[-1][:48].astype(int) - frames[0][:48]) > 100).any()  # and the caption tells
 
 
-def test_a_run_keeps_its_results_in_its_folder(tmp_path):
-    """Without --policy: the newest run's best checkpoint, here a tiny random actor."""
-    checkpoint = tmp_path / "logs/tiny/checkpoints/best"
-    checkpoint.mkdir(parents=True)
+def write_checkpoint(folder, **changes):
+    """A tiny random actor."""
+    folder.mkdir(parents=True)
     config = {"algorithm": "sac", "observation_size": 2, "action_size": 2, "hidden_sizes": [4]}
     config |= {"features": ["agent_pos"], "action_mode": "relative", "action_bound": 30.0, "action_repeat": 2}
     config |= {"action_frame": "board", "speed_limit": None}
-    (checkpoint / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config | changes))
     torch.manual_seed(0)
-    save_file(Actor(2, 2, [4]).state_dict(), checkpoint / "model.safetensors")
+    save_file(Actor(2, 2, [4]).state_dict(), folder / "model.safetensors")
+    return folder
 
+
+def test_a_run_keeps_its_results_in_its_folder(tmp_path):
+    """Without --policy: the newest run's best checkpoint."""
+    write_checkpoint(tmp_path / "logs/tiny/checkpoints/best")
     done = run(tmp_path, "--episodes", "2", "--sampled")
     assert done.returncode == 0, done.stderr
     numbers = json.loads((tmp_path / "logs/tiny/evaluation_best_sampled.json").read_text())
@@ -160,6 +165,11 @@ def test_a_run_keeps_its_results_in_its_folder(tmp_path):
         ("--policy random --json broken", "json must be a file to write, got the folder broken"),
         ("--policy random --output file", "file/plots: this folder cannot be made"),
         ("--policy random --config none.yaml", "none.yaml: no such file"),
+        ("--policy truncated", "truncated/model.safetensors: damaged or truncated"),
+        ("--policy other_algorithm", "other_algorithm/config.json: algorithm must be sac, .* got 'ppo'"),
+        ("--policy other_layout", "other_layout/config.json: observation_size must be 4, .* got 2"),
+        ("--policy other_sizes", "other_sizes/model.safetensors: not the weights of an actor with layers of"),
+        ("--policy random --device cuda", "device cuda was asked for, but PyTorch finds none here"),
     ],
 )
 def test_bad_input_is_answered_in_one_sentence(flags, message, tmp_path, monkeypatch, capsys):
@@ -167,6 +177,11 @@ def test_bad_input_is_answered_in_one_sentence(flags, message, tmp_path, monkeyp
     monkeypatch.setattr("policies.EXPERT", tmp_path / "no_expert")
     (tmp_path / "broken").mkdir()
     (tmp_path / "file").touch()
+    os.truncate(write_checkpoint(tmp_path / "truncated") / "model.safetensors", 100)
+    write_checkpoint(tmp_path / "other_algorithm", algorithm="ppo")
+    write_checkpoint(tmp_path / "other_layout", features=["agent_pos", "block_pos"])
+    write_checkpoint(tmp_path / "other_sizes", hidden_sizes=[5])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as exit_:
         evaluate.main(flags.split())
     printed = capsys.readouterr()

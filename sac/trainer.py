@@ -135,7 +135,7 @@ class Trainer:
                     )
                     bar.set_postfix_str(self._status())
                 if self._crossed(self.config.eval_every, before) or self.env_steps >= total:
-                    self._evaluate(logger, before)
+                    self._evaluate(logger)
                     bar.write(self._evaluation_line())
         self.save()
         return self.env_steps >= total
@@ -178,10 +178,11 @@ class Trainer:
         }
         logger.log(self.env_steps, row)
 
-    def _evaluate(self, logger: Logger, before: int) -> None:
+    def _evaluate(self, logger: Logger) -> None:
         """Play the evaluation's episodes with the averaged actor, log, and save."""
         self._check_finite()
         actor = self.agent.averaged_actor
+        before = self.evaluation.get("env_steps", 0)  # for videos and kept checkpoints come with evaluations
         self.evaluation = self.evaluate(actor) | {"env_steps": self.env_steps}
         logger.log(self.env_steps, scalars(self.evaluation))
         at_end = self.config.video_every > 0 and self.env_steps >= self.total_env_steps

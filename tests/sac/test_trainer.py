@@ -180,7 +180,7 @@ def test_the_best_succeeds_most_often_and_then_fastest(tmp_path, best_from, expe
                 "mean_steps_to_success": found[1],
             }
         )
-        trainer._evaluate(Rows(), before=env_steps)
+        trainer._evaluate(Rows())
         chosen.append(trainer.best.get("env_steps"))
         assert (tmp_path / "checkpoints/best").exists() == (chosen[-1] is not None)
     assert chosen == expected
@@ -273,6 +273,15 @@ def test_actions_replay_numbers_and_weights_are_those_of_a_plain_loop(tmp_path):
     assert saved["model"] == averaged
     for name, tensor in agents[1].state_dict().items():
         assert saved["state"][f"agent.{name}"] == tensor.tolist(), name
+
+
+@pytest.mark.parametrize("plays", [1000, 17])
+def test_what_evaluations_do_not_fall_on_comes_with_the_next(tmp_path, plays):
+    often = replace(TRAINING, keep_every=30, video_every=30)
+    rows = run(tmp_path, plays, training=often)[1] + run(tmp_path, training=often)[1]
+    assert [step for step, shown in rows if "Rollout" in shown] == [40, 60, 80]
+    kept = contents(tmp_path / "checkpoints/last")["counters"]["kept"]
+    assert kept == ["step_00000040", "step_00000060"]
 
 
 @pytest.mark.parametrize("plays", range(1, 40))

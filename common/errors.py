@@ -1,5 +1,6 @@
 """Mistakes of the person at the prompt, told in one line instead of a traceback."""
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -18,13 +19,15 @@ def report_user_errors() -> Iterator[None]:
     """Print a `UserError` as `error: ...` on stderr and exit with code 2.
 
     A reader that has seen enough of our output (`| head`) ends the script without a word, as usual; nothing
-    else is caught.
+    else is caught. Lines go out one by one, also into a file, so that a log tells how far a script is.
 
     Decorates a script's `main` (`@report_user_errors()`) or wraps a block (`with report_user_errors():`).
 
     Raises:
         SystemExit: code 2, in place of a `UserError`; code 141 where nobody reads any more.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     try:
         yield
         sys.stdout.flush()

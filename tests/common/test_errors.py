@@ -45,3 +45,9 @@ def test_a_reader_that_has_seen_enough_ends_it_silently():
         text=True,
     )
     assert (done.stdout, done.stderr) == ("line\n141\n", "")
+
+
+def test_a_log_shows_each_line_at_once():
+    script = SCRIPT.replace("raise {error}", "print('line'); __import__('os')._exit(0)")  # flushes nothing
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "line\n"

@@ -44,6 +44,8 @@ def main(
             rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
         except OSError as error:
             raise UserError(f"{run / 'metrics.csv'}: {error.strerror}; give folders of trainings") from None
+        if not any(row.get("Eval/success_rate") for row in rows):
+            raise UserError(f"{run} has no evaluation yet")
         for panel, name in zip(axes, PANELS, strict=True):
             points = [(int(row["step"]) / 1e6, float(row[name])) for row in rows if row.get(name)]
             panel.plot(*zip(*points, strict=True) if points else ((), ()), color=color, label=run.name)

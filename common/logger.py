@@ -36,7 +36,10 @@ class Logger:
     ) -> None:
         self.path = folder / "metrics.csv"
         with _told_where(folder):
-            self.rows = [row for row in _read(self.path) if int(row["step"]) <= resumed_at]
+            try:
+                self.rows = [row for row in _read(self.path) if int(row["step"]) <= resumed_at]
+            except (KeyError, ValueError):
+                raise UserError(f"{self.path}: damaged; move it away to go on without it") from None
             self.columns = list(dict.fromkeys(["step", *(name for row in self.rows for name in row)]))
             self._rewrite()
             self.tensorboard = EventFile(folder, first_step=resumed_at + 1)

@@ -313,8 +313,8 @@ class Trainer:
             self.detours.load_state_dict({name: tensor.numpy() for name, tensor in part("detours").items()})
             env_arrays = {name: tensor.numpy() for name, tensor in part("env").items()}
             self.observations = self.env.load_state_dict(counters["env"], env_arrays)
-            for name in ("env_steps", "evaluation", "best", "kept"):
-                setattr(self, name, counters[name])
+            self.env_steps, self.kept = int(counters["env_steps"]), list(counters["kept"])
+            self.evaluation, self.best = dict(counters["evaluation"]), dict(counters["best"])
             self.returns.extend(counters["returns"])
             self.successes.extend(counters["successes"])
             self._metrics = part("metrics")

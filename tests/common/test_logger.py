@@ -29,6 +29,13 @@ def read(folder: Path) -> list[tuple[int, dict[str, float]]]:
     return [(int(row.pop("step")), {k: float(v) for k, v in row.items() if v}) for row in rows]
 
 
+@pytest.mark.parametrize("damaged", [b"stp,a\n1,2\n", b"step,a\none,2\n", b"step\n\xff\n"])
+def test_a_damaged_file_is_named(tmp_path, damaged):
+    (tmp_path / "metrics.csv").write_bytes(damaged)
+    with pytest.raises(UserError, match=r"metrics\.csv: damaged; move it away"):
+        Logger(tmp_path, resumed_at=5)
+
+
 def log(folder: Path, rows: list, resumed_at: int = 0) -> None:
     with Logger(folder, resumed_at) as logger:
         for step, scalars in rows:

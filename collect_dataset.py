@@ -60,6 +60,8 @@ class Config(Settings):
 
     def validate(self) -> None:
         super().validate()
+        if self.policy == "":
+            raise ValueError("policy must not be empty")
         for name in ("episodes", "workers", "give_up"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

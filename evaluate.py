@@ -53,6 +53,8 @@ class Config:
     threads: int = 1  # CPU threads of PyTorch
 
     def validate(self) -> None:
+        if self.policy == "":
+            raise ValueError("policy must not be empty")
         for name in ("episodes", "num_envs", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

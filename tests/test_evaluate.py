@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from itertools import pairwise
@@ -156,6 +157,7 @@ def test_a_run_keeps_its_results_in_its_folder(tmp_path):
         ("--policy logs/nothing", "logs/nothing: no such folder"),
         ("--policy broken", "broken/config.json: missing"),
         ("", "no policy: no run in .*logs"),
+        ("--policy ''", "policy must not be empty"),
         ("--polcy random", "unknown flag --polcy; did you mean --policy?"),
         ("--policy random --env slow", "--env: expected one of fast, stock, got 'slow'"),
         ("--policy random --episodes 0", "episodes must be at least 1, got 0"),
@@ -183,7 +185,7 @@ def test_bad_input_is_answered_in_one_sentence(flags, message, tmp_path, monkeyp
     write_checkpoint(tmp_path / "other_sizes", hidden_sizes=[5])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as exit_:
-        evaluate.main(flags.split())
+        evaluate.main(shlex.split(flags))
     printed = capsys.readouterr()
     assert exit_.value.code == 2
     assert printed.out == ""

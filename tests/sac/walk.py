@@ -1,0 +1,127 @@
+"""A training on a task that takes no time, so that it can be stopped and killed at every single moment."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common import checkpoint
+from sac.agent import SAC, AgentConfig
+from sac.trainer import Trainer, TrainingConfig
+
+AGENT = AgentConfig(hidden_sizes=(4,), batch_size=4, n_step=2)
+TRAINING = TrainingConfig(
+    start_steps=12, utd=0.125, buffer_capacity=30, log_every=10, eval_every=20, keep_every=40, video_every=0
+)
+TOTAL_ENV_STEPS = 80
+SEEDS = {"environment": 1, "torch": 2, "exploration": 3, "replay": 4}
+
+
+class Walk:
+    """Two points that are pushed along a line, from a random start to 1 or for seven steps."""
+
+    num_envs, observation_size, action_size = 2, 2, 1
+    symmetry = None
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.env_steps = 0
+        self.arrays = {name: np.zeros(self.num_envs) for name in ("position", "age", "return")}
+
+    def reset(self, mask: np.ndarray | None = None) -> np.ndarray:
+        mask = np.ones(self.num_envs, bool) if mask is None else mask
+        for array in self.arrays.values():
+            array[mask] = 0.0
+        self.arrays["position"][mask] = self.rng.normal(size=mask.sum())
+        return self.observe()
+
+    def step(self, actions: np.ndarray) -> tuple:
+        self.arrays["position"] += actions[:, 0]
+        self.arrays["age"] += 1
+        self.arrays["return"] += self.arrays["position"]
+        self.env_steps += self.num_envs
+        terminated = self.arrays["position"] > 1.0
+        infos = {
+            "env_steps": self.env_steps,
+            "return": self.arrays["return"].copy(),
+            "usual_start": np.ones(self.num_envs, bool),
+        }
+        truncated = ~terminated & (self.arrays["age"] >= 7)
+        return self.observe(), self.arrays["position"].copy(), terminated, truncated, infos
+
+    def observe(self) -> np.ndarray:
+        return np.stack([self.arrays["position"], self.arrays["age"]], axis=1).astype(np.float32)
+
+    def state_dict(self) -> tuple[dict, dict[str, np.ndarray]]:
+        return {"rng": self.rng.bit_generator.state, "env_steps": self.env_steps}, self.arrays
+
+    def load_state_dict(self, state: dict, arrays: dict[str, np.ndarray]) -> np.ndarray:
+        self.rng.bit_generator.state, self.env_steps = state["rng"], state["env_steps"]
+        self.arrays = {name: array.copy() for name, array in arrays.items()}
+        return self.observe()
+
+
+def evaluate(actor: torch.nn.Module) -> dict:
+    """Up and down from evaluation to evaluation, so that the best checkpoint is not always the last."""
+    level = float(actor.mode(torch.zeros(1, 2)).abs())
+    return {
+        "success_rate": level * 1e4 % 1.0,
+        "mean_steps_to_success": None,
+        "mean_max_coverage": level,
+        "avg_sum_reward": level,
+        "action_step_mean": level,
+        "action_step_p99": None,
+    }
+
+
+class Rows(list):
+    """What a logger would write."""
+
+    def log(self, step: int, scalars: dict[str, float]) -> None:
+        self.append((step, {k: v for k, v in scalars.items() if not k.startswith("Throughput/")}))
+
+    def video(self, step: int, frames: list) -> None:
+        self.append((step, {"Rollout": frames}))
+
+
+def make_trainer(
+    folder: Path,
+    agent: AgentConfig = AGENT,
+    total: int = TOTAL_ENV_STEPS,
+    training: TrainingConfig = TRAINING,
+) -> Trainer:
+    learner = SAC(2, 1, agent, total_updates=8, seed=SEEDS["torch"])
+    env = Walk(SEEDS["environment"])
+    return Trainer(training, total, env, learner, evaluate, lambda actor: None, {"a": 1}, folder, SEEDS)
+
+
+def run(folder: Path, plays: int = 1000, **changes) -> tuple[Trainer, Rows]:
+    """Start, or go on, as the script does, until the end or for so many plays."""
+    trainer, rows = make_trainer(folder, **changes), Rows()
+    last = folder / "checkpoints" / "last"
+    if last.exists():
+        trainer.load(last)
+    left = iter(range(plays))
+    trainer.train(rows, stop=lambda: next(left, None) is None)
+    return trainer, rows
+
+
+def contents(folder: Path) -> dict:
+    """Everything in a checkpoint, and fails where something is missing or damaged."""
+    state = folder / checkpoint.TRAINING_STATE
+    return {
+        "config": checkpoint.load_json(folder / "config.json"),
+        "counters": checkpoint.load_json(state / "counters.json"),
+        "model": {k: v.tolist() for k, v in checkpoint.load_tensors(folder / "model.safetensors").items()},
+        "state": {k: v.tolist() for k, v in checkpoint.load_tensors(state / "tensors.safetensors").items()},
+    }
+
+
+def assert_same_run(folder: Path, other: Path) -> None:
+    assert contents(folder / "checkpoints/last") == contents(other / "checkpoints/last")
+    names = [sorted(path.name for path in (each / "checkpoints").iterdir()) for each in (folder, other)]
+    assert names[0] == names[1]
+    models = [
+        checkpoint.load_tensors(each / "checkpoints/best/model.safetensors") for each in (folder, other)
+    ]
+    torch.testing.assert_close(*models, rtol=0, atol=0)

@@ -5,6 +5,7 @@ make demo
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import collect_dataset
@@ -41,10 +42,11 @@ def film(path: Path, *policies: Path) -> None:
     write_gif(path, mosaic([episode for row in rows for episode in sorted(row, key=lambda e: e.seed)]))
 
 
-def main() -> None:
+def main() -> bool:
+    """Returns whether it came to its end: Ctrl-C stops a training, and started again it goes on."""
     print("1. Train an expert from scratch, for a few minutes.\n")
     if not train_sac.main(f"--config configs/demo.yaml --run-name {TRAINED.name} --logs {LOGS}".split()):
-        return  # stopped by Ctrl-C; started again, it goes on
+        return False
 
     print("\n2. Play it, and the shipped expert, in gym_pusht/PushT-v0 as published.\n")
     results = {
@@ -58,7 +60,7 @@ def main() -> None:
 
     print("\n4. Train a small ACT on them, and play it.\n")
     if not train_act.main(f"--config configs/act_demo.yaml --run-name {CLONE.name} --logs {LOGS}".split()):
-        return
+        return False
     results["its clone"] = measure(CLONE, CLONE)
     film(TOGETHER, SHIPPED, CLONE)
 
@@ -77,7 +79,8 @@ def main() -> None:
         f"\ncurves    .venv/bin/tensorboard --logdir {LOGS}"
         "\nnext      .venv/bin/python train_sac.py (the full expert), README.md"
     )
+    return True
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(0 if main() else 1)

@@ -247,4 +247,4 @@ def report(config: Config, folder: Path, trainer: Trainer, finished: bool) -> No
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(0 if main() else 1)

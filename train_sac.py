@@ -7,6 +7,7 @@
 Started again under the same name, a run goes on from its last checkpoint. Ctrl-C saves first.
 """
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -185,4 +186,4 @@ def main(argv: list[str] | None = None) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(0 if main() else 1)

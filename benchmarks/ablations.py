@@ -8,7 +8,6 @@ success of its best checkpoint, deterministic, on 500 seeds that chose nothing. 
 that `logs/ablations/` holds; beside each training lie its log and its numbers as JSON.
 """
 
-import json
 import os
 import shlex
 import subprocess
@@ -18,6 +17,11 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is beside it, not above it
+
+from common.checkpoint import load_json
+from common.errors import UserError, report_user_errors
 
 LOGS = Path("logs/ablations")
 BASE = "--total-env-steps 3_000_000 --threads 1 --device cpu"  # about 15 minutes of one core, both being busy
@@ -56,6 +60,8 @@ def main(rows: tuple[Literal[*ROWS], ...] = tuple(ROWS), jobs: int = 2, seed: in
         jobs: rows at a time, one core each.
         seed: of the trainings.
     """
+    if jobs < 1:
+        raise UserError(f"jobs must be at least 1, got {jobs}")
     LOGS.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(jobs) as pool:
         failed = [name for name in pool.map(lambda row: run(row, seed), rows) if name]
@@ -75,7 +81,7 @@ def run(row: str, seed: int) -> str | None:
             done = subprocess.run(
                 [sys.executable, *shlex.split(command)], stdout=log, stderr=log, env=one_core
             )
-            if done.returncode:
+            if done.returncode:  # of a training that was stopped, too
                 return name
     return None
 
@@ -89,7 +95,7 @@ def print_table() -> None:
     print("|---|---|---|---|---|---|")
     for row in ROWS:
         for file in sorted(LOGS.glob(f"{row}_seed*.json")):
-            numbers, seed = json.loads(file.read_text()), file.stem.rpartition("_seed")[2]
+            numbers, seed = load_json(file), file.stem.rpartition("_seed")[2]
             low, high = (100 * bound for bound in numbers["success_ci95"])
             steps = numbers["mean_steps_to_success"]
             print(
@@ -101,4 +107,5 @@ def print_table() -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    with report_user_errors():
+        tyro.cli(main, description=__doc__)

@@ -48,6 +48,8 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
 def link(name: Path, folder: Path) -> None:
     """Make `name` lead to its sibling `folder`, in one step.
 
+    A copied run whose links were followed (`scp -r`) has a folder there, which makes room.
+
     Raises:
         UserError: the disk is full or cannot be written.
     """
@@ -55,6 +57,8 @@ def link(name: Path, folder: Path) -> None:
     try:
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(folder.name, target_is_directory=True)
+        if name.is_dir() and not name.is_symlink():
+            _delete(name)
         temporary.replace(name)
     except OSError as error:
         raise UserError(f"{name}: could not be written, it leads where it led: {error}") from error

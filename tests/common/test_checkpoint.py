@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -88,9 +89,18 @@ def test_a_link_is_never_missing(tmp_path, monkeypatch):
 
 
 def test_a_link_that_cannot_be_written(tmp_path):
-    (tmp_path / "last" / "in the way").mkdir(parents=True)
-    with pytest.raises(UserError, match="last: could not be written"):
-        checkpoint.link(tmp_path / "last", save(tmp_path, 1))
+    with pytest.raises(UserError, match="last: could not be written, it leads where it led: .* too long"):
+        checkpoint.link(tmp_path / f"{'x' * 300}last", save(tmp_path, 1))
+
+
+def test_a_copied_checkpoint_makes_room_for_the_link(tmp_path):
+    """As of `scp -r`, which follows links."""
+    for number in (1, 2):
+        save(tmp_path, number)
+    shutil.copytree(tmp_path / "step_1", tmp_path / "last")
+    checkpoint.link(tmp_path / "last", tmp_path / "step_2")
+    assert (tmp_path / "last").readlink() == Path("step_2")
+    assert names(tmp_path) == {"last", "step_1", "step_2"}
 
 
 def test_prune_keeps_what_is_needed_and_no_more(tmp_path):

@@ -44,6 +44,7 @@ BAD_FLAGS = {
     "no best": ("--training.best-from 1201", "training.best_from must be at most total_env_steps, 1200"),
     "run elsewhere": ("--run-name ../run", "run_name must be the name of a folder, not a path, got ../run"),
     "run above": ("--run-name ..", "run_name must be the name of a folder, not a path, got .."),
+    "run too long": (f"--run-name {'x' * 201}", "run_name must have at most 200 bytes, got 201"),
     "negative seed": ("--seed -1", "seed must not be negative, got -1"),
     "negative threads": ("--threads -1", "threads must not be negative, got -1"),
 }

@@ -1,6 +1,8 @@
 """Training from the command line: stopped, killed, diverging, on a full disk; and started again."""
 
 import os
+import runpy
+import shutil
 import signal
 from itertools import count
 from pathlib import Path
@@ -41,6 +43,33 @@ def test_signals_stop_it_and_the_same_command_goes_on(uninterrupted, train, tmp_
     output = capsys.readouterr().out
     assert "going on from" in output and "at 804 env steps" in output and "finished" in output
     assert_same_run(tmp_path / "run", uninterrupted)
+
+
+def test_only_a_finished_training_ends_with_zero(tiny, tmp_path, monkeypatch):
+    """Else `train_sac.py && evaluate.py` would go on after a Ctrl-C."""
+    step, steps = TrainingEnv.step, count(1)
+
+    def step_and_be_stopped(env, actions):
+        if next(steps) == 100:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(env, actions)
+
+    monkeypatch.setattr(TrainingEnv, "step", step_and_be_stopped)
+    monkeypatch.setattr("sys.argv", ["train_sac.py", *command_line(tiny, tmp_path)])
+    for code in (1, 0):
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path("train_sac.py", run_name="__main__")
+        assert ended.value.code == code
+
+
+def test_a_copied_run_goes_on(uninterrupted, train, tmp_path):
+    """Also where the copying followed the links."""
+    train("--total-env-steps", "800")
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    train("--run-name", "copy")
+    assert_same_run(tmp_path / "copy", uninterrupted)
+    checkpoints = tmp_path / "copy" / "checkpoints"
+    assert all((checkpoints / name).is_symlink() for name in ("best", "last"))
 
 
 def test_a_finished_run_goes_on_with_more_steps(uninterrupted, train, tmp_path):

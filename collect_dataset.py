@@ -3,7 +3,7 @@
     python collect_dataset.py                                      200 successes of the shipped expert
     python collect_dataset.py --episodes 1000 --hold 10 --workers 2 --resume   more, on two cores
     python collect_dataset.py --policy human --root data/mine      you, with the mouse
-    python collect_dataset.py --import-human ../shared/data/human_pusht.npz    the classic 206 demonstrations
+    python collect_dataset.py --import-human pusht_cchi_v7_replay.zarr         the classic 206 demonstrations
     python collect_dataset.py --verify data/pusht_expert           play it again and compare
 
 At every moment the folder is a whole dataset of the episodes saved so far, whatever kills the recorder;

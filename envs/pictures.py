@@ -51,7 +51,7 @@ def plot_coverage(path: Path, episodes: Sequence[Episode], title: str) -> None:
     solved.fill_between(steps, share, step="post", color=SUCCESS, alpha=0.25, linewidth=0)
     solved.step(steps, share, where="post", color=SUCCESS)
     solved.set_xscale("function", functions=(np.sqrt, np.square))  # most happens early, some late
-    ticks = [tick for tick in (0, 5, 20, 50, 100, 200, 300) if tick <= steps[-1]]
+    ticks = [tick for tick in (0, 5, 10, 20, 30, 50, 70, 100, 150, 200, 250, 300) if tick <= steps[-1]]
     solved.set(
         xlabel="environment step (10 per second; square-root scale)", xlim=(0, steps[-1]), xticks=ticks
     )
@@ -73,12 +73,13 @@ def plot_starts(path: Path, episodes: Sequence[Episode], goal_keypoints: np.ndar
     """
     figure = Figure(figsize=(6.4, 7), layout="constrained")
     board = figure.subplots()
+    size = max(0.1, len(episodes) ** -0.5)  # true for one episode; a hundred and more share the board
     for rectangle in np.split(goal_keypoints, 2):
         board.add_patch(Polygon(rectangle, facecolor=GOAL, alpha=0.6, zorder=1))
     for success, color in ((True, SUCCESS), (False, FAILURE)):
         poses = [e.observations["block_pose"][0] for e in episodes if e.success == success]
         width, alpha, order = (1.0, 0.6, 2) if success else (1.8, 1.0, 3)
-        lines = [line for pose in poses for line in _small_t(*pose)]
+        lines = [line for pose in poses for line in _small_t(*pose, size)]
         label = f"{'success' if success else 'failure'} ({len(poses)})"
         board.add_collection(
             LineCollection(lines, colors=color, alpha=alpha, linewidths=width, zorder=order, label=label)
@@ -148,7 +149,8 @@ def _caption(width: int, seed: int, step: int, coverage: float, outcome: str) ->
     return np.asarray(picture)
 
 
-def _small_t(x: float, y: float, angle: float) -> np.ndarray:
-    """The bar and the stem of a T so small that many fit on a board, (2, 2, 2) pixels."""
-    along, down = 6 * np.array([np.cos(angle), np.sin(angle)]), 11 * np.array([-np.sin(angle), np.cos(angle)])
+def _small_t(x: float, y: float, angle: float, size: float) -> np.ndarray:
+    """The bar and the stem of a T of `size` times the true one's length, (2, 2, 2) pixels."""
+    along = 60 * size * np.array([np.cos(angle), np.sin(angle)])
+    down = 110 * size * np.array([-np.sin(angle), np.cos(angle)])
     return np.array([x, y]) + np.array([[-along, along], [0 * down, down]])

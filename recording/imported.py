@@ -169,10 +169,9 @@ def _decompress(data: bytes, compressor: dict | None) -> bytes:
     if compressor is None:
         return data
     try:
-        import numcodecs  # only for this: the shipped copy is an .npz
+        import numcodecs  # only for this
     except ImportError:
         raise UserError(
-            f"this zarr folder is compressed with {compressor['id']}: `pip install numcodecs` to read it, or "
-            "take the .npz"
+            f"this zarr folder is compressed with {compressor['id']}: `pip install numcodecs` to read it"
         ) from None
     return numcodecs.get_codec(compressor).decode(data)

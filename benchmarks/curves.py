@@ -52,7 +52,7 @@ def main(
     for panel, (label, limits) in zip(axes, PANELS.values(), strict=True):
         panel.set(ylabel=label, ylim=limits)
     axes[-1].set(xlabel="environment steps (millions)")
-    axes[0].legend(frameon=False)
+    axes[0].legend(loc="center right", frameon=False)
     save_figure(figure, output)
     print(output)
 

@@ -20,7 +20,7 @@ setup:  ## build .venv unless it is up to date (PYTHON=... names the interpreter
 	}
 
 test: setup  ## run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: setup  ## check style and formatting
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
 """LeRobot's ACT, made ready to train: its configuration, its batch norms, its loss.
 
 Zhao et al. 2023, "Learning Fine-Grained Bimanual Manipulation with Low-Cost Hardware" (arXiv 2304.13705). The
-network is `lerobot.policies.act` as it is. What is different here changes no equation and no checkpoint:
+network is `lerobot.policies.act` as it is. What is different here changes no checkpoint and, but for the batch
+norms, no equation:
 
 * `Loss` is `ACTPolicy.forward` without its two host syncs, and can be computed in pieces.
 * The attention layers do not return their weights, which nobody reads: PyTorch's fast path.
@@ -226,22 +227,28 @@ def skip_attention_weights(policy: ACTPolicy) -> None:
 
 def train_batch_norms(policy: ACTPolicy) -> None:
     """Put real batch norms in the place of the ResNet's frozen ones, with their values."""
-    for parent in list(policy.model.backbone.modules()):
-        for name, frozen in parent.named_children():
-            if isinstance(frozen, FrozenBatchNorm2d):
-                norm = nn.BatchNorm2d(len(frozen.weight), eps=frozen.eps)
-                norm.load_state_dict(frozen.state_dict(), strict=False)
-                setattr(parent, name, norm.to(frozen.weight.device))
+    _replace_norms(policy, FrozenBatchNorm2d, nn.BatchNorm2d)
 
 
 def export(policy: ACTPolicy) -> ACTPolicy:
-    """The policy as LeRobot knows it, with frozen batch norms; a copy where it has others."""
+    """The policy as LeRobot knows it, with frozen batch norms; a copy where it has others.
+
+    Nothing is drawn from the random generators: a training that saves goes on as one that does not.
+    """
     if not any(isinstance(module, nn.BatchNorm2d) for module in policy.modules()):
         return policy
-    exported = ACTPolicy(deepcopy(policy.config)).to(next(policy.parameters()).device)
-    weights = {k: v for k, v in policy.state_dict().items() if not k.endswith("num_batches_tracked")}
-    exported.load_state_dict(weights)
+    exported = deepcopy(policy)
+    _replace_norms(exported, nn.BatchNorm2d, FrozenBatchNorm2d)
     return exported.eval()
+
+
+def _replace_norms(policy: ACTPolicy, old: type[nn.Module], new: type[nn.Module]) -> None:
+    for parent in list(policy.model.backbone.modules()):
+        for name, norm in parent.named_children():
+            if isinstance(norm, old):
+                replacement = new(len(norm.weight), eps=norm.eps)
+                replacement.load_state_dict(norm.state_dict(), strict=False)  # one kind counts its updates
+                setattr(parent, name, replacement.to(norm.weight.device))
 
 
 def load_imagenet(policy: ACTPolicy, wanted: Literal["auto", "imagenet", "none"]) -> bool:

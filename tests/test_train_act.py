@@ -44,8 +44,11 @@ training: {log_freq: 5, eval_freq: 8, save_freq: 10, eval_episodes: 2, video_fre
 
 
 @pytest.fixture(scope="module")
-def dataset(make_dataset, tmp_path_factory) -> Path:
-    return make_dataset(tmp_path_factory.mktemp("datasets") / "state")
+def dataset(request, make_dataset, tmp_path_factory) -> Path:
+    """Keypoints, or else pictures of so many pixels."""
+    pictures = getattr(request, "param", 0)
+    root = tmp_path_factory.mktemp("datasets") / ("image" if pictures else "state")
+    return make_dataset(root, pictures=pictures, keypoints=not pictures)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +138,7 @@ def test_saved_policy_is_the_average_and_not_the_weights(uninterrupted):
     torch.testing.assert_close(average, weights, rtol=0.0, atol=0.1)
 
 
-@pytest.mark.parametrize("stops", [[1], [3, 7, 8, 19]])
+@pytest.mark.parametrize("dataset, stops", [(0, [1]), (0, [3, 7, 8, 19]), (32, [3])], indirect=["dataset"])
 def test_stopped_and_resumed_is_the_same_training(train, tmp_path, monkeypatch, uninterrupted, stops):
     learn, steps = train_act.Trainer._learn, count(1)
 

@@ -97,7 +97,9 @@ def test_trained_batch_norms_are_exported_as_frozen_ones():
     assert {name.rpartition(".")[2] for name in norms} == {"weight", "bias", "running_mean", "running_var"}
     assert not any(torch.equal(before[name], policy.state_dict()[name]) for name in norms)
 
+    generator = torch.get_rng_state()
     exported = export(policy)
+    assert torch.equal(torch.get_rng_state(), generator), "saving must not change the training"
     assert exported.state_dict().keys() == ACTPolicy(policy.config).state_dict().keys()
     assert any(isinstance(module, FrozenBatchNorm2d) for module in exported.modules())
     with torch.no_grad():

@@ -6,10 +6,13 @@ loader, in the same order, bit for bit.
 """
 
 import hashlib
+import math
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from accelerate.data_loader import BatchSamplerShard
+from httpx import HTTPError
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -69,10 +73,19 @@ def open_dataset(config: DatasetConfig) -> LeRobotDatasetMetadata:
         if config.root is None:
             LeRobotDataset(config.repo_id)  # fetches what is not in the cache
         meta = LeRobotDatasetMetadata(config.repo_id or f"local/{config.root.name}", root=config.root)
-    except BROKEN as error:
-        raise UserError(f"{name}: this dataset cannot be opened, is it whole? ({_line(error)})") from None
+        features, lengths = features_of(meta), meta.episodes["length"] if meta.episodes else []
+    except (*BROKEN, HTTPError) as error:
+        hint = "is it whole?" if config.root else "is that its name, and is there a network?"
+        raise UserError(f"{name}: this dataset cannot be opened, {hint} ({_line(error)})") from None
     if not meta.total_episodes or not meta.total_frames:
         raise UserError(f"{name}: this dataset is empty")
+    if (len(lengths), sum(lengths)) != (meta.total_episodes, meta.total_frames):
+        raise UserError(
+            f"{name}: this dataset is damaged: its description says {meta.total_episodes} episodes of "
+            f"{meta.total_frames} frames, its table of episodes has {len(lengths)} of {sum(lengths)}"
+        )
+    if missing := [key for key in features if not {"mean", "std"} <= (meta.stats or {}).get(key, {}).keys()]:
+        raise UserError(f"{name}: this dataset is damaged: it has no statistics of {', '.join(missing)}")
     if meta.fps != FPS:
         raise UserError(f"{name}: this dataset has {meta.fps} frames per second, PushT has {FPS}")
     if config.episodes > meta.total_episodes:
@@ -134,15 +147,22 @@ class Frames:
             raise UserError(f"{meta.root}: has no {', '.join(sorted(missing))}, which the policy looks at")
         cameras = [name for name, feature in inputs.items() if feature.type is FeatureType.VISUAL]
         vectors = [name for name in inputs if name not in cameras] + [ACTION]
-        digest = hashlib.sha256(ends.tobytes())
+        shapes = {name: (self.num_frames, *features_of(meta)[name].shape) for name in cameras}
+        self.gigabytes = sum(math.prod(shape) for shape in shapes.values()) / 1e9  # of pictures
+        self.memory_gb = config.memory_gb
+        room = (
+            partial(torch.empty, dtype=torch.uint8)
+            if self.gigabytes <= self.memory_gb
+            else partial(_map_file, folder)
+        )
+        digest = _digest(meta, [*inputs, ACTION], ends)
         try:
             raw = _read_vectors(meta, vectors, self.num_frames)
             for array in raw.values():
                 digest.update(array.tobytes())
-            self.pictures = {
-                name: _read_pictures(meta, name, self.lengths, config.memory_gb, folder, digest)
-                for name in cameras
-            }
+            self.pictures = {name: room(shape) for name, shape in shapes.items()}
+            for name, pictures in self.pictures.items():
+                _read_pictures(meta, name, self.lengths, np.asarray(pictures), digest)
         except BROKEN as error:
             raise UserError(f"{meta.root}: this dataset is damaged: {_line(error)}") from None
         self.fingerprint = digest.hexdigest()
@@ -171,11 +191,16 @@ class Frames:
         return batch
 
     def place(self) -> str:
-        """Where the pictures lie, in words."""
-        places = {
-            "memory-mapped" if isinstance(p, np.memmap) else str(p.device) for p in self.pictures.values()
-        }
-        return ", ".join(sorted(places)) or str(self.device)
+        """Where the decoded frames lie, in words."""
+        if not self.pictures:
+            return f"in memory on {self.device}"
+        pictures = next(iter(self.pictures.values()))
+        if isinstance(pictures, np.memmap):
+            return (
+                f"{self.gigabytes:,.2f} GB in a file beside the run, for dataset.memory_gb is "
+                f"{self.memory_gb:g}: the disk may set the pace"
+            )
+        return f"{self.gigabytes:,.2f} GB in memory on {pictures.device}"
 
     def _draw(self, indices: torch.Tensor, here: torch.Tensor) -> dict[str, torch.Tensor]:
         drawn = {}
@@ -212,11 +237,14 @@ class Order:
         """The batches (batch_size,) int64 of an epoch, from its sample `start` on."""
         epoch_seed = np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(epoch_seed))
-        order = torch.randperm(self.num_frames, generator=generator)[start:]
+        order = torch.randperm(self.num_frames, generator=generator)
+        done, odd = divmod(start, self.batch_size * self.processes[0])
+        if odd:  # LeRobot stopped there, with other batches or processes: the rest is shared anew
+            order, done = order[start:], 0
         if self.processes[0] == 1:
-            return list(order.split(self.batch_size))
+            return list(order.split(self.batch_size))[done:]
         batches = BatchSampler(order.tolist(), self.batch_size, drop_last=False)
-        return [torch.tensor(batch) for batch in BatchSamplerShard(batches, *self.processes)]
+        return [torch.tensor(batch) for batch in BatchSamplerShard(batches, *self.processes)][done:]
 
 
 def _read_vectors(
@@ -238,32 +266,50 @@ def _read_vectors(
     return columns
 
 
-def _read_pictures(
-    meta: LeRobotDatasetMetadata,
-    name: str,
-    lengths: np.ndarray,
-    memory_gb: float,
-    folder: Path,
-    digest: Any,
-) -> torch.Tensor | np.memmap:
-    """All pictures of a camera, (num_frames, 3, height, width) uint8 RGB."""
-    height, width, _ = meta.features[name]["shape"]
-    shape = int(lengths.sum()), 3, height, width
-    if np.prod(shape, dtype=np.float64) <= memory_gb * 1e9:
-        pictures, view = (tensor := torch.empty(shape, dtype=torch.uint8)), tensor.numpy()
-    else:
-        # A file without a name: gone with the process, however that ends.
+def _digest(meta: LeRobotDatasetMetadata, names: Sequence[str], ends: np.ndarray) -> Any:
+    """A SHA-256 of where the episodes end and of the statistics by which these features are normalised."""
+    digest = hashlib.sha256(ends.tobytes())
+    for name in names:
+        for _, values in sorted(meta.stats[name].items()):
+            digest.update(np.asarray(values, np.float64).tobytes())
+    return digest
+
+
+def _map_file(folder: Path, shape: tuple[int, ...]) -> np.memmap:
+    """Room for pictures in a file without a name: gone with the process, however that ends.
+
+    The disk gives the room at once; a disk that is full later kills the process that writes.
+
+    Raises:
+        UserError: it does not have that room.
+    """
+    size = math.prod(shape)
+    try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            pictures = view = np.memmap(file, np.uint8, "w+", shape=shape)
+            if hasattr(os, "posix_fallocate"):  # macOS has none
+                os.posix_fallocate(file.fileno(), 0, size)
+            file.truncate(size)
+            return np.memmap(file, np.uint8, "r+", shape=shape)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the disk has no room for {size / 1e9:.2g} GB of decoded pictures "
+            f"({error.strerror}): free some, or hold them in memory with a larger dataset.memory_gb"
+        ) from None
+
+
+def _read_pictures(
+    meta: LeRobotDatasetMetadata, name: str, lengths: np.ndarray, into: np.ndarray, digest: Any
+) -> None:
+    """Decode all pictures of a camera, (num_frames, 3, height, width) uint8 RGB."""
     read, done = (_read_video if name in meta.video_keys else _read_images), 0
     for several in read(meta, name, lengths):
-        several = several[: shape[0] - done]
-        view[done : done + len(several)] = several
+        several = several[: len(into) - done]
+        into[done : done + len(several)] = several
         digest.update(several.tobytes())
         done += len(several)
-        if done == shape[0]:
-            return pictures
-    raise ValueError(f"{name} has {done} pictures for {shape[0]} frames")
+        if done == len(into):
+            return
+    raise ValueError(f"{name} has {done} pictures for {len(into)} frames")
 
 
 def _read_images(meta: LeRobotDatasetMetadata, name: str, _lengths: np.ndarray) -> Iterator[np.ndarray]:

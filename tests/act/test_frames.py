@@ -1,9 +1,13 @@
 """Batches against LeRobot's own dataset, sampler, loader and preprocessor; and datasets that do not suit."""
 
 import json
+import resource
 import shutil
+from io import BytesIO
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader
@@ -12,6 +16,7 @@ from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets.factory import make_dataset as open_lerobots
 from lerobot.datasets.sampler import EpisodeAwareSampler
 from lerobot.policies import make_pre_post_processors
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from act.frames import DatasetConfig, Frames, Order, features_of, open_dataset
@@ -40,7 +45,7 @@ def open_ours(root, folder, **settings):
     return Frames(meta, terms.input_features, CHUNK, pre, torch.device("cpu"), config, folder), pre, terms
 
 
-def lerobots_batches(root, pre, terms, epochs, batch_size, seed, episodes=None):
+def lerobots_batches(root, terms, epochs, batch_size, seed, episodes=None):
     """As `lerobot_train.train` makes them."""
     config = TrainPipelineConfig(
         dataset=LeRobotDatasetConfig(
@@ -49,6 +54,7 @@ def lerobots_batches(root, pre, terms, epochs, batch_size, seed, episodes=None):
         policy=terms,
     )
     dataset = open_lerobots(config)
+    pre, _ = make_pre_post_processors(terms, dataset_stats=dataset.meta.stats)
     sampler = EpisodeAwareSampler(
         dataset.meta.episodes["dataset_from_index"],
         dataset.meta.episodes["dataset_to_index"],
@@ -78,11 +84,11 @@ def lerobots_batches(root, pre, terms, epochs, batch_size, seed, episodes=None):
     ],
 )
 def test_batches_are_lerobots(datasets, tmp_path, kind, settings):
-    frames, pre, terms = open_ours(datasets[kind], tmp_path, **settings)
+    frames, _, terms = open_ours(datasets[kind], tmp_path, **settings)
     episodes = list(range(settings["episodes"])) if "episodes" in settings else None
     order = Order(frames.num_frames, 4, seed=3)
     ours = [frames.batch(indices) for epoch in range(2) for indices in order.epoch(epoch)]
-    theirs = list(lerobots_batches(datasets[kind], pre, terms, 2, 4, 3, episodes))
+    theirs = list(lerobots_batches(datasets[kind], terms, 2, 4, 3, episodes))
     assert len(ours) == len(theirs) and any(len(batch["action"]) < 4 for batch in ours)
     for our, their in zip(ours, theirs, strict=True):
         assert set(our) == {*terms.input_features, "action", "action_is_pad"}
@@ -93,10 +99,33 @@ def test_batches_are_lerobots(datasets, tmp_path, kind, settings):
 def test_what_exceeds_the_memory_lies_in_a_file_without_a_name(datasets, tmp_path):
     frames, *_ = open_ours(datasets["image"], tmp_path, memory_gb=0.0)
     assert isinstance(frames.pictures["observation.image"], np.memmap)
-    assert frames.place() == "memory-mapped" and list(tmp_path.iterdir()) == []
+    assert "0.00 GB in a file beside the run, for dataset.memory_gb is 0" in frames.place()
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("num_frames, start", [(26, 0), (26, 12), (24, 0), (5, 0)])
+def test_all_cameras_share_the_memory(datasets, tmp_path):
+    one_camera = 26 * 3 * 16 * 16 / 1e9
+    frames, *_ = open_ours(datasets["image"], tmp_path, memory_gb=one_camera)
+    assert "in memory on cpu" in frames.place()
+    two = two_cameras(datasets["image"], tmp_path / "two")
+    frames, *_ = open_ours(two, tmp_path, memory_gb=one_camera)
+    assert len(frames.pictures) == 2 and "in a file beside the run" in frames.place()
+
+
+def test_a_disk_without_the_room_is_a_sentence(datasets, tmp_path):
+    """And not a SIGBUS when a picture is written."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(
+            UserError, match="the disk has no room for .* of decoded pictures .*File too large"
+        ):
+            open_ours(datasets["image"], tmp_path, memory_gb=0.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("num_frames, start", [(26, 0), (26, 10), (24, 0), (5, 0)])
 def test_several_processes_share_an_epoch_as_accelerate_has_it(num_frames, start):
     sampler = EpisodeAwareSampler([0], [num_frames], shuffle=True, seed=5)
     for process in range(3):
@@ -108,11 +137,55 @@ def test_several_processes_share_an_epoch_as_accelerate_has_it(num_frames, start
         assert [batch.tolist() for batch in ours] == [batch.tolist() for batch in theirs]
 
 
+@pytest.mark.parametrize("num_processes", [1, 3])
+def test_a_resumed_epoch_is_the_rest_of_the_whole(num_processes):
+    """Also of the batches that fill up the last round, which repeat the epoch's first ones."""
+    for process in range(num_processes):
+        order = Order(26, 4, 5, num_processes, process)
+        whole = [batch.tolist() for batch in order.epoch(2)]
+        for done in range(len(whole)):
+            rest = order.epoch(2, done * 4 * num_processes)
+            assert [batch.tolist() for batch in rest] == whole[done:]
+
+
 def test_the_fingerprint_knows_every_number_and_picture(datasets, make_dataset, tmp_path):
     prints = {kind: open_ours(root, tmp_path)[0].fingerprint for kind, root in datasets.items()}
     again = open_ours(make_dataset(tmp_path / "again", pictures=16), tmp_path)[0].fingerprint
     assert again == prints["image"] and len(set(prints.values())) == 3
     assert open_ours(datasets["image"], tmp_path, episodes=2)[0].fingerprint not in prints.values()
+
+
+def change_action(tables):
+    actions = tables["action"].to_pylist()
+    actions[7][1] += 1.0
+    return tables.set_column(
+        tables.column_names.index("action"), "action", pa.array(actions, tables["action"].type)
+    )
+
+
+def change_pixel(tables):
+    cells = tables["observation.image"].to_pylist()
+    pixels = np.array(Image.open(BytesIO(cells[7]["bytes"])))
+    pixels[3, 4, 0] ^= 1
+    png = BytesIO()
+    Image.fromarray(pixels).save(png, "png")
+    cells[7]["bytes"] = png.getvalue()
+    cells = pa.array(cells, tables["observation.image"].type)
+    return tables.set_column(tables.column_names.index("observation.image"), "observation.image", cells)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda root: rewrite(root, "data/*/*.parquet", change_action),
+        lambda root: rewrite(root, "data/*/*.parquet", change_pixel),
+        lambda root: change_stats(root, lambda stats: stats["action"]["std"].__setitem__(0, 9.0)),
+    ],
+    ids=["an action", "a pixel", "what normalises"],
+)
+def test_a_change_in_one_place_is_another_fingerprint(datasets, tmp_path, how):
+    before = open_ours(datasets["image"], tmp_path)[0].fingerprint
+    assert open_ours(damage(datasets["image"], tmp_path, how), tmp_path)[0].fingerprint != before
 
 
 def test_an_image_policy_does_not_see_the_simulators_state(datasets):
@@ -137,6 +210,33 @@ def change_info(**changes):
     return change
 
 
+def change_stats(root, change):
+    stats = json.loads((file := root / "meta" / "stats.json").read_text())
+    change(stats)
+    file.write_text(json.dumps(stats))
+
+
+def rewrite(root, pattern, change):
+    (file,) = root.glob(pattern)
+    table = change(pq.read_table(file))
+    file.unlink()
+    pq.write_table(table, file)
+
+
+def two_cameras(root, copy):
+    """The same pictures from another camera, of a dataset whose pictures are channels first."""
+    shutil.copytree(root, copy)
+    name, other = "observation.image", "observation.side"
+    rewrite(copy, "data/*/*.parquet", lambda table: table.append_column(other, table[name]))
+    info = json.loads((copy / "meta" / "info.json").read_text())
+    (height, width, channels), names = info["features"][name]["shape"], info["features"][name]["names"]
+    changed = {"shape": [channels, height, width], "names": [names[2], names[0], names[1]]}
+    info["features"][other] = info["features"][name] | changed
+    change_info(features=info["features"])(copy)
+    change_stats(copy, lambda stats: stats.__setitem__(other, stats[name]))
+    return copy
+
+
 def truncate(pattern):
     def cut(root):
         (file, *_) = root.glob(pattern)
@@ -154,7 +254,19 @@ def truncate(pattern):
         (lambda root: shutil.rmtree(root / "meta" / "episodes"), "cannot be opened"),
         (truncate("data/*/*.parquet"), "damaged"),
         (truncate("meta/episodes/*/*.parquet"), "cannot be opened"),
-        (change_info(total_frames=27), "hold 26 frames, its description says 27"),
+        (change_info(total_frames=27), "says 3 episodes of 27 frames, its table of episodes has 3 of 26"),
+        (change_info(total_episodes=4), "says 4 episodes of 26 frames, its table of episodes has 3 of 26"),
+        (
+            lambda root: rewrite(root, "data/*/*.parquet", lambda table: table.slice(0, 25)),
+            "hold 25 frames, its description says 26",
+        ),
+        (
+            lambda root: rewrite(root, "meta/episodes/*/*.parquet", lambda table: table.slice(1)),
+            "its table of episodes has 2 of 17",
+        ),
+        (lambda root: (root / "meta" / "stats.json").unlink(), "no statistics of observation.state, action"),
+        (lambda root: change_stats(root, lambda stats: stats.pop("action")), "has no statistics of action"),
+        (lambda root: change_stats(root, lambda s: s["action"].pop("std")), "has no statistics of action"),
         (change_info(total_episodes=0, total_frames=0), "is empty"),
         (change_info(fps=30), "has 30 frames per second, PushT has 10"),
     ],

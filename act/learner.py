@@ -23,6 +23,7 @@ from lerobot.policies.act.modeling_act import ACTPolicy
 from torch import nn
 
 from act.policy import Loss, skip_attention_weights
+from common.errors import UserError
 
 METRICS = ("Loss/total", "Loss/l1", "Loss/kl", "Loss/gradient_norm")
 TF32 = {"float32": "highest", "tf32": "high", "bf16": "high"}  # as torch.set_float32_matmul_precision has it
@@ -57,6 +58,7 @@ class OptimizerConfig:
             raise ValueError(f"final_lr_fraction must be between 0 and 1, got {self.final_lr_fraction}")
 
     def lerobot_optimizer(self) -> AdamWConfig:
+        """AdamW as LeRobot names its settings."""
         return AdamWConfig(lr=self.lr, weight_decay=self.weight_decay, grad_clip_norm=self.grad_clip)
 
     def lerobot_scheduler(self, steps: int) -> LRSchedulerConfig | None:
@@ -79,6 +81,9 @@ class Learner:
         lerobot: the training as LeRobot describes it: optimiser, schedule, steps.
         config: what LeRobot has no words for.
         accelerator: knows the other processes, if there are any.
+
+    Raises:
+        UserError: a batch in pieces would be another update.
     """
 
     def __init__(
@@ -101,6 +106,12 @@ class Learner:
         self.device = next(policy.parameters()).device
         settings = {k: v for k, v in asdict(lerobot.optimizer).items() if k != "grad_clip_norm"}
         groups, self.num_known = parameter_groups(policy)
+        self.trains_batch_norms = self.num_known < len(list(policy.parameters()))
+        if self.trains_batch_norms and config.pieces > 1:
+            raise UserError(
+                "optimizer.pieces must be 1 where batch norms are trained, which look at the whole batch, "
+                f"got {config.pieces}"
+            )
         self.optimizer = torch.optim.AdamW(groups, fused=True, **settings)
         self.scheduler = lerobot.scheduler.build(self.optimizer, lerobot.steps) if lerobot.scheduler else None
 
@@ -158,8 +169,7 @@ class Learner:
         torch._foreach_lerp_(
             list(self.averaged.parameters()), list(self.policy.parameters()), weight=1.0 - decay
         )
-        for average, value in zip(self.averaged.buffers(), self.policy.buffers(), strict=True):
-            average.copy_(value)
+        torch._foreach_copy_(list(self.averaged.buffers()), list(self.policy.buffers()))
 
     def moments(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """The optimiser's state: in LeRobot's form without the batch norms, and theirs by name."""

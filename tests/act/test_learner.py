@@ -13,9 +13,11 @@ from lerobot.optim.factory import make_optimizer_and_scheduler
 
 from act.learner import Learner, OptimizerConfig
 from act.policy import PolicyConfig, act_config, build_policy
+from common.errors import UserError
 
 STEPS = 6
 PLAIN = OptimizerConfig(lr=1e-3, lr_backbone=1e-2, warmup_steps=2, ema=0.0, precision="float32")
+DECAYING = replace(PLAIN, weight_decay=1.0)  # so much that it shows
 SIZES = {"dim_model": 16, "n_heads": 2, "dim_feedforward": 16, "n_encoder_layers": 1, "latent_dim": 4}
 FEATURES = {
     "observation.state": PolicyFeature(FeatureType.STATE, (2,)),
@@ -65,9 +67,9 @@ def assert_same_weights(ours, theirs, rtol=1e-4, atol=1e-5):
             torch.testing.assert_close(our, their, rtol=rtol, atol=atol, msg=name)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "constant"])
-def test_updates_are_lerobots(schedule):
-    learner = make_learner(replace(PLAIN, schedule=schedule))
+@pytest.mark.parametrize("schedule, image", [("cosine", False), ("constant", False), ("cosine", True)])
+def test_updates_are_lerobots(schedule, image):
+    learner = make_learner(replace(DECAYING, schedule=schedule), image)
     policy = deepcopy(learner.policy)
     optimizer, scheduler = make_optimizer_and_scheduler(learner.terms, policy)
     for batch in batches():
@@ -84,7 +86,10 @@ def test_updates_are_lerobots(schedule):
         assert metrics[3].item() == pytest.approx(norm.item(), rel=1e-3)
         rates = [[group["lr"] for group in each.param_groups] for each in (optimizer, learner.optimizer)]
         assert rates[0] == rates[1]
-    assert_same_weights(learner.policy, policy)
+        decays = {group["weight_decay"] for group in learner.optimizer.param_groups if group["params"]}
+        assert rates[1][1] == pytest.approx(10 * rates[1][0]) and decays == {1.0}
+    if not image:
+        assert_same_weights(learner.policy, policy)
 
 
 @pytest.mark.parametrize("changes", [{"pieces": 3}, {"compile": True}])
@@ -99,6 +104,13 @@ def test_pieces_and_compilation_change_no_update(changes, monkeypatch):
         metrics = [learner.update(batch) for learner in learners]
         torch.testing.assert_close(*metrics, rtol=1e-3, atol=1e-5)
     assert_same_weights(*(learner.policy for learner in learners), rtol=1e-3, atol=1e-4)
+
+
+def test_pieces_are_refused_where_norms_look_at_the_whole_batch():
+    pieces = replace(PLAIN, pieces=2)
+    make_learner(pieces, image=True)
+    with pytest.raises(UserError, match="optimizer.pieces must be 1 where batch norms are trained"):
+        make_learner(pieces, image=True, trains_norms=True)
 
 
 def test_bfloat16_is_near_and_not_the_same():

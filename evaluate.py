@@ -109,6 +109,7 @@ def table(numbers: dict[str, Any]) -> str:
         return "-" if numbers[key] is None else format(numbers[key], form)
 
     first, last = numbers["seeds"]
+    averaged = numbers["temporal_ensemble_coeff"] is not None
     moves, most = value("action_step_mean", ".1f"), value("action_step_p99", ".1f")
     rows = {
         "policy": numbers["policy"] + (", sampled actions" if numbers["sampled"] else ""),
@@ -119,7 +120,8 @@ def table(numbers: dict[str, Any]) -> str:
         "max reward": value("avg_max_reward", ".3f"),
         "sum of rewards": value("avg_sum_reward", ".1f"),
         "target moves": f"{moves} px per step, 99th percentile {most}",
-        "decides every": f"{numbers['n_action_steps']} step{'s' * (numbers['n_action_steps'] > 1)}",
+        "decides every": f"{numbers['n_action_steps']} step{'s' * (numbers['n_action_steps'] > 1)}"
+        + ", on the average of overlapping chunks" * averaged,
         "wall time": f"{numbers['wall_s']:.1f} s",
     }
     return "\n".join(f"  {name:<18}{text}" for name, text in rows.items())
@@ -164,6 +166,10 @@ def destination(name: str, config: Config) -> tuple[Path, str]:
     """The folder to write to, and what the files are called after: the checkpoint and how it is played."""
     checkpoint = Path(name).absolute()
     stem = checkpoint.name + "_stock" * (config.env == "stock") + "_sampled" * config.sampled
+    if config.n_action_steps is not None:
+        stem += f"_n{config.n_action_steps}"
+    if config.temporal_ensemble_coeff is not None:
+        stem += f"_ensemble{config.temporal_ensemble_coeff:g}"
     if config.output:
         return config.output, stem
     if checkpoint.parent.name == "checkpoints":

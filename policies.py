@@ -60,8 +60,7 @@ def load_policy(
     if str(path) in WITHOUT_FOLDER:
         kind, folder, config = str(path), None, {}
     else:
-        folder = find_checkpoint(path)
-        folder = folder / "pretrained_model" if (folder / "pretrained_model").is_dir() else folder
+        folder = find_weights(path)
         config = load_json(folder / "config.json")
         kind = config.get("algorithm", config.get("type")) if isinstance(config, dict) else None
     if kind == "act":
@@ -106,6 +105,12 @@ def find_checkpoint(path: str | Path) -> Path:
     raise UserError(f"{path}: this run has saved no checkpoint yet, {checkpoints} has neither best nor last")
 
 
+def find_weights(path: str | Path) -> Path:
+    """The folder in that checkpoint which holds the policy: in LeRobot's layout one below."""
+    folder = find_checkpoint(path)
+    return folder / "pretrained_model" if (folder / "pretrained_model").is_dir() else folder
+
+
 def default_policy() -> Path:
     """The newest run's best checkpoint, or the expert that comes with the repository.
 
@@ -124,7 +129,7 @@ def fingerprint(path: str | Path) -> str:
     """What tells a policy from any other, whatever its name: the SHA-256 of its settings and weights."""
     if str(path) in WITHOUT_FOLDER:
         return str(path)
-    folder, digest = find_checkpoint(path), hashlib.sha256()
+    folder, digest = find_weights(path), hashlib.sha256()
     for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
         digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()

@@ -50,12 +50,16 @@ class ACTPlayer:
         self.preprocessor = preprocessor
         self.postprocessor = postprocessor
         config = policy.config
+        if temporal_ensemble_coeff is not None and n_action_steps not in (None, 1):
+            raise UserError(
+                f"{source}: n_action_steps must be 1 with temporal_ensemble_coeff, got {n_action_steps}"
+            )
         if temporal_ensemble_coeff is None and n_action_steps in (None, 1):
             temporal_ensemble_coeff = config.temporal_ensemble_coeff
         self.temporal_ensemble_coeff = temporal_ensemble_coeff
-        self.n_action_steps = (
-            1 if self.temporal_ensemble_coeff is not None else n_action_steps or config.n_action_steps
-        )
+        if self.temporal_ensemble_coeff is not None:
+            n_action_steps = 1
+        self.n_action_steps = config.n_action_steps if n_action_steps is None else n_action_steps
         if not 1 <= self.n_action_steps <= config.chunk_size:
             raise UserError(
                 f"{source}: n_action_steps must be from 1 to {config.chunk_size}, its chunk_size, "

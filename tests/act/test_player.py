@@ -147,6 +147,17 @@ def test_a_policy_for_another_robot_is_refused(features, inputs, message):
         ACTPlayer(*make(inputs=inputs, features=FEATURES | features))
 
 
-def test_more_steps_than_a_chunk_are_refused():
-    with pytest.raises(UserError, match="n_action_steps must be from 1 to 6, its chunk_size, got 7"):
-        ACTPlayer(*make(), n_action_steps=7)
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"n_action_steps": 7}, "n_action_steps must be from 1 to 6, its chunk_size, got 7"),
+        ({"n_action_steps": 0}, "n_action_steps must be from 1 to 6, its chunk_size, got 0"),
+        (
+            {"n_action_steps": 2, "temporal_ensemble_coeff": 0.01},
+            "n_action_steps must be 1 with temporal_ensemble_coeff, got 2",
+        ),
+    ],
+)
+def test_what_a_chunk_cannot_be_played_as_is_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        ACTPlayer(*make(), **settings)

@@ -23,6 +23,7 @@ import torch
 
 from common.config import parse
 from common.errors import UserError, report_user_errors
+from common.hub import check_hub_name
 from common.run import command_line
 from policies import EXPERT, WITHOUT_FOLDER, find_checkpoint, fingerprint
 from recording.card import write_card
@@ -67,8 +68,7 @@ class Config(Settings):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.resume and self.overwrite:
             raise ValueError("overwrite must be false with --resume, which keeps what is there")
-        if self.push_to_hub and self.push_to_hub.count("/") != 1:
-            raise ValueError(f"push_to_hub must be of the form user/dataset, got {self.push_to_hub}")
+        check_hub_name(self.push_to_hub, "dataset")
         if self.policy == HUMAN and (self.video or self.workers > 1 or self.noise):
             raise ValueError("policy must not be human with --video, --noise or --workers")
 

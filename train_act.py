@@ -22,7 +22,7 @@ from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.policies import make_pre_post_processors
 
-from act.checkpoint import continue_terms, publish, read_ours
+from act.checkpoint import continue_terms, find, publish, read_ours
 from act.frames import DatasetConfig, Frames, features_of, open_dataset
 from act.learner import Learner, OptimizerConfig
 from act.player import ACTPlayer
@@ -30,16 +30,18 @@ from act.policy import PolicyConfig, act_config, build_policy
 from act.trainer import Trainer, TrainingConfig
 from common.config import config_path, parse, to_dict
 from common.device import choose_device
-from common.errors import report_user_errors
+from common.errors import UserError, report_user_errors
+from common.hub import check_hub_name
 from common.logger import Logger
 from common.run import (
     StopRequest,
     check_name,
     choose_folder,
     command_line,
+    last_checkpoint,
     only_process_in,
-    open_folder,
     same_command,
+    write_down,
 )
 from envs.evaluation import Evaluation
 
@@ -77,7 +79,7 @@ class Config:
     resume: bool = True  # go on where a run of this name stopped; --no-resume: begin anew under a new name
     start_from: Path | None = None  # checkpoint to go on from in a new run, also one of lerobot-train's
     wandb_project: str = ""  # log to Weights & Biases too
-    push_to_hub: str = ""  # name of the repository for the finished policy; empty: keep it here
+    push_to_hub: str = ""  # upload the best policy to this name (user/policy) when it is finished
     dataset: DatasetConfig = field(default_factory=DatasetConfig)  # what to learn from
     policy: PolicyConfig = field(default_factory=PolicyConfig)  # the network
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # the updates
@@ -91,6 +93,7 @@ class Config:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         check_name(self.run_name)
+        check_hub_name(self.push_to_hub, "policy")
 
 
 def in_lerobots_terms(
@@ -144,6 +147,7 @@ def build_trainer(
     policy, backbone = build_policy(terms.policy, terms.seed, config.policy.backbone_weights, trains_norms)
     processors = make_pre_post_processors(terms.policy, dataset_stats=meta.stats)
     inputs, chunk_size = terms.policy.input_features, terms.policy.chunk_size
+    player = ACTPlayer(policy, *processors)
     frames = Frames(meta, inputs, chunk_size, processors[0], device, config.dataset, folder)
     if accelerator.is_main_process:
         warn_of_long_chunks(chunk_size, frames)
@@ -151,7 +155,7 @@ def build_trainer(
         lambda policy: ACTPlayer(policy, *processors),
         config.training.eval_episodes,
         config.training.eval_seed,
-        ACTPlayer(policy, *processors).pixels,
+        player.pixels,
     )
     trainer = Trainer(
         config.training,
@@ -168,6 +172,7 @@ def build_trainer(
 
 
 def warn_of_long_chunks(chunk_size: int, frames: Frames) -> None:
+    """Say so where no episode is as long as a chunk."""
     longest, mean = frames.lengths.max(), frames.lengths.mean()
     if chunk_size > longest:
         print(
@@ -179,6 +184,7 @@ def warn_of_long_chunks(chunk_size: int, frames: Frames) -> None:
 
 
 def start_up_table(config: Config, trainer: Trainer, meta: LeRobotDatasetMetadata, backbone: str) -> str:
+    """What is about to be trained; `backbone` is what the ResNet begins with, in words."""
     frames, terms, policy = trainer.frames, trainer.lerobot, trainer.lerobot.policy
     size = sum(p.numel() for p in trainer.learner.policy.parameters())
     lengths, precision = frames.lengths, config.optimizer.precision
@@ -188,13 +194,13 @@ def start_up_table(config: Config, trainer: Trainer, meta: LeRobotDatasetMetadat
         "run": f"{terms.output_dir.name} in {config.logs}, seed {terms.seed}",
         "dataset": f"{meta.root}: {len(lengths):,} episodes, {frames.num_frames:,} frames, {meta.fps} fps",
         "episodes": f"{lengths.min()} to {lengths.max()} frames, {lengths.mean():.1f} on average",
-        "input": f"{inputs}; decoded, in memory on {frames.place()}",
+        "input": f"{inputs}; decoded, {frames.place()}",
         "output": f"action (2,), chunks of {policy.chunk_size}, {policy.n_action_steps} of them played",
         "policy": f"ACT, {size:,} parameters; ResNet: {backbone}",
         "device": f"{trainer.learner.device}, {processes} process{'es' * (processes > 1)}, "
         f"{torch.get_num_threads()} CPU threads, {precision}",
         "length": f"{terms.steps:,} steps of {terms.batch_size} samples, "
-        f"{terms.steps * trainer.samples_per_step / frames.num_frames:,.0f} epochs",
+        f"{terms.steps * trainer.samples_per_step / frames.num_frames:,.1f} epochs",
         "watch": f"tensorboard --logdir {config.logs}",
     }
     return "\n".join(f"  {name:<10} {value}" for name, value in rows.items())
@@ -214,14 +220,19 @@ def main(argv: list[str] | None = None) -> bool:
     (folder,) = broadcast_object_list([choose_folder(config.logs, name, config.resume)])
     is_main = accelerator.is_main_process
     with only_process_in(folder) if is_main else nullcontext(), StopRequest() as stop:
-        command = command_line("train_act.py", argv)
-        last = open_folder(folder, config, command, MAY_CHANGE_ON_RESUME) if is_main else None
+        last = last_checkpoint(folder, config, MAY_CHANGE_ON_RESUME) if is_main else None
         (last,) = broadcast_object_list([last])
-        source = last or config.start_from
+        source = last or (config.start_from and find(config.start_from))
         trainer, table = build_trainer(config, folder, source, accelerator)
         if source:
             trainer.load(source)
+            if trainer.step > config.steps or (trainer.step == config.steps and not last):
+                raise UserError(
+                    f"{source} has been trained for {trainer.step:,} steps already: "
+                    f"steps must be more, got {config.steps}"
+                )
         if is_main:
+            write_down(folder, config, command_line("train_act.py", argv))
             print(table)
             if source:
                 print(f"going on from {source} at {trainer.step:,} steps")
@@ -240,10 +251,13 @@ def report(config: Config, folder: Path, trainer: Trainer, finished: bool) -> No
     if not finished:
         print(f"stopped at {trainer.step:,} steps, saved. To go on: {again}")
         return
+    print(f"finished. Play it: python evaluate.py --policy {folder} --record")
+    bent = " (the learning rate then stands where it does half-way through such a training)"
+    print(
+        f"Train on: {again} and --steps {2 * config.steps}" + bent * (config.optimizer.schedule == "cosine")
+    )
     if config.push_to_hub:
         print("published", publish(config.push_to_hub, folder / "checkpoints" / "best"))
-    print(f"finished. Play it: python evaluate.py --policy {folder} --record")
-    print(f"Train on: {again} and --steps {2 * config.steps}")
 
 
 if __name__ == "__main__":

@@ -23,9 +23,10 @@ from common.run import (
     check_name,
     choose_folder,
     command_line,
+    last_checkpoint,
     only_process_in,
-    open_folder,
     same_command,
+    write_down,
 )
 from common.seeding import split_seed
 from envs.evaluation import Evaluation
@@ -159,7 +160,7 @@ def main(argv: list[str] | None = None) -> bool:
     folder = choose_folder(config.logs, name, config.resume)
     with only_process_in(folder), StopRequest() as stop:
         trainer = build_trainer(config, folder)
-        last = open_folder(folder, config, command_line("train_sac.py", argv), MAY_CHANGE_ON_RESUME)
+        last = last_checkpoint(folder, config, MAY_CHANGE_ON_RESUME)
         if last:
             trainer.load(last)
             if trainer.env_steps > config.total_env_steps:
@@ -167,6 +168,7 @@ def main(argv: list[str] | None = None) -> bool:
                     f"{folder} has been trained for {trainer.env_steps:,} env steps already: "
                     f"total_env_steps must be more, got {config.total_env_steps}"
                 )
+        write_down(folder, config, command_line("train_sac.py", argv))
         print(start_up_table(config, trainer, folder))
         if last:
             print(f"going on from {last} at {trainer.env_steps:,} env steps")

@@ -13,6 +13,7 @@ import torch
 from huggingface_hub import HfApi
 from lerobot.common import train_utils
 from lerobot.configs.train import TrainPipelineConfig
+from lerobot.datasets.sampler import compute_sampler_state
 from lerobot.optim.optimizers import load_optimizer_state_dict
 from lerobot.utils.constants import PRETRAINED_MODEL_DIR
 from lerobot.utils.random_utils import load_rng_state
@@ -22,6 +23,7 @@ from act.learner import Learner
 from act.policy import export
 from common.checkpoint import TRAINING_STATE, load_json, load_tensors, save_json, save_tensors
 from common.errors import UserError
+from common.hub import uploading
 
 OURS = "trainer"
 
@@ -104,6 +106,39 @@ def read_ours(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     return (load_json(state), load_tensors(state.with_suffix(".safetensors"))) if state.exists() else ({}, {})
 
 
+def read_latest_of_ours(checkpoints: Path) -> dict[str, Any]:
+    """`state` of the latest checkpoint that we wrote into a run, before LeRobot went on with it."""
+    latest = max(checkpoints.glob(f"*/{TRAINING_STATE}/{OURS}.json"), default=None)
+    return load_json(latest) if latest else {}
+
+
+def read_position(folder: Path, num_frames: int, batch_size: int) -> dict[str, int]:
+    """Where in its data a training of LeRobot's stood: `epoch`, and `start_index`, the samples of it drawn.
+
+    Args:
+        num_frames: of the dataset.
+        batch_size: per process, where the checkpoint does not tell.
+    """
+    step = train_utils.load_training_step(folder / TRAINING_STATE)
+    batch_size = train_utils.load_training_batch_size(folder) or batch_size
+    processes = train_utils.load_training_num_processes(folder) or 1
+    return compute_sampler_state(step, num_frames, batch_size, processes)
+
+
+def find(path: Path) -> Path:
+    """The checkpoint that a path stands for: itself, the policy in it, or a run, whose last one it is.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; --start-from takes a checkpoint or the folder of a run")
+    if path.name == PRETRAINED_MODEL_DIR:
+        return path.parent
+    last = path / "checkpoints" / "last"
+    return last if last.is_dir() else path
+
+
 def continue_terms(folder: Path, fresh: TrainPipelineConfig) -> TrainPipelineConfig:
     """The training that a checkpoint of either kind belongs to, with the data, length and folder of `fresh`.
 
@@ -130,16 +165,12 @@ def publish(repository: str, folder: Path) -> str:
     """Upload a checkpoint's policy to the Hub, where `lerobot-eval` finds it; returns its address.
 
     Raises:
-        UserError: the Hub does not take it.
+        UserError: no network, no token, or the Hub refuses.
     """
-    try:
+    with uploading(repository, f"the policy is whole at {folder}", "with the same command"):
         api = HfApi()
         api.create_repo(repository, repo_type="model", exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder / PRETRAINED_MODEL_DIR)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{repository}: could not be published: {' '.join(str(error).split())[:300]}"
-        ) from None
     return f"https://huggingface.co/{repository}"
 
 

@@ -1,8 +1,8 @@
 """LeRobot's ACT, made ready to train: its configuration, its batch norms, its loss.
 
 Zhao et al. 2023, "Learning Fine-Grained Bimanual Manipulation with Low-Cost Hardware" (arXiv 2304.13705). The
-network is `lerobot.policies.act` as it is. What is different here changes no checkpoint and, but for the batch
-norms, no equation:
+network is `lerobot.policies.act` as it is. What is different here changes no checkpoint and, but for trained
+batch norms, no equation:
 
 * `Loss` is `ACTPolicy.forward` without its two host syncs, and can be computed in pieces.
 * The attention layers do not return their weights, which nobody reads: PyTorch's fast path.

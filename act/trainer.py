@@ -4,7 +4,6 @@ The loop never waits for the device but to log. Of several processes (`accelerat
 evaluates and saves, while the others wait.
 """
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from lerobot.configs.train import TrainPipelineConfig
-from lerobot.datasets.sampler import compute_sampler_state
 from lerobot.policies.act.modeling_act import ACTPolicy
 from tqdm import tqdm
 
@@ -131,7 +129,8 @@ class Trainer:
                     bar.set_postfix_str(self._status())
                 if self._due(self.config.eval_freq) or self.step == total:
                     self._evaluate(logger)
-                    bar.write(self._evaluation_line()) if self.is_main else None
+                    if self.is_main:
+                        bar.write(self._evaluation_line())
                 elif self._due(self.config.save_freq):
                     self.save()
         self.save()
@@ -213,18 +212,19 @@ class Trainer:
         )
 
     def _status(self) -> str:
+        """What matters first, for a narrow terminal cuts the end off."""
         loss, l1, kl = (self._metrics[name] for name in METRICS[:3])
         success = f", success {100 * self.evaluation['success_rate']:.0f}%" if self.evaluation else ""
         rate = self._metrics["Throughput/samples_per_s"]
-        return f"loss {loss:.4f}, l1 {l1:.4f}, kl {kl:.4f}, {rate:,.0f} samples/s{success}"
+        return f"loss {loss:.4f}, l1 {l1:.4f}{success}, kl {kl:.4f}, {rate:,.0f} samples/s"
 
     def _evaluation_line(self) -> str:
         steps = self.evaluation["mean_steps_to_success"]
+        l1 = f", l1 {self._metrics[METRICS[1]]:.4f}" if self._metrics else ""  # not logged yet
         return (
             f"{self.step:>9,} steps: success {100 * self.evaluation['success_rate']:5.1f} %, "
             f"max coverage {self.evaluation['mean_max_coverage']:.3f}, "
-            f"steps to success {'-' if steps is None else f'{steps:.1f}'}, "
-            f"l1 {self._metrics.get(METRICS[1], math.nan):.4f}"
+            f"steps to success {'-' if steps is None else f'{steps:.1f}'}{l1}"
         )
 
     def save(self) -> None:
@@ -265,7 +265,7 @@ class Trainer:
             "best": self.best,
             "kept": self.kept,
             "dataset": self.frames.fingerprint,
-            "trains_batch_norms": self.learner.num_known < len(list(self.learner.policy.parameters())),
+            "trains_batch_norms": self.learner.trains_batch_norms,
         }
         processes = self.accelerator.num_processes
         lerobot_checkpoint.write(
@@ -280,8 +280,12 @@ class Trainer:
             UserError: it is not whole, not of this configuration, or not of this dataset.
         """
         state, tensors = lerobot_checkpoint.read(folder, self.learner)
+        if folder.resolve().parent == self.checkpoints.resolve():  # else those of another run
+            told = state or lerobot_checkpoint.read_latest_of_ours(self.checkpoints)
+            self.best, self.kept = told.get("best", {}), told.get("kept", [])
         if not state:
-            self._continue_lerobot(folder)
+            where = lerobot_checkpoint.read_position(folder, self.frames.num_frames, self.lerobot.batch_size)
+            self.epoch, self.drawn = where["epoch"], where["start_index"]
             return
         if state["dataset"] != self.frames.fingerprint:
             raise UserError(
@@ -291,17 +295,9 @@ class Trainer:
         try:
             self.epoch, self.drawn, self._summed = state["epoch"], state["drawn"], state["summed"]
             self._metrics, self.evaluation = state["metrics"], state["evaluation"]
-            self.best, self.kept = state["best"], state["kept"]
             self._sums.copy_(tensors["sums"])
         except (KeyError, RuntimeError) as error:
             raise UserError(f"{folder}: not the state of such a training: {error}") from None
-
-    def _continue_lerobot(self, folder: Path) -> None:
-        written = json.loads((folder / checkpoint.TRAINING_STATE / "training_step.json").read_text())
-        batch_size = written.get("batch_size", self.lerobot.batch_size)
-        processes = written.get("num_processes", self.accelerator.num_processes)
-        where = compute_sampler_state(self.step, self.frames.num_frames, batch_size, processes)
-        self.epoch, self.drawn = where["epoch"], where["start_index"]
 
 
 def _merit(evaluation: dict[str, Any]) -> tuple[float, float]:

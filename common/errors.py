@@ -18,13 +18,15 @@ class UserError(Exception):
 def report_user_errors() -> Iterator[None]:
     """Print a `UserError` as `error: ...` on stderr and exit with code 2.
 
-    A reader that has seen enough of our output (`| head`) ends the script without a word, as usual; nothing
-    else is caught. Lines go out one by one, also into a file, so that a log tells how far a script is.
+    A reader that has seen enough of our output (`| head`) ends the script without a word, as usual, Ctrl-C
+    with one; nothing else is caught. Lines go out one by one, also into a file, so that a log tells how far a
+    script is.
 
     Decorates a script's `main` (`@report_user_errors()`) or wraps a block (`with report_user_errors():`).
 
     Raises:
-        SystemExit: code 2, in place of a `UserError`; code 141 where nobody reads any more.
+        SystemExit: code 2, in place of a `UserError`; code 130 after Ctrl-C; code 141 where nobody reads any
+            more.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
@@ -34,6 +36,9 @@ def report_user_errors() -> Iterator[None]:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the last flush fails as well
         raise SystemExit(141) from None

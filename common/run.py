@@ -1,5 +1,6 @@
 """A run is a folder: which one a training writes to, whether it may go on there, and how it stops."""
 
+import os
 import shlex
 import signal
 import sys
@@ -34,22 +35,18 @@ def command_line(script: str, argv: Sequence[str] | None) -> str:
     return shlex.join(["python", script, *(sys.argv[1:] if argv is None else argv)])
 
 
-def open_folder(folder: Path, config: Any, command: str, may_change: Sequence[str]) -> Path | None:
-    """Write down a run's config and command in its folder, or check that it can go on there.
+def last_checkpoint(folder: Path, config: Any, may_change: Sequence[str]) -> Path | None:
+    """The checkpoint that a run goes on from; None for one that has saved nothing yet, which binds no one.
 
     Args:
         config: resolved.
-        command: that started it; a resumed run's is added below those before it.
         may_change: settings, by dotted key, that a resumed run may have changed.
 
-    Returns:
-        the checkpoint to go on from, None for a new run.
-
     Raises:
-        UserError: the run has another configuration or no checkpoint any more, or cannot be written.
+        UserError: the run has another configuration or its checkpoint is gone.
     """
     saved, last = folder / "config.yaml", folder / "checkpoints" / "last"
-    if saved.exists():
+    if saved.exists() and last.parent.exists():
         old = to_dict(from_dict(type(config), load_yaml(saved), f"{saved}: "))
         changed = [line for line in differences(old, to_dict(config)) if line.split(":")[0] not in may_change]
         if changed:
@@ -59,6 +56,18 @@ def open_folder(folder: Path, config: Any, command: str, may_change: Sequence[st
             )
     if last.is_symlink() and not last.exists():
         raise UserError(f"{last} leads to {last.readlink()}, which is gone: --no-resume begins anew")
+    return last if last.exists() else None
+
+
+def write_down(folder: Path, config: Any, command: str) -> None:
+    """Keep a run's resolved config in its folder, and add the command to those that started it before.
+
+    To be called when nothing can refuse the start any more.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    saved = folder / "config.yaml"
     try:
         partial = saved.with_suffix(".partial")  # a kill must not leave half a config
         save_yaml(config, partial)
@@ -67,7 +76,6 @@ def open_folder(folder: Path, config: Any, command: str, may_change: Sequence[st
             commands.write(f"{command}\n")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
-    return last if last.exists() else None
 
 
 def same_command(folder: Path, resume: bool) -> str:
@@ -125,3 +133,4 @@ class StopRequest:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
+        os.write(2, b"\nstopping after this step or evaluation, to save (again: at once)\n")

@@ -1,25 +1,29 @@
 """ACT training from the command line: stopped, killed, misused. Networks too small to learn."""
 
-import json
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import evaluate
 import train_act
 from act.frames import open_dataset
-from common.checkpoint import load_json, load_tensors
+from act.learner import OptimizerConfig
+from common.checkpoint import load_json, load_tensors, save_tensors
 from common.config import load_yaml, parse
 from common.run import only_process_in
+from policies import fingerprint
 from tests.runs import metrics
 
 ROOT = Path(train_act.__file__).parent
@@ -114,10 +118,13 @@ def test_a_run_leaves_what_it_should(uninterrupted):
     assert [int(row["step"]) for row in rows if row["Loss/l1"]] == [5, 10, 15, 20, 24]
     assert [int(row["step"]) for row in rows if row["Eval/success_rate"]] == [8, 16, 24]
     assert all(float(row["Loss/gradient_norm"]) > 0 for row in rows if row["Loss/l1"])
+    rates = [float(row["Optimizer/lr"]) for row in rows if row["Loss/l1"]]
+    cosine = [1e-5 + (1e-3 - 1e-5) * (1 + math.cos(math.pi * step / 24)) / 2 for step in (5, 10, 15, 20, 24)]
+    assert rates == pytest.approx(cosine, rel=1e-4)
 
 
 def test_best_is_by_success_then_by_coverage(train, tmp_path, monkeypatch):
-    results = {8: (0.5, 0.6), 16: (0.5, 0.7), 24: (0.4, 0.9)}
+    results = {8: (0.5, 0.7), 16: (0.5, 0.6), 24: (0.4, 0.9)}
     calls = iter(results.values())
 
     def summary(_evaluation, _policy):
@@ -127,7 +134,41 @@ def test_best_is_by_success_then_by_coverage(train, tmp_path, monkeypatch):
 
     monkeypatch.setattr(train_act.Evaluation, "summary", summary)
     train()
-    assert (tmp_path / "run" / "checkpoints" / "best").resolve().name == "step_00000016"
+    assert (tmp_path / "run" / "checkpoints" / "best").resolve().name == "step_00000008"
+
+
+def test_the_average_is_what_is_evaluated(train, tmp_path, monkeypatch):
+    summary, played = train_act.Evaluation.summary, {}
+
+    def watched(evaluation, policy):
+        played.update(deepcopy(policy.state_dict()))
+        return summary(evaluation, policy)
+
+    monkeypatch.setattr(train_act.Evaluation, "summary", watched)
+    train("--steps", "3", "--training.eval-episodes", "1")
+    for name, weight in contents(tmp_path / "run")["model.safetensors"].items():
+        assert torch.equal(weight, played[name]), name
+
+
+def test_an_update_does_not_wait_for_the_device(train, monkeypatch):
+    """On a GPU these operations would: they bring a number, or a size, to the CPU."""
+    waits, called = {"aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal"}, []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), named=None):
+            called.append(function.name().partition(".")[0])
+            return function(*arguments, **(named or {}))
+
+    learn = train_act.Trainer._learn
+
+    def watched(trainer):
+        with Watch():
+            learn(trainer)
+
+    monkeypatch.setattr(train_act.Trainer, "_learn", watched)
+    train("--steps", "8", "--training.eval-episodes", "1")
+    assert "aten::l1_loss" in called or "aten::sub" in called
+    assert not waits & set(called)
 
 
 def test_saved_policy_is_the_average_and_not_the_weights(uninterrupted):
@@ -195,6 +236,40 @@ def test_a_finished_training_trains_on(train, tmp_path, uninterrupted):
     assert_same(trained_on, at_once)
 
 
+@pytest.mark.parametrize("source", ["run", "run/checkpoints/last", "run/checkpoints/last/pretrained_model"])
+def test_another_run_starts_from_one_of_ours(train, refused, tmp_path, source):
+    """It has the other's weights and none of its checkpoints."""
+    constant = ("--optimizer.schedule", "constant")
+    train(*constant, "--steps", "10")
+    other = (*constant, "--run-name", "other", "--start-from", str(tmp_path / source))
+    trained = "has been trained for 10 steps already: steps must be more, got"
+    assert f"{trained} 10" in refused(*other, "--steps", "10")
+    train(*other, "--steps", "12")
+    train(*constant, "--steps", "12")
+    ours, theirs = (contents(tmp_path / name) for name in ("other", "run"))
+    assert ours["trainer.json"]["kept"] == [] and theirs["trainer.json"]["kept"] == ["step_00000010"]
+    for part in ("model.safetensors", "optimizer_state.safetensors"):
+        assert all(torch.equal(ours[part][name], tensor) for name, tensor in theirs[part].items())
+    kept = {path.name for path in (tmp_path / "other" / "checkpoints").iterdir()}
+    assert kept == {"last", "best", "step_00000012"}
+
+
+def test_a_refused_start_claims_no_name(train, refused, tmp_path):
+    refused("--dataset.root", "nowhere")
+    refused("--start-from", "nowhere")
+    refused("--optimizer.lr", "1e30")
+    assert train("--steps", "1")
+    assert load_yaml(tmp_path / "run" / "config.yaml")["optimizer"]["lr"] == 1e-3
+
+
+def test_fewer_steps_than_it_has_had(train, refused, tmp_path):
+    train("--steps", "2")
+    last = tmp_path / "run" / "checkpoints" / "last"
+    trained = f"{last} has been trained for 2 steps already: steps must be more, got 1"
+    assert refused("--steps", "1") == trained
+    assert load_yaml(tmp_path / "run" / "config.yaml")["steps"] == 2
+
+
 def test_a_run_goes_on_only_as_it_was(train, refused, make_dataset, tmp_path):
     train("--steps", "4")
     assert "was trained with another configuration (batch_size: 4 -> 8)" in refused("--batch-size", "8")
@@ -215,6 +290,8 @@ def test_a_shipped_configuration_is_what_lerobot_is_asked_for(path, dataset, tmp
     assert (terms.steps, terms.batch_size) == (written["steps"], written["batch_size"])
     assert {name: getattr(terms.policy, name) for name in written["policy"]} == written["policy"]
     assert terms.policy.optimizer_lr == terms.optimizer.lr == written["optimizer"]["lr"]
+    backbone = written["optimizer"].get("lr_backbone", OptimizerConfig.lr_backbone)
+    assert terms.policy.optimizer_lr_backbone == backbone
 
 
 @pytest.mark.parametrize(
@@ -227,13 +304,37 @@ def test_a_shipped_configuration_is_what_lerobot_is_asked_for(path, dataset, tmp
         ),
         (("--policy.n-action-steps", "8"), "policy.n_action_steps must be at most chunk_size, 7, got 8"),
         (("--dataset.episodes", "4"), "dataset.episodes must be at most 3, all of"),
-        (("--start-from", "nowhere"), "no training to go on from"),
+        (("--start-from", "nowhere"), "nowhere: no such folder; --start-from takes a checkpoint"),
+        (("--push-to-hub", "pusht"), "push_to_hub must be of the form user/policy, got pusht"),
+        (("--dataset.root", "None", "--dataset.repo-id", "a/b"), "is that its name, and is there a network?"),
         (("--steps", "0"), "steps must be at least 1, got 0"),
         (("--optimizer.lr", "1e30"), "is not finite after"),
     ],
 )
 def test_bad_input_is_a_sentence(refused, flags, message):
     assert message in refused(*flags)
+
+
+def test_a_finished_policy_that_cannot_be_published_is_finished(train, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(SystemExit) as stopped:
+        train("--steps", "1", "--push-to-hub", "me/act")
+    said = capfd.readouterr()
+    assert stopped.value.code == 2 and "finished. Play it" in said.out
+    assert (
+        said.err.startswith("error: me/act: could not be uploaded (") and "the policy is whole at" in said.err
+    )
+
+
+def test_a_dataset_of_another_state_is_refused_before_it_is_decoded(
+    refused, make_dataset, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("act.frames._read_vectors", lambda *_: pytest.fail("decoded"))
+    root = make_dataset(tmp_path / "other_state", state_size=7)
+    assert "looks at observation.state (7,), which PushT does not show" in refused(
+        "--dataset.root", str(root)
+    )
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer_state.safetensors", "trainer.safetensors"])
@@ -265,14 +366,31 @@ def test_the_start_up_table_says_what_is_trained(train, capfd):
         assert word in said
 
 
-def test_evaluate_plays_the_run(uninterrupted, tmp_path):
-    numbers = tmp_path / "numbers.json"
-    flags = f"--policy {uninterrupted} --episodes 3 --output {tmp_path} --json {numbers}"
-    evaluate.main(flags.split())
-    assert json.loads(numbers.read_text())["n_action_steps"] == 3
-    evaluate.main([*flags.split(), "--n-action-steps", "1", "--temporal-ensemble-coeff", "0.01"])
-    written = json.loads(numbers.read_text())
-    assert (written["n_action_steps"], written["temporal_ensemble_coeff"]) == (1, 0.01)
+@pytest.mark.parametrize(
+    "flags, file, steps, coeff",
+    [
+        ("", "evaluation_best.json", 3, None),
+        ("--n-action-steps 2", "evaluation_best_n2.json", 2, None),
+        ("--temporal-ensemble-coeff 0.01", "evaluation_best_ensemble0.01.json", 1, 0.01),
+    ],
+)
+def test_evaluate_plays_the_run(uninterrupted, tmp_path, capfd, flags, file, steps, coeff):
+    played = f"--policy {uninterrupted} --episodes 2 --output {tmp_path} {flags}"
+    evaluate.main(played.split())
+    written = load_json(tmp_path / file)
+    assert (written["n_action_steps"], written["temporal_ensemble_coeff"]) == (steps, coeff)
+    assert ("on the average of overlapping chunks" in capfd.readouterr().out) == bool(coeff)
+
+
+def test_a_fingerprint_is_of_the_weights_and_not_of_what_lies_beside_them(uninterrupted, tmp_path):
+    last = shutil.copytree(uninterrupted / "checkpoints" / "last", tmp_path / "last")
+    before = fingerprint(last)
+    (last / "evaluation.json").unlink()
+    assert fingerprint(last) == before
+    weights = load_tensors(last / "pretrained_model" / "model.safetensors")
+    next(iter(weights.values())).view(-1)[0] += 1.0
+    save_tensors(last / "pretrained_model" / "model.safetensors", weights)
+    assert fingerprint(last) != before
 
 
 def test_pictures_train_real_batch_norms_and_play(make_dataset, tmp_path, tiny):

@@ -138,15 +138,24 @@ def test_we_go_on_where_lerobot_train_stopped(datasets, theirs, tmp_path):
         torch.testing.assert_close(before, weights(theirs), rtol=1e-4, atol=1e-5)
 
 
-def test_lerobot_train_goes_on_where_we_stopped_and_we_after_it(datasets, tmp_path):
+def test_lerobot_train_goes_on_where_we_stopped_and_we_after_it(datasets, tmp_path, monkeypatch):
+    rates, summary = {HALF: 0.5, STEPS: 0.4}, train_act.Evaluation.summary
+    monkeypatch.setattr(
+        train_act.Evaluation,
+        "summary",
+        lambda *arguments: summary(*arguments) | {"success_rate": rates.pop(min(rates))},
+    )
     theirs = lerobot_trains(datasets["state"], tmp_path / "theirs", HALF)
-    ours = we_train(datasets["state"], tmp_path, HALF)
+    ours = we_train(datasets["state"], tmp_path, HALF, "--training.save-freq", "2")
     for checkpoint in (ours, theirs):
         lerobot_goes_on(checkpoint, STEPS - 1)
         assert checkpoint.resolve().name == f"{STEPS - 1:06d}"
     assert_close(ours, theirs)
-    again = we_train(datasets["state"], tmp_path, STEPS)
+    again = we_train(datasets["state"], tmp_path, STEPS, "--training.save-freq", "2")
     assert load_json(again / "training_state" / "training_step.json")["step"] == STEPS
+    assert (again.parent / "best").resolve().name == f"step_{HALF:08d}"
+    assert load_json(again / "training_state" / "trainer.json")["kept"] == ["step_00000002", "step_00000006"]
+    assert (again.parent / "step_00000002").is_dir()
 
 
 def test_lerobot_train_goes_on_with_schedule_average_and_batch_norms(datasets, tmp_path):

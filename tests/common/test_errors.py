@@ -35,6 +35,11 @@ def test_other_exits_pass_through():
     assert run("SystemExit(7)").returncode == 7
 
 
+def test_ctrl_c_is_a_word_and_exit_code_130():
+    done = run("KeyboardInterrupt")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
 def test_a_reader_that_has_seen_enough_ends_it_silently():
     script = SCRIPT.replace("raise {error}", "print('line\\n' * 100_000)")
     command = f'{sys.executable} -c "$SCRIPT" | head -n 1; echo ${{PIPESTATUS[0]}}'

@@ -1,12 +1,13 @@
 import os
 import signal
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from common import run
 from common.errors import UserError
-from common.run import StopRequest, choose_folder, only_process_in, open_folder
+from common.run import StopRequest, choose_folder, last_checkpoint, only_process_in, write_down
 
 
 @dataclass(frozen=True)
@@ -24,43 +25,53 @@ def test_a_run_goes_on_in_its_folder_and_begins_anew_in_the_next(tmp_path):
     assert choose_folder(tmp_path, "new", resume=False) == tmp_path / "new"
 
 
-def test_a_new_run_has_no_checkpoint_and_a_started_one_its_last(tmp_path):
-    assert open_folder(tmp_path, Config(), "python x.py", may_change=()) is None
-    checkpoints = tmp_path / "checkpoints"
-    (checkpoints / "step_1").mkdir(parents=True)
-    (checkpoints / "last").symlink_to("step_1")
-    assert open_folder(tmp_path, Config(), "python x.py", may_change=()) == checkpoints / "last"
+@pytest.fixture
+def begun(tmp_path) -> Path:
+    """The folder of a run that has saved a checkpoint."""
+    write_down(tmp_path, Config(), "python x.py")
+    (tmp_path / "checkpoints" / "step_1").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "last").symlink_to("step_1")
+    return tmp_path
 
 
-def test_only_what_may_change_changes(tmp_path):
-    open_folder(tmp_path, Config(), "python x.py", may_change=("steps",))
-    saved = (tmp_path / "config.yaml").read_text()
+def test_a_run_goes_on_from_its_last_checkpoint(begun):
+    assert last_checkpoint(begun, Config(), may_change=()) == begun / "checkpoints" / "last"
+
+
+def test_a_run_that_has_saved_nothing_binds_no_one(tmp_path):
+    assert last_checkpoint(tmp_path, Config(), may_change=()) is None
+    write_down(tmp_path, Config(), "python x.py")
+    assert last_checkpoint(tmp_path, Config(lr=0.1), may_change=()) is None
+
+
+def test_only_what_may_change_changes(begun):
     with pytest.raises(UserError, match=r"\(lr: 0.001 -> 0.1; seed: 1 -> 2\)") as caught:
-        open_folder(tmp_path, Config(lr=0.1, steps=20, seed=2), "python x.py", may_change=("steps",))
+        last_checkpoint(begun, Config(lr=0.1, steps=20, seed=2), may_change=("steps",))
     assert "steps" not in str(caught.value)
-    assert (tmp_path / "config.yaml").read_text() == saved
-    open_folder(tmp_path, Config(steps=20), "python x.py --steps 20", may_change=("steps",))
-    assert "steps: 20" in (tmp_path / "config.yaml").read_text()
-    assert (tmp_path / "command.txt").read_text() == "python x.py\npython x.py --steps 20\n"
+    assert last_checkpoint(begun, Config(steps=20), may_change=("steps",))
 
 
-def test_a_kill_leaves_the_old_config(tmp_path, monkeypatch):
+def test_config_and_commands_are_written_down(begun):
+    write_down(begun, Config(steps=20), "python x.py --steps 20")
+    assert "steps: 20" in (begun / "config.yaml").read_text()
+    assert (begun / "command.txt").read_text() == "python x.py\npython x.py --steps 20\n"
+
+
+def test_a_kill_leaves_the_old_config(begun, monkeypatch):
     def killed(config, path):
         path.write_text("lr: 0.")
         raise KeyboardInterrupt
 
-    open_folder(tmp_path, Config(), "python x.py", may_change=("steps",))
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(run, "save_yaml", killed)
-        open_folder(tmp_path, Config(steps=20), "python x.py --steps 20", may_change=("steps",))
-    open_folder(tmp_path, replace(Config(), steps=30), "python x.py", may_change=("steps",))
+        write_down(begun, Config(steps=20), "python x.py --steps 20")
+    assert last_checkpoint(begun, Config(), may_change=())
 
 
-def test_a_run_whose_last_checkpoint_is_gone_does_not_begin_anew(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last").symlink_to("step_7")
-    with pytest.raises(UserError, match="last leads to step_7, which is gone"):
-        open_folder(tmp_path, Config(), "python x.py", may_change=())
+def test_a_run_whose_last_checkpoint_is_gone_does_not_begin_anew(begun):
+    (begun / "checkpoints" / "step_1").rmdir()
+    with pytest.raises(UserError, match="last leads to step_1, which is gone"):
+        last_checkpoint(begun, Config(), may_change=())
 
 
 def test_one_process_at_a_time(tmp_path):
@@ -81,12 +92,13 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_and_the_second_interrupts(number):
+def test_the_first_signal_asks_and_the_second_interrupts(number, capfd):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
         assert not stop()
         os.kill(os.getpid(), number)
         assert stop()
+        assert "stopping after this step" in capfd.readouterr().err
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

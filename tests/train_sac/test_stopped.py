@@ -113,12 +113,13 @@ def test_no_resume_begins_anew_beside_it(train, tmp_path):
     assert not torch.equal(first["model"]["network.0.weight"], second["model"]["network.0.weight"])
 
 
-def test_a_training_that_diverges_stops_and_saves(refused, tmp_path):
+def test_a_training_that_diverges_stops_and_saves(refused, train, tmp_path):
     told = refused("--agent.lr", "1e6", "--agent.actor-ema", "0.5")
     assert "is not finite after" in told and "the state is saved in" in told
     (failed,) = (tmp_path / "run").glob("failed_*")
     assert load_json(failed / "config.json")["trained"]["updates"] > 0
     assert not (tmp_path / "run" / "checkpoints").exists()
+    train("--total-env-steps", "120")  # a run without a checkpoint binds no one
 
 
 @pytest.mark.parametrize("log_every", ["40", "100000"], ids=["found by the log", "found by the checkpoint"])

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from act import checkpoint as lerobot_checkpoint
 from act.frames import Frames, Order
 from act.learner import METRICS, Learner
-from common import checkpoint
+from common.checkpoint import Checkpoints, save_json
 from common.errors import UserError
 from common.logger import Logger
 from envs.summary import scalars
@@ -81,7 +81,7 @@ class Trainer:
         self.processors = processors
         self.evaluate = evaluate
         self.record = record
-        self.checkpoints = folder / "checkpoints"
+        self.checkpoints = Checkpoints(folder / "checkpoints", "step")
         self.accelerator = accelerator
         self.is_main = accelerator.is_main_process
 
@@ -96,8 +96,6 @@ class Trainer:
         self._metrics: dict[str, float] = {}  # the latest logged
         self._rate = (0.0, 0)  # time and step of the latest logging
         self.evaluation: dict[str, Any] = {}  # the latest
-        self.best: dict[str, Any] = {}  # evaluation of the best checkpoint
-        self.kept: list[str] = []  # checkpoints that stay
 
     @property
     def step(self) -> int:
@@ -117,7 +115,8 @@ class Trainer:
         Raises:
             UserError: a loss is not finite, or a checkpoint cannot be written.
         """
-        self._tidy()
+        if self.is_main:
+            self.checkpoints.tidy()
         total = self.lerobot.steps
         self._rate = perf_counter(), self.step
         with self._progress_bar() as bar:
@@ -187,8 +186,8 @@ class Trainer:
                 self._due(self.config.video_freq) or self.step == self.lerobot.steps
             ):
                 logger.video(self.step, self.record(policy))
-            if _merit(self.evaluation) >= _merit(self.best):
-                self.best = self.evaluation
+            if _merit(self.evaluation) >= _merit(self.checkpoints.best):
+                self.checkpoints.best = self.evaluation
         self.save()
         self._rate = self._rate[0] + perf_counter() - started, self._rate[1]
 
@@ -197,7 +196,7 @@ class Trainer:
             if not math.isfinite(value):
                 raise UserError(
                     f"{name} is not finite after {self.step:,} steps: try a smaller optimizer.lr or "
-                    f"optimizer.grad_clip; the checkpoints in {self.checkpoints} are from before"
+                    f"optimizer.grad_clip; the checkpoints in {self.checkpoints.folder} are from before"
                 )
 
     def _progress_bar(self) -> tqdm:
@@ -237,23 +236,12 @@ class Trainer:
             if not all(parameter.isfinite().all() for parameter in self.learner.policy.parameters()):
                 raise UserError(
                     f"a weight is not finite after {self.step:,} steps: try a smaller optimizer.lr; "
-                    f"the checkpoints in {self.checkpoints} are from before"
+                    f"the checkpoints in {self.checkpoints.folder} are from before"
                 )
-            folder = self.checkpoints / _checkpoint_name(self.step)
-            if self._due(self.config.save_freq) and folder.name not in self.kept:
-                self.kept.append(folder.name)
-            checkpoint.write_folder(folder, self._write)
-            checkpoint.link(self.checkpoints / "last", folder)
-            self._tidy()
+            if self._due(self.config.save_freq):
+                self.checkpoints.keep(self.step)
+            self.checkpoints.save(self.step, self._write)
         self.accelerator.wait_for_everyone()
-
-    def _tidy(self) -> None:
-        """Make the folder what `last` says: a kill may leave `best` behind it, and checkpoints beyond."""
-        if not self.is_main:
-            return
-        if self.best:
-            checkpoint.link(self.checkpoints / "best", self.checkpoints / _checkpoint_name(self.best["step"]))
-        checkpoint.prune(self.checkpoints, keep=lambda path: path.name in self.kept)
 
     def _write(self, folder: Path) -> None:
         state = {
@@ -262,8 +250,8 @@ class Trainer:
             "summed": self._summed,
             "metrics": {name: self._metrics[name] for name in METRICS if name in self._metrics},
             "evaluation": self.evaluation,
-            "best": self.best,
-            "kept": self.kept,
+            "best": self.checkpoints.best,
+            "kept": self.checkpoints.kept,
             "dataset": self.frames.fingerprint,
             "trains_batch_norms": self.learner.trains_batch_norms,
         }
@@ -271,7 +259,7 @@ class Trainer:
         lerobot_checkpoint.write(
             folder, self.learner, self.processors, self.lerobot, processes, state, {"sums": self._sums}
         )
-        checkpoint.save_json(folder / "evaluation.json", self.evaluation)
+        save_json(folder / "evaluation.json", self.evaluation)
 
     def load(self, folder: Path) -> None:
         """Go on from a checkpoint as if the training had not stopped; from LeRobot's, as nearly as it allows.
@@ -280,9 +268,9 @@ class Trainer:
             UserError: it is not whole, not of this configuration, or not of this dataset.
         """
         state, tensors = lerobot_checkpoint.read(folder, self.learner)
-        if folder.resolve().parent == self.checkpoints.resolve():  # else those of another run
-            told = state or lerobot_checkpoint.read_latest_of_ours(self.checkpoints)
-            self.best, self.kept = told.get("best", {}), told.get("kept", [])
+        if folder.resolve().parent == self.checkpoints.folder.resolve():  # else those of another run
+            told = state or lerobot_checkpoint.read_latest_of_ours(self.checkpoints.folder)
+            self.checkpoints.best, self.checkpoints.kept = told.get("best", {}), told.get("kept", [])
         if not state:
             where = lerobot_checkpoint.read_position(folder, self.frames.num_frames, self.lerobot.batch_size)
             self.epoch, self.drawn = where["epoch"], where["start_index"]
@@ -303,7 +291,3 @@ class Trainer:
 def _merit(evaluation: dict[str, Any]) -> tuple[float, float]:
     """What makes a checkpoint the best; among equals the latest."""
     return evaluation.get("success_rate", -1.0), evaluation.get("mean_max_coverage", -1.0)
-
-
-def _checkpoint_name(step: int) -> str:
-    return f"step_{step:08d}"

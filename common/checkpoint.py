@@ -21,6 +21,45 @@ from common.errors import UserError
 TRAINING_STATE = "training_state"
 
 
+class Checkpoints:
+    """The checkpoints of a run: `last`, `best`, and those that stay.
+
+    Args:
+        folder: where they are.
+        unit: what an evaluation calls the steps that checkpoints are named by.
+    """
+
+    def __init__(self, folder: Path, unit: str) -> None:
+        self.folder = folder
+        self.unit = unit
+        self.best: dict[str, Any] = {}  # evaluation of the best one
+        self.kept: list[str] = []  # names of those that stay
+
+    def path(self, steps: int) -> Path:
+        return self.folder / f"step_{steps:08d}"
+
+    def keep(self, steps: int) -> None:
+        """Let the checkpoint of these steps stay."""
+        if self.path(steps).name not in self.kept:
+            self.kept.append(self.path(steps).name)
+
+    def save(self, steps: int, write: Callable[[Path], None]) -> None:
+        """Write one, let `last` lead to it and `best` to the best one.
+
+        Raises:
+            UserError: the disk is full or cannot be written; the earlier ones are intact.
+        """
+        write_folder(self.path(steps), write)
+        link(self.folder / "last", self.path(steps))
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Make the folder what `last` says: a kill may leave `best` behind it, and checkpoints beyond."""
+        if self.best:
+            link(self.folder / "best", self.path(self.best[self.unit]))
+        prune(self.folder, keep=lambda path: path.name in self.kept)
+
+
 def write_folder(path: Path, write: Callable[[Path], None]) -> None:
     """Create the folder `path` with what `write(folder)` puts into it, or leave no trace.
 

@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from common import checkpoint
+from common.checkpoint import Checkpoints
 from common.errors import UserError
 from common.logger import Logger
 from common.seeding import restore_generator
@@ -90,7 +91,7 @@ class Trainer:
         self.evaluate = evaluate
         self.record = record
         self.policy_config = policy_config
-        self.checkpoints = folder / "checkpoints"
+        self.checkpoints = Checkpoints(folder / "checkpoints", "env_steps")
 
         sizes = (env.observation_size, env.action_size)
         self.buffer = ReplayBuffer(config.buffer_capacity, *sizes, agent.device, env.symmetry)
@@ -102,8 +103,6 @@ class Trainer:
 
         self.env_steps = 0
         self.evaluation: dict[str, Any] = {}  # the latest
-        self.best: dict[str, Any] = {}  # evaluation of the best checkpoint
-        self.kept: list[str] = []  # checkpoints that stay
         self.returns: deque[float] = deque(maxlen=100)  # of the latest episodes, stock reward
         self.successes: deque[float] = deque(maxlen=100)
         self.observations = env.reset()
@@ -118,7 +117,7 @@ class Trainer:
         Raises:
             UserError: a loss is not finite, or a checkpoint cannot be written.
         """
-        self._tidy()
+        self.checkpoints.tidy()
         total, started, resumed_at = self.total_env_steps, perf_counter(), self.env_steps
         updates_before = self.agent.updates
         with self._progress_bar() as bar:
@@ -188,18 +187,18 @@ class Trainer:
         at_end = self.config.video_every > 0 and self.env_steps >= self.total_env_steps
         if at_end or self._crossed(self.config.video_every, before):
             logger.video(self.env_steps, self.record(actor))
-        late_enough = self.env_steps >= self.config.best_from
-        if late_enough and (not self.best or _merit(self.evaluation) >= _merit(self.best)):
-            self.best = self.evaluation
+        best, late_enough = self.checkpoints.best, self.env_steps >= self.config.best_from
+        if late_enough and (not best or _merit(self.evaluation) >= _merit(best)):
+            self.checkpoints.best = self.evaluation
         if self._crossed(self.config.keep_every, before):
-            self.kept.append(_checkpoint_name(self.env_steps))
+            self.checkpoints.keep(self.env_steps)
         self.save()
 
     def _check_finite(self) -> None:
         """Stop before losses or weights that are not finite are called a checkpoint."""
         for name, values in (self._metrics | self.agent.state_dict()).items():
             if not values.isfinite().all():
-                failed = self.checkpoints.parent / f"failed_{self.env_steps:08d}"
+                failed = self.checkpoints.folder.parent / f"failed_{self.env_steps:08d}"
                 checkpoint.write_folder(failed, self._write)
                 raise UserError(
                     f"{name} is not finite after {self.env_steps:,} env steps: try a smaller lr or a "
@@ -242,17 +241,7 @@ class Trainer:
             UserError: a loss or a weight is not finite, or it cannot be written; the earlier ones are intact.
         """
         self._check_finite()
-        folder = self.checkpoints / _checkpoint_name(self.env_steps)
-        checkpoint.write_folder(folder, self._write)
-        checkpoint.link(self.checkpoints / "last", folder)
-        self._tidy()
-
-    def _tidy(self) -> None:
-        """Make the folder what `last` says: a kill may leave `best` behind it, and checkpoints beyond."""
-        if self.best:
-            best = self.checkpoints / _checkpoint_name(self.best["env_steps"])
-            checkpoint.link(self.checkpoints / "best", best)
-        checkpoint.prune(self.checkpoints, keep=lambda path: path.name in self.kept)
+        self.checkpoints.save(self.env_steps, self._write)
 
     def _write(self, folder: Path) -> None:
         trained = {"env_steps": self.env_steps, "updates": self.agent.updates, "evaluation": self.evaluation}
@@ -276,8 +265,8 @@ class Trainer:
             "updates": self.agent.updates,
             "replay_position": self.buffer.position,
             "evaluation": self.evaluation,
-            "best": self.best,
-            "kept": self.kept,
+            "best": self.checkpoints.best,
+            "kept": self.checkpoints.kept,
             "returns": list(self.returns),
             "successes": list(self.successes),
             "exploration": self.exploration.bit_generator.state,
@@ -313,8 +302,8 @@ class Trainer:
             self.detours.load_state_dict({name: tensor.numpy() for name, tensor in part("detours").items()})
             env_arrays = {name: tensor.numpy() for name, tensor in part("env").items()}
             self.observations = self.env.load_state_dict(counters["env"], env_arrays)
-            self.env_steps, self.kept = int(counters["env_steps"]), list(counters["kept"])
-            self.evaluation, self.best = dict(counters["evaluation"]), dict(counters["best"])
+            self.env_steps, self.evaluation = int(counters["env_steps"]), dict(counters["evaluation"])
+            self.checkpoints.best, self.checkpoints.kept = dict(counters["best"]), list(counters["kept"])
             self.returns.extend(counters["returns"])
             self.successes.extend(counters["successes"])
             self._metrics = part("metrics")
@@ -327,7 +316,3 @@ def _merit(evaluation: dict[str, Any]) -> tuple[float, float]:
     """What makes one checkpoint better than another: it succeeds more often; as often, but in fewer steps."""
     steps = evaluation["mean_steps_to_success"]
     return evaluation["success_rate"], -math.inf if steps is None else -steps
-
-
-def _checkpoint_name(env_steps: int) -> str:
-    return f"step_{env_steps:08d}"

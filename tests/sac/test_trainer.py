@@ -50,7 +50,7 @@ def test_the_best_succeeds_most_often_and_then_fastest(tmp_path, best_from, expe
             }
         )
         trainer._evaluate(Rows())
-        chosen.append(trainer.best.get("env_steps"))
+        chosen.append(trainer.checkpoints.best.get("env_steps"))
         assert (tmp_path / "checkpoints/best").exists() == (chosen[-1] is not None)
     assert chosen == expected
 

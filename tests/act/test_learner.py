@@ -8,49 +8,29 @@ import pytest
 import torch
 from lerobot.configs.default import DatasetConfig
 from lerobot.configs.train import TrainPipelineConfig
-from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.optim.factory import make_optimizer_and_scheduler
 
 from act.learner import Learner, OptimizerConfig
 from act.policy import PolicyConfig, act_config, build_policy
 from common.errors import UserError
+from tests.act.tiny import CHUNK, IMAGE, KEYPOINTS, SIZES, STATE, features, make_batch
 
 STEPS = 6
+BATCHES = [make_batch(8, seed) for seed in range(STEPS)]
 PLAIN = OptimizerConfig(lr=1e-3, lr_backbone=1e-2, warmup_steps=2, ema=0.0, precision="float32")
 DECAYING = replace(PLAIN, weight_decay=1.0)  # so much that it shows
-SIZES = {"dim_model": 16, "n_heads": 2, "dim_feedforward": 16, "n_encoder_layers": 1, "latent_dim": 4}
-FEATURES = {
-    "observation.state": PolicyFeature(FeatureType.STATE, (2,)),
-    "observation.environment_state": PolicyFeature(FeatureType.ENV, (16,)),
-    "observation.image": PolicyFeature(FeatureType.VISUAL, (3, 32, 32)),
-    "action": PolicyFeature(FeatureType.ACTION, (2,)),
-}
-
-
-def batches() -> list[dict[str, torch.Tensor]]:
-    generator = torch.Generator().manual_seed(0)
-    return [
-        {
-            "observation.state": torch.randn(8, 2, generator=generator),
-            "observation.environment_state": torch.randn(8, 16, generator=generator),
-            "observation.image": torch.rand(8, 3, 32, 32, generator=generator),
-            "action": torch.randn(8, 5, 2, generator=generator),
-            "action_is_pad": torch.arange(5) >= torch.randint(1, 6, (8, 1), generator=generator),
-        }
-        for _ in range(STEPS)
-    ]
 
 
 def make_learner(
     config: OptimizerConfig = PLAIN, image: bool = False, trains_norms: bool = False, **changes
 ) -> Learner:
     """Sees pictures, or else keypoints: a ResNet from scratch magnifies every rounding."""
-    inputs = ("observation.state", "observation.image" if image else "observation.environment_state")
-    policy_config = PolicyConfig(inputs, chunk_size=5, n_action_steps=2, **(SIZES | changes))
+    inputs = (STATE, IMAGE if image else KEYPOINTS)
+    policy_config = PolicyConfig(inputs, chunk_size=CHUNK, n_action_steps=2, **(SIZES | changes))
     settings = {"optimizer_lr": config.lr, "optimizer_lr_backbone": config.lr_backbone}
     terms = TrainPipelineConfig(
         dataset=DatasetConfig(repo_id="x", video_backend="pyav"),
-        policy=act_config(policy_config, FEATURES, device="cpu", **settings),
+        policy=act_config(policy_config, features(), device="cpu", **settings),
         steps=STEPS,
         optimizer=config.lerobot_optimizer(),
         scheduler=config.lerobot_scheduler(STEPS),
@@ -72,7 +52,7 @@ def test_updates_are_lerobots(schedule, image):
     learner = make_learner(replace(DECAYING, schedule=schedule), image)
     policy = deepcopy(learner.policy)
     optimizer, scheduler = make_optimizer_and_scheduler(learner.terms, policy)
-    for batch in batches():
+    for batch in BATCHES:
         torch.manual_seed(3)
         metrics = learner.update(batch)
         torch.manual_seed(3)
@@ -98,9 +78,8 @@ def test_pieces_and_compilation_change_no_update(changes, monkeypatch):
         pytest.skip("torch.compile needs a C++ compiler")
     # Each draws its randomness in another order.
     monkeypatch.setattr(torch, "randn_like", lambda tensor: 0.0 * tensor)
-    policy = {"dropout": 0.0, "n_vae_encoder_layers": 1}
-    learners = [make_learner(config, **policy) for config in (PLAIN, replace(PLAIN, **changes))]
-    for batch in batches()[:3]:
+    learners = [make_learner(config, dropout=0.0) for config in (PLAIN, replace(PLAIN, **changes))]
+    for batch in BATCHES[:3]:
         metrics = [learner.update(batch) for learner in learners]
         torch.testing.assert_close(*metrics, rtol=1e-3, atol=1e-5)
     assert_same_weights(*(learner.policy for learner in learners), rtol=1e-3, atol=1e-4)
@@ -114,7 +93,7 @@ def test_pieces_are_refused_where_norms_look_at_the_whole_batch():
 
 
 def test_bfloat16_is_near_and_not_the_same():
-    losses = [make_learner(replace(PLAIN, precision=p)).update(batches()[0])[0] for p in ("float32", "bf16")]
+    losses = [make_learner(replace(PLAIN, precision=p)).update(BATCHES[0])[0] for p in ("float32", "bf16")]
     assert losses[0] != losses[1] and losses[1].dtype == torch.float32
     torch.testing.assert_close(*losses, rtol=0.05, atol=0.0)
 
@@ -122,7 +101,7 @@ def test_bfloat16_is_near_and_not_the_same():
 def test_the_average_follows_the_weights():
     learner = make_learner(replace(PLAIN, ema=0.5), image=True, trains_norms=True)
     expected = {name: p.detach().clone() for name, p in learner.policy.named_parameters()}
-    for step, batch in enumerate(batches(), 1):
+    for step, batch in enumerate(BATCHES, 1):
         learner.update(batch)
         decay = min(0.5, (1 + step) / (10 + step))
         for name, parameter in learner.policy.named_parameters():
@@ -137,7 +116,7 @@ def test_the_average_follows_the_weights():
 @pytest.mark.parametrize("trains_norms", [False, True])
 def test_moments_come_back(trains_norms):
     learner, other = (make_learner(image=True, trains_norms=trains_norms) for _ in range(2))
-    for batch in batches()[:3]:
+    for batch in BATCHES[:3]:
         learner.update(batch)
     lerobot, norms = deepcopy(learner.moments())
     assert bool(norms) == trains_norms
@@ -147,7 +126,7 @@ def test_moments_come_back(trains_norms):
     other.policy.load_state_dict(learner.policy.state_dict())
     other.load_moments(lerobot, norms)
     other.continue_at(learner.step)
-    for batch in batches()[3:]:
+    for batch in BATCHES[3:]:
         for each in (learner, other):
             torch.manual_seed(4)
             each.update(batch)

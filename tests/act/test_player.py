@@ -18,27 +18,21 @@ from common.errors import UserError
 from envs.rollout import rollout
 from envs.summary import summarize
 from envs.vector import PushTVectorEnv
+from tests.act.tiny import IMAGE, KEYPOINTS, SIZES, STATE, features
 
-STATE, KEYPOINTS, IMAGE = (f"observation.{name}" for name in ("state", "environment_state", "image"))
-FEATURES = {
-    STATE: PolicyFeature(FeatureType.STATE, (2,)),
-    KEYPOINTS: PolicyFeature(FeatureType.ENV, (16,)),
-    IMAGE: PolicyFeature(FeatureType.VISUAL, (3, 96, 96)),
-    "action": PolicyFeature(FeatureType.ACTION, (2,)),
-}
+FEATURES = features(side=96)
 STATS = {
     STATE: {"mean": torch.full((2,), 250.0), "std": torch.full((2,), 100.0)},
     KEYPOINTS: {"mean": torch.full((16,), 250.0), "std": torch.full((16,), 90.0)},
     IMAGE: {"mean": torch.full((3, 1, 1), 0.9), "std": torch.full((3, 1, 1), 0.2)},
     "action": {"mean": torch.full((2,), 250.0), "std": torch.full((2,), 60.0)},
 }
-SIZES = {"dim_model": 16, "n_heads": 2, "dim_feedforward": 16, "n_encoder_layers": 1, "latent_dim": 4}
 
 
-def make(folder=None, inputs=(STATE, KEYPOINTS), features=FEATURES, n_action_steps=3, **changes):
+def make(folder=None, inputs=(STATE, KEYPOINTS), available=FEATURES, n_action_steps=3, **changes):
     """A policy of random weights and its processors, saved to a folder if one is given."""
     config = PolicyConfig(inputs, chunk_size=6, n_action_steps=n_action_steps, **(SIZES | changes))
-    terms = act_config(config, features, device="cpu")
+    terms = act_config(config, available, device="cpu")
     policy, _ = build_policy(terms, 1, "none", trains_norms=False)
     processors = make_pre_post_processors(terms, dataset_stats=STATS)
     if folder:
@@ -123,7 +117,7 @@ def test_success_and_rewards_are_lerobot_evals(tmp_path, inputs):
 
 
 @pytest.mark.parametrize(
-    "features, inputs, message",
+    "changed, inputs, message",
     [
         (
             {"observation.state": PolicyFeature(FeatureType.STATE, (7,))},
@@ -142,9 +136,9 @@ def test_success_and_rewards_are_lerobot_evals(tmp_path, inputs):
         ),
     ],
 )
-def test_a_policy_for_another_robot_is_refused(features, inputs, message):
+def test_a_policy_for_another_robot_is_refused(changed, inputs, message):
     with pytest.raises(UserError, match=message):
-        ACTPlayer(*make(inputs=inputs, features=FEATURES | features))
+        ACTPlayer(*make(inputs=inputs, available=FEATURES | changed))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.policies.act.configuration_act import ACTConfig
 from lerobot.policies.act.modeling_act import ACTPolicy
 from torchvision.models import resnet18
@@ -15,36 +14,13 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from act import policy as ours
 from act.policy import Loss, PolicyConfig, act_config, build_policy, export, load_imagenet
 from common.errors import UserError
+from tests.act.tiny import CHUNK, IMAGE, KEYPOINTS, SIZES, STATE, features, make_batch
 
-CONFIG = PolicyConfig(
-    chunk_size=5,
-    n_action_steps=2,
-    dim_model=16,
-    n_heads=2,
-    dim_feedforward=16,
-    n_encoder_layers=1,
-    n_vae_encoder_layers=1,
-    latent_dim=4,
-)
-STATE, KEYPOINTS, IMAGE = (f"observation.{name}" for name in ("state", "environment_state", "image"))
-FEATURES = {
-    STATE: PolicyFeature(FeatureType.STATE, (2,)),
-    KEYPOINTS: PolicyFeature(FeatureType.ENV, (16,)),
-    IMAGE: PolicyFeature(FeatureType.VISUAL, (3, 32, 32)),
-    "action": PolicyFeature(FeatureType.ACTION, (2,)),
-}
+CONFIG = PolicyConfig(chunk_size=CHUNK, n_action_steps=2, **SIZES)
 
 
 def terms(*inputs: str, **changes) -> ACTConfig:
-    return act_config(replace(CONFIG, inputs=inputs, **changes), FEATURES, device="cpu")
-
-
-def batch(size: int = 6, seed: int = 0) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    shapes = {STATE: (2,), KEYPOINTS: (16,), IMAGE: (3, 32, 32), "action": (5, 2)}
-    tensors = {name: torch.randn(size, *shape, generator=generator) for name, shape in shapes.items()}
-    lengths = torch.randint(1, 6, (size, 1), generator=generator)
-    return tensors | {"action_is_pad": torch.arange(5) >= lengths}
+    return act_config(replace(CONFIG, inputs=inputs, **changes), features(), device="cpu")
 
 
 def num_valid(batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -55,7 +31,7 @@ def num_valid(batch: dict[str, torch.Tensor]) -> torch.Tensor:
 @pytest.mark.parametrize("inputs", [(STATE, KEYPOINTS), (STATE, IMAGE)])
 def test_loss_is_lerobots(inputs, use_vae):
     policy, _ = build_policy(terms(*inputs, use_vae=use_vae), 1, "none", trains_norms=False)
-    sample = batch()
+    sample = make_batch()
     torch.manual_seed(2)
     theirs, parts = policy.train().forward(sample)
     torch.manual_seed(2)
@@ -67,7 +43,7 @@ def test_loss_is_lerobots(inputs, use_vae):
 
 def test_losses_of_pieces_add_up():
     policy, _ = build_policy(terms(STATE, KEYPOINTS, use_vae=False, dropout=0.0), 1, "none")
-    whole = batch()
+    whole = make_batch()
     pieces = [{name: tensor[i : i + 2] for name, tensor in whole.items()} for i in range(0, 6, 2)]
     loss = Loss(policy)
     added = sum(loss(piece, num_valid(whole), 6) for piece in pieces)
@@ -79,7 +55,7 @@ def test_attention_is_the_same_without_returned_weights():
     slim = deepcopy(policy)
     ours.skip_attention_weights(slim)
     with torch.no_grad():
-        theirs, slims = (p.eval().predict_action_chunk(batch()) for p in (policy, slim))
+        theirs, slims = (p.eval().predict_action_chunk(make_batch()) for p in (policy, slim))
     torch.testing.assert_close(slims, theirs)
     assert slim.model.encoder.layers[0].self_attn._forward_pre_hooks
 
@@ -90,7 +66,7 @@ def test_trained_batch_norms_are_exported_as_frozen_ones():
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     optimizer = torch.optim.SGD(policy.parameters(), 1e-3)
     for seed in range(3):
-        sample = batch(seed=seed)
+        sample = make_batch(seed=seed)
         Loss(policy.train())(sample, num_valid(sample), 6)[0].backward()
         optimizer.step()
     norms = [name for name in before if "bn1" in name and not name.endswith("num_batches_tracked")]
@@ -103,7 +79,7 @@ def test_trained_batch_norms_are_exported_as_frozen_ones():
     assert exported.state_dict().keys() == ACTPolicy(policy.config).state_dict().keys()
     assert any(isinstance(module, FrozenBatchNorm2d) for module in exported.modules())
     with torch.no_grad():
-        theirs, norms = (p.predict_action_chunk(batch(seed=9)) for p in (exported, policy.eval()))
+        theirs, norms = (p.predict_action_chunk(make_batch(seed=9)) for p in (exported, policy.eval()))
     torch.testing.assert_close(theirs, norms)
 
 

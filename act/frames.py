@@ -73,19 +73,12 @@ def open_dataset(config: DatasetConfig) -> LeRobotDatasetMetadata:
         if config.root is None:
             LeRobotDataset(config.repo_id)  # fetches what is not in the cache
         meta = LeRobotDatasetMetadata(config.repo_id or f"local/{config.root.name}", root=config.root)
-        features, lengths = features_of(meta), meta.episodes["length"] if meta.episodes else []
     except (*BROKEN, HTTPError) as error:
         hint = "is it whole?" if config.root else "is that its name, and is there a network?"
         raise UserError(f"{name}: this dataset cannot be opened, {hint} ({_line(error)})") from None
     if not meta.total_episodes or not meta.total_frames:
         raise UserError(f"{name}: this dataset is empty")
-    if (len(lengths), sum(lengths)) != (meta.total_episodes, meta.total_frames):
-        raise UserError(
-            f"{name}: this dataset is damaged: its description says {meta.total_episodes} episodes of "
-            f"{meta.total_frames} frames, its table of episodes has {len(lengths)} of {sum(lengths)}"
-        )
-    if missing := [key for key in features if not {"mean", "std"} <= (meta.stats or {}).get(key, {}).keys()]:
-        raise UserError(f"{name}: this dataset is damaged: it has no statistics of {', '.join(missing)}")
+    _check_whole(meta, name)
     if meta.fps != FPS:
         raise UserError(f"{name}: this dataset has {meta.fps} frames per second, PushT has {FPS}")
     if config.episodes > meta.total_episodes:
@@ -101,6 +94,21 @@ def open_dataset(config: DatasetConfig) -> LeRobotDatasetMetadata:
         for camera in meta.camera_keys:
             meta.stats[camera] |= {key: np.array(value, np.float32) for key, value in IMAGENET_STATS.items()}
     return meta
+
+
+def _check_whole(meta: LeRobotDatasetMetadata, name: str | Path) -> None:
+    """Raise UserError where the parts of the description do not fit together."""
+    try:
+        lengths, features = list(meta.episodes["length"]), features_of(meta)
+    except BROKEN as error:
+        raise UserError(f"{name}: this dataset is damaged: {_line(error)}") from None
+    if (len(lengths), sum(lengths)) != (meta.total_episodes, meta.total_frames):
+        raise UserError(
+            f"{name}: this dataset is damaged: its description says {meta.total_episodes} episodes of "
+            f"{meta.total_frames} frames, its table of episodes has {len(lengths)} of {sum(lengths)}"
+        )
+    if missing := [key for key in features if not {"mean", "std"} <= (meta.stats or {}).get(key, {}).keys()]:
+        raise UserError(f"{name}: this dataset is damaged: it has no statistics of {', '.join(missing)}")
 
 
 def features_of(meta: LeRobotDatasetMetadata) -> dict[str, PolicyFeature]:

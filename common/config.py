@@ -16,7 +16,7 @@ import math
 import re
 import sys
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from difflib import SequenceMatcher
 from itertools import takewhile
 from pathlib import Path
@@ -28,6 +28,14 @@ from tyro import _errors as tyro_errors  # private, hence tyro's exact pin: the 
 
 from common.errors import UserError
 
+ALSO_CALLED = {  # elsewhere; and what that is here, whatever part it belongs to
+    "learning_rate": "lr",
+    "optimizer_lr": "lr",
+    "optimizer_lr_backbone": "lr_backbone",
+    "optimizer_weight_decay": "weight_decay",
+    "hidden_dim": "dim_model",
+    "hidden_size": "dim_model",
+}
 CONFIG_HELP = "YAML file of settings, read before the other flags"
 
 
@@ -262,8 +270,12 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{name}", value
 
 
-def _nearest(name: str, candidates: Iterable[str]) -> str:
+def _nearest(name: str, candidates: Collection[str]) -> str:
     """The candidate most like `name`, as a whole and in its last part: `lr` is nearer `agent.lr` than `r`."""
+    meant = ALSO_CALLED.get(name.rpartition(".")[2])
+    candidates = [
+        candidate for candidate in candidates if candidate.rpartition(".")[2] == meant
+    ] or candidates
 
     def likeness(candidate: str) -> float:
         parts = name.rpartition(".")[2], candidate.rpartition(".")[2]

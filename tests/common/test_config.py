@@ -148,6 +148,7 @@ def test_help_shows_meaning_and_the_default_after_the_yaml(write, capsys):
         ("--sed 1", "unknown flag --sed; did you mean --seed?"),
         ("--total-env-step=1", "unknown flag --total-env-step=1; did you mean --total-env-steps?"),
         ("--lr 1", "unknown flag --lr; did you mean --agent.lr?"),
+        ("--learning-rate 1", "unknown flag --learning-rate; did you mean --agent.lr?"),
         ("--agnt.gamma 1", "unknown flag --agnt.gamma; did you mean --agent.gamma?"),
         ("--no-resme", "unknown flag --no-resme; did you mean --no-resume?"),
         ("--agent.no-tid", "unknown flag --agent.no-tid; did you mean --agent.no-tied?"),

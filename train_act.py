@@ -77,7 +77,7 @@ class Config:
     threads: int = 0  # CPU threads of PyTorch; 0: its own choice
     logs: Path = Path("logs")  # where runs are kept
     resume: bool = True  # go on where a run of this name stopped; --no-resume: begin anew under a new name
-    start_from: Path | None = None  # checkpoint to go on from in a new run, also one of lerobot-train's
+    start_from: Path | None = None  # a run or checkpoint to go on from in a new run; also lerobot-train's
     wandb_project: str = ""  # log to Weights & Biases too
     push_to_hub: str = ""  # upload the best policy to this name (user/policy) when it is finished
     dataset: DatasetConfig = field(default_factory=DatasetConfig)  # what to learn from
@@ -171,6 +171,20 @@ def build_trainer(
     return trainer, start_up_table(config, trainer, meta, backbone)
 
 
+def go_on(trainer: Trainer, source: Path, least_steps: int) -> None:
+    """Load a checkpoint, after which there must be so many steps left.
+
+    Raises:
+        UserError: there are fewer, or the checkpoint does not suit.
+    """
+    trainer.load(source)
+    if trainer.lerobot.steps - trainer.step < least_steps:
+        raise UserError(
+            f"{source} has been trained for {trainer.step:,} steps already: "
+            f"steps must be more, got {trainer.lerobot.steps}"
+        )
+
+
 def warn_of_long_chunks(chunk_size: int, frames: Frames) -> None:
     """Say so where no episode is as long as a chunk."""
     longest, mean = frames.lengths.max(), frames.lengths.mean()
@@ -225,17 +239,14 @@ def main(argv: list[str] | None = None) -> bool:
         source = last or (config.start_from and find(config.start_from))
         trainer, table = build_trainer(config, folder, source, accelerator)
         if source:
-            trainer.load(source)
-            if trainer.step > config.steps or (trainer.step == config.steps and not last):
-                raise UserError(
-                    f"{source} has been trained for {trainer.step:,} steps already: "
-                    f"steps must be more, got {config.steps}"
-                )
+            go_on(trainer, source, least_steps=0 if last else 1)
         if is_main:
             write_down(folder, config, command_line("train_act.py", argv))
             print(table)
             if source:
                 print(f"going on from {source} at {trainer.step:,} steps")
+            if config.start_from:
+                print("policy, optimizer, batch_size and seed are that training's, not the configuration's")
         with (
             Logger(folder, trainer.step, config.wandb_project, to_dict(config)) if is_main else nullcontext()
         ) as logger:
@@ -252,10 +263,9 @@ def report(config: Config, folder: Path, trainer: Trainer, finished: bool) -> No
         print(f"stopped at {trainer.step:,} steps, saved. To go on: {again}")
         return
     print(f"finished. Play it: python evaluate.py --policy {folder} --record")
-    bent = " (the learning rate then stands where it does half-way through such a training)"
-    print(
-        f"Train on: {again} and --steps {2 * config.steps}" + bent * (config.optimizer.schedule == "cosine")
-    )
+    cosine = config.optimizer.schedule == "cosine"
+    note = " (the learning rate then stands where it does half-way through such a training)" * cosine
+    print(f"Train on: {again} and --steps {2 * config.steps}{note}")
     if config.push_to_hub:
         print("published", publish(config.push_to_hub, folder / "checkpoints" / "best"))
 

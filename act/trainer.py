@@ -85,6 +85,12 @@ class Trainer:
         self.accelerator = accelerator
         self.is_main = accelerator.is_main_process
 
+        small = any(max(f.shape[1:]) <= 32 for f in lerobot.policy.image_features.values())
+        if learner.trains_batch_norms and small and frames.num_frames % lerobot.batch_size == 1:
+            raise UserError(
+                f"batch_size {lerobot.batch_size} leaves one of {frames.num_frames:,} frames for the last "
+                "batch, and batch norms cannot be trained on one small picture: choose another batch_size"
+            )
         processes = accelerator.num_processes, accelerator.process_index
         self.order = Order(frames.num_frames, lerobot.batch_size, lerobot.seed or 0, *processes)
         self.samples_per_step = lerobot.batch_size * accelerator.num_processes

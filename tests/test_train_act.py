@@ -237,14 +237,16 @@ def test_a_finished_training_trains_on(train, tmp_path, uninterrupted):
 
 
 @pytest.mark.parametrize("source", ["run", "run/checkpoints/last", "run/checkpoints/last/pretrained_model"])
-def test_another_run_starts_from_one_of_ours(train, refused, tmp_path, source):
+def test_another_run_starts_from_one_of_ours(train, refused, tmp_path, source, capfd):
     """It has the other's weights and none of its checkpoints."""
     constant = ("--optimizer.schedule", "constant")
     train(*constant, "--steps", "10")
     other = (*constant, "--run-name", "other", "--start-from", str(tmp_path / source))
     trained = "has been trained for 10 steps already: steps must be more, got"
     assert f"{trained} 10" in refused(*other, "--steps", "10")
-    train(*other, "--steps", "12")
+    capfd.readouterr()
+    train(*other, "--steps", "12", "--batch-size", "8")
+    assert "batch_size and seed are that training's, not the configuration's" in capfd.readouterr().out
     train(*constant, "--steps", "12")
     ours, theirs = (contents(tmp_path / name) for name in ("other", "run"))
     assert ours["trainer.json"]["kept"] == [] and theirs["trainer.json"]["kept"] == ["step_00000010"]
@@ -305,6 +307,7 @@ def test_a_shipped_configuration_is_what_lerobot_is_asked_for(path, dataset, tmp
         (("--policy.n-action-steps", "8"), "policy.n_action_steps must be at most chunk_size, 7, got 8"),
         (("--dataset.episodes", "4"), "dataset.episodes must be at most 3, all of"),
         (("--start-from", "nowhere"), "nowhere: no such folder; --start-from takes a checkpoint"),
+        (("--policy.hidden-dim", "8"), "unknown flag --policy.hidden-dim; did you mean --policy.dim-model?"),
         (("--push-to-hub", "pusht"), "push_to_hub must be of the form user/policy, got pusht"),
         (("--dataset.root", "None", "--dataset.repo-id", "a/b"), "is that its name, and is there a network?"),
         (("--steps", "0"), "steps must be at least 1, got 0"),
@@ -402,6 +405,13 @@ def test_pictures_train_real_batch_norms_and_play(make_dataset, tmp_path, tiny):
     assert parts["config.json"]["input_features"].keys() == {"observation.image", "observation.state"}
     train_act.main(command_line(tiny, root, tmp_path, *flags[2:], "--steps", "3"))
     assert contents(tmp_path / "run")["training_step.json"]["step"] == 3
+
+
+def test_a_last_batch_too_small_for_batch_norms_is_a_sentence(make_dataset, tmp_path, tiny, capfd):
+    root = make_dataset(tmp_path / "pictures", lengths=(5, 4), pictures=32, keypoints=False)
+    with pytest.raises(SystemExit):
+        train_act.main(command_line(tiny, root, tmp_path))
+    assert "batch_size 4 leaves one of 9 frames for the last batch" in capfd.readouterr().err
 
 
 def test_two_processes_learn_what_one_learns_of_their_batches(dataset, tmp_path):

@@ -1,6 +1,7 @@
 """Our training beside `lerobot-train`: the same weights, and either goes on where the other stopped."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from lerobot.scripts import lerobot_eval, lerobot_train
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import evaluate
 import train_act
@@ -170,9 +171,22 @@ def test_lerobot_train_goes_on_with_schedule_average_and_batch_norms(datasets, t
     assert rates[0] < 1e-3
 
 
+def push(checkpoint: Path) -> None:
+    """Let the policy send the agent right through the T, as it lies with seed 1000."""
+    folder = checkpoint / "pretrained_model"
+    (file,) = folder.glob("policy_postprocessor*.safetensors")
+    actions, changed = load_file(file), load_file(folder / "model.safetensors")
+    target = torch.tensor([419.0, 286.0])
+    changed["model.action_head.weight"] *= 0.1
+    changed["model.action_head.bias"] = (target - actions["action.mean"]) / actions["action.std"]
+    save_file(changed, folder / "model.safetensors")
+
+
 def test_evaluate_and_lerobot_eval_play_either_and_agree(datasets, theirs, tmp_path):
     ours = we_train(datasets["state"], tmp_path / "logs", 1, "--optimizer.ema", "0.9")
-    for name, checkpoint in (("ours", ours), ("theirs", theirs)):
+    copy = shutil.copytree(theirs.parents[1], tmp_path / "copy", symlinks=True)
+    for name, checkpoint in (("ours", ours), ("theirs", copy / "checkpoints" / "last")):
+        push(checkpoint)
         numbers, output = tmp_path / f"{name}.json", tmp_path / name
         flags = f"--policy {checkpoint.parent.parent} --env stock --episodes 1 --seed 1000 --output {output}"
         evaluate.main([*flags.split(), "--json", str(numbers)])
@@ -189,5 +203,8 @@ def test_evaluate_and_lerobot_eval_play_either_and_agree(datasets, theirs, tmp_p
             main=lerobot_eval.eval_main,
         )
         lerobots = load_json(output / "lerobot" / "eval_info.json")["overall"]
+        measured = load_json(numbers)
+        unmoved = 300 * measured["avg_max_reward"]
+        assert measured["avg_sum_reward"] != pytest.approx(unmoved, rel=0.02), "the T should have moved"
         for key in ("pc_success", "avg_max_reward", "avg_sum_reward"):
-            assert load_json(numbers)[key] == pytest.approx(lerobots[key], rel=1e-3, abs=1e-3), (name, key)
+            assert measured[key] == pytest.approx(lerobots[key], rel=1e-3, abs=1e-3), (name, key)

@@ -169,7 +169,8 @@ class Learner:
         torch._foreach_lerp_(
             list(self.averaged.parameters()), list(self.policy.parameters()), weight=1.0 - decay
         )
-        torch._foreach_copy_(list(self.averaged.buffers()), list(self.policy.buffers()))
+        if buffers := list(self.averaged.buffers()):  # a policy of states without a latent has none
+            torch._foreach_copy_(buffers, list(self.policy.buffers()))
 
     def moments(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """The optimiser's state: in LeRobot's form without the batch norms, and theirs by name."""

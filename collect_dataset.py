@@ -1,7 +1,7 @@
 """Record what a policy does as a LeRobot dataset (v3.0).
 
     python collect_dataset.py                                      200 successes of the shipped expert
-    python collect_dataset.py --episodes 1000 --hold 10 --workers 2 --resume   more, on two cores
+    python collect_dataset.py --root data/big --episodes 1000 --hold 10 --workers 2    more, on two cores
     python collect_dataset.py --policy human --root data/mine      you, with the mouse
     python collect_dataset.py --import-human pusht_cchi_v7_replay.zarr         the classic 206 demonstrations
     python collect_dataset.py --verify data/pusht_expert           play it again and compare

@@ -22,7 +22,7 @@ from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.policies import make_pre_post_processors
 
-from act.checkpoint import continue_terms, find, publish, read_ours
+from act.checkpoint import continue_terms, find_training, publish, read_ours
 from act.frames import DatasetConfig, Frames, features_of, open_dataset
 from act.learner import Learner, OptimizerConfig
 from act.player import ACTPlayer
@@ -236,7 +236,7 @@ def main(argv: list[str] | None = None) -> bool:
     with only_process_in(folder) if is_main else nullcontext(), StopRequest() as stop:
         last = last_checkpoint(folder, config, MAY_CHANGE_ON_RESUME) if is_main else None
         (last,) = broadcast_object_list([last])
-        source = last or (config.start_from and find(config.start_from))
+        source = last or (config.start_from and find_training(config.start_from))
         trainer, table = build_trainer(config, folder, source, accelerator)
         if source:
             go_on(trainer, source, least_steps=0 if last else 1)

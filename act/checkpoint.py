@@ -125,8 +125,8 @@ def read_position(folder: Path, num_frames: int, batch_size: int) -> dict[str, i
     return compute_sampler_state(step, num_frames, batch_size, processes)
 
 
-def find(path: Path) -> Path:
-    """The checkpoint that a path stands for: itself, the policy in it, or a run, whose last one it is.
+def find_training(path: Path) -> Path:
+    """The checkpoint that a training goes on from: the path itself, the policy in it, or a run's last one.
 
     Raises:
         UserError: there is no such folder.

@@ -169,7 +169,7 @@ def _decompress(data: bytes, compressor: dict | None) -> bytes:
     if compressor is None:
         return data
     try:
-        import numcodecs  # only for this
+        import numcodecs  # nobody else needs it, so it is not installed with the rest
     except ImportError:
         raise UserError(
             f"this zarr folder is compressed with {compressor['id']}: `pip install numcodecs` to read it"

@@ -1,0 +1,59 @@
+"""Tiny trainings of ACT: how to start one, and what it leaves."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import train_act
+from common.checkpoint import load_json, load_tensors
+
+ROOT = Path(train_act.__file__).parent
+TINY = """
+steps: 24
+batch_size: 4
+device: cpu
+threads: 1
+policy:
+  chunk_size: 7
+  n_action_steps: 3
+  dim_model: 16
+  n_heads: 2
+  dim_feedforward: 16
+  n_encoder_layers: 1
+  n_vae_encoder_layers: 1
+  latent_dim: 4
+  backbone_weights: none
+optimizer: {lr: 1.0e-3, warmup_steps: 4, ema: 0.9}
+training: {log_freq: 5, eval_freq: 8, save_freq: 10, eval_episodes: 2, video_freq: 24}
+"""
+
+
+def command_line(tiny: Path, dataset: Path, logs: Path, *flags: str) -> list[str]:
+    return [
+        *("--config", str(tiny), "--dataset.root", str(dataset), "--logs", str(logs), "--run-name", "run"),
+        *flags,
+    ]
+
+
+def contents(run: Path, checkpoint: str = "last") -> dict[str, Any]:
+    """Everything that a checkpoint holds and that does not name its folder; fails where it is not whole."""
+    folder = run / "checkpoints" / checkpoint
+    parts = {"evaluation": load_json(folder / "evaluation.json")}
+    for file in [*(folder / "pretrained_model").iterdir(), *(folder / "training_state").iterdir()]:
+        if file.name != "train_config.json":
+            parts[file.name] = (load_json if file.suffix == ".json" else load_tensors)(file)
+    assert {"model.safetensors", "optimizer_state.safetensors", "trainer.json"} <= parts.keys()
+    return parts
+
+
+def assert_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, part in ours.items():
+        if name.endswith(".safetensors"):
+            assert part.keys() == theirs[name].keys()
+            # Python's and NumPy's generators belong to the process.
+            keys = [key for key in part if not key.startswith(("py_", "np_"))]
+            assert all(torch.equal(part[key], theirs[name][key]) for key in keys), name
+        else:
+            assert part == theirs[name], name

@@ -1,0 +1,92 @@
+"""Training ACT from the command line: stopped, killed, gone on with, and started from another."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from itertools import count
+
+import pytest
+import torch
+
+import train_act
+from tests.runs import metrics
+from tests.train_act.runs import ROOT, TINY, assert_same, command_line, contents
+
+
+@pytest.mark.parametrize("dataset, stops", [(0, [1]), (0, [3, 7, 8, 19]), (32, [3])], indirect=["dataset"])
+def test_stopped_and_resumed_is_the_same_training(train, tmp_path, monkeypatch, uninterrupted, stops):
+    learn, steps = train_act.Trainer._learn, count(1)
+
+    def learn_and_signal(trainer):
+        learn(trainer)
+        if next(steps) in stops:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(train_act.Trainer, "_learn", learn_and_signal)
+    assert [train() for _ in stops] == [False] * len(stops)
+    assert train()
+    assert_same(contents(tmp_path / "run"), contents(uninterrupted))
+    assert metrics(tmp_path / "run") == metrics(uninterrupted)
+
+
+def test_killed_ten_times_it_ends_with_the_same_weights(tiny, dataset, tmp_path, monkeypatch, uninterrupted):
+    """Each child dies inside a step, by SIGKILL, two steps further than the one before."""
+    logs = tmp_path / "logs"
+    # Checkpoints at every other step, so that each child gets a little further.
+    config = tmp_path / "often.yaml"
+    config.write_text(TINY.replace("save_freq: 10", "save_freq: 2"))
+    script = (
+        "import os, sys, train_act\n"
+        "learn, stop_at = train_act.Trainer._learn, int(sys.argv.pop(1))\n"
+        "def learn_or_die(trainer):\n"
+        "    learn(trainer)\n"
+        "    if trainer.step == stop_at: os.kill(os.getpid(), 9)\n"
+        "train_act.Trainer._learn = learn_or_die\n"
+        "while stop_at:\n"
+        "    child = os.fork()\n"
+        "    if child == 0: train_act.main(); os._exit(0)\n"
+        "    status = os.waitpid(child, 0)[1]\n"
+        "    assert status == (9 if stop_at < 24 else 0), status\n"
+        "    stop_at = stop_at + 2 if stop_at < 24 else 0\n"
+    )
+    command = [sys.executable, "-c", script, "5", *command_line(config, dataset, logs)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
+    ours, theirs = contents(logs / "run"), contents(uninterrupted)
+    for parts in (ours, theirs):
+        del parts["trainer.json"]["kept"]
+    assert_same(ours, theirs)
+
+
+def test_a_finished_training_trains_on(train, tmp_path, uninterrupted):
+    """To a larger number of steps; with a constant learning rate as if that had been asked for at once."""
+    constant = ("--optimizer.schedule", "constant")
+    assert train(*constant, "--steps", "11") and train(*constant)
+    trained_on = contents(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    assert train(*constant)
+    at_once = contents(tmp_path / "run")
+    for parts in (trained_on, at_once):  # the shorter one was evaluated, and so saved, at its end too
+        del parts["trainer.json"], parts["evaluation"]
+    assert_same(trained_on, at_once)
+
+
+@pytest.mark.parametrize("source", ["run", "run/checkpoints/last", "run/checkpoints/last/pretrained_model"])
+def test_another_run_starts_from_one_of_ours(train, refused, tmp_path, source, capfd):
+    """It has the other's weights and none of its checkpoints."""
+    constant = ("--optimizer.schedule", "constant")
+    train(*constant, "--steps", "10")
+    other = (*constant, "--run-name", "other", "--start-from", str(tmp_path / source))
+    trained = "has been trained for 10 steps already: steps must be more, got"
+    assert f"{trained} 10" in refused(*other, "--steps", "10")
+    capfd.readouterr()
+    train(*other, "--steps", "12", "--batch-size", "8")
+    assert "batch_size and seed are that training's, not the configuration's" in capfd.readouterr().out
+    train(*constant, "--steps", "12")
+    ours, theirs = (contents(tmp_path / name) for name in ("other", "run"))
+    assert ours["trainer.json"]["kept"] == [] and theirs["trainer.json"]["kept"] == ["step_00000010"]
+    for part in ("model.safetensors", "optimizer_state.safetensors"):
+        assert all(torch.equal(ours[part][name], tensor) for name, tensor in theirs[part].items())
+    kept = {path.name for path in (tmp_path / "other" / "checkpoints").iterdir()}
+    assert kept == {"last", "best", "step_00000012"}

@@ -40,6 +40,9 @@ class Renderer:
     Args:
         width, height: of the frames, in pixels.
         goal_pose: (3,) x, y in board pixels and angle in radians; None for gym_pusht's own.
+
+    Attributes:
+        background: (height, width, 3) uint8 RGB, the board with neither block nor agent.
     """
 
     def __init__(self, width: int = 96, height: int = 96, goal_pose: Sequence[float] | None = None) -> None:
@@ -69,8 +72,8 @@ class Renderer:
 
         self._columns = _neighbours(width, BOARD.width)
         self._rows = _neighbours(height, BOARD.height)
-        self._background_frame = np.empty((height, width, 3), dtype=np.uint8)
-        self._interpolate(self._background_frame, BOARD)
+        self.background = np.empty((height, width, 3), dtype=np.uint8)
+        self._interpolate(self.background, BOARD)
 
     def draw(
         self,
@@ -97,7 +100,7 @@ class Renderer:
         self._surface.blit(self._walls, agent_area, agent_area)
         block_area = block_area.unionall([self._draw_contact(line) for line in contacts]).clip(BOARD)
 
-        frame = self._background_frame.copy()
+        frame = self.background.copy()
         for area in (block_area, agent_area):
             self._interpolate(frame, area)
         for area in (block_area, agent_area):

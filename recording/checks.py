@@ -1,25 +1,24 @@
 """Is this a dataset, is it whole, may it be gone on with: looked at before anything is written."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.checkpoint import load_json
-from common.config import differences, from_dict
+from common.config import differences, from_dict, to_dict
 from common.errors import UserError
-from recording.dataset import NOTES, Dataset, Notes
-from recording.schema import Recipe
-
-REPAIR = "record it anew with --overwrite, or take a copy from elsewhere"
+from recording.dataset import INFO, NOTES, STATS, TASKS, Dataset, Notes
+from recording.files import REPAIR, NumberedFile, count_frames, reading
+from recording.schema import FPS, IMAGE, TASK, Recipe
 
 
 def is_dataset(root: Path) -> bool:
     """Whether a folder is a LeRobot dataset, of whatever kind and state."""
-    return (root / "meta" / "info.json").is_file()
+    return (root / INFO).is_file()
 
 
 def open_dataset(root: Path) -> Dataset:
@@ -29,42 +28,47 @@ def open_dataset(root: Path) -> Dataset:
         UserError: there is none, it is damaged, or it came about otherwise.
     """
     if not root.exists():
-        raise UserError(
-            f"{root}: no such folder; without --resume, collect_dataset.py begins a dataset there"
-        )
+        raise UserError(f"{root}: no such folder, so there is no dataset")
     if not is_dataset(root):
         raise UserError(f"{root}: not a LeRobot dataset, meta/info.json is missing; choose another --root")
-    info = load_json(root / "meta" / "info.json")
+    info = load_json(root / INFO)
     version = info.get("codebase_version") if isinstance(info, dict) else None
     if version != "v3.0":
         raise UserError(f"{root}: a dataset of version {version}, not v3.0; LeRobot has a converter")
-    episodes, frames = check_whole(root, info)
     notes = root / NOTES
     if not notes.exists():
         raise UserError(
             f"{root}: was not recorded by collect_dataset.py ({NOTES} is missing), so there is nothing to "
             "replay or to go on with; choose another --root"
         )
-    return Dataset(root, _read_notes(notes), episodes, frames)
+    dataset = Dataset(root, _read_notes(notes))
+    return Dataset(root, dataset.notes, *check_whole(dataset, info))
 
 
-def check_whole(root: Path, info: dict[str, Any]) -> tuple[int, int]:
-    """The numbers of episodes and of frames, if `meta/` and `data/` agree about them.
+def check_whole(dataset: Dataset, info: dict[str, Any]) -> tuple[int, int]:
+    """The numbers of episodes and of frames, if all files agree about them and are what the recipe makes.
 
     Raises:
-        UserError: they do not, or a file is damaged.
+        UserError: they do not, or a file is missing or damaged.
     """
-    lengths, frames = [], 0
-    for path in sorted((root / "meta/episodes").rglob("*.parquet")):
-        lengths += _read(path, lambda file: pq.read_table(file, columns=["length"]))["length"].to_pylist()
-    for path in sorted((root / "data").rglob("*.parquet")):
-        frames += _read(path, pq.read_metadata).num_rows
+    root = dataset.root
+    lengths, frames = _lengths(root), sum(_frames(dataset))
     told = info.get("total_episodes"), info.get("total_frames")
     if told != (len(lengths), sum(lengths)) or frames != sum(lengths):
         raise UserError(
             f"{root}: damaged: meta/info.json tells of {told[0]} episodes and {told[1]} frames, "
             f"meta/episodes of {len(lengths)} and {sum(lengths)}, and data holds {frames} frames; {REPAIR}"
         )
+    with reading(root / INFO):
+        features = {name: feature | {"info": None} for name, feature in info["features"].items()}
+        ours = {name: feature | {"info": None} for name, feature in dataset.features.items()}
+        _require(info["fps"] == FPS, f"{info['fps']} fps instead of {FPS}")
+        _require(features == json.loads(json.dumps(ours)), f"other features than those of {NOTES}")
+    with reading(root / TASKS):
+        _require(pq.read_table(root / TASKS).to_pylist() == [{"task_index": 0, "task": TASK}], "other tasks")
+    with reading(root / STATS):
+        counts = {name: values["count"] for name, values in load_json(root / STATS).items() if name != IMAGE}
+        _require(counts == {name: [frames] for name in dataset.features if name != IMAGE}, "other counts")
     return len(lengths), frames
 
 
@@ -80,20 +84,43 @@ def check_same_recipe(root: Path, saved: Recipe, asked: Recipe) -> None:
         )
 
 
+def _lengths(root: Path) -> list[int]:
+    """Frames of each episode, by `meta/episodes`."""
+    lengths, total = [], 0
+    for path in sorted((root / "meta/episodes").rglob("*.parquet")):
+        with reading(path):
+            names = "episode_index", "length", "dataset_from_index", "dataset_to_index"
+            for number, length, start, end in zip(*map(pq.read_table(path).column, names), strict=True):
+                place = len(lengths), total, total + length.as_py()
+                _require((number.as_py(), start.as_py(), end.as_py()) == place, "episodes out of order")
+                lengths.append(length.as_py())
+                total += length.as_py()
+    return lengths
+
+
+def _frames(dataset: Dataset) -> Iterator[int]:
+    """Frames in each file of `data`, which `videos` has as many of."""
+    for index, path in enumerate(sorted((dataset.root / "data").rglob("*.parquet"))):
+        with reading(path):
+            rows = pq.read_metadata(path).num_rows
+            _require(pq.read_schema(path).equals(dataset.schema), f"other columns than those of {NOTES}")
+        if dataset.notes.recipe.video:
+            video = dataset.root / NumberedFile(index).video(IMAGE)
+            with reading(video):
+                found = count_frames(video)
+                _require(found == rows, f"{found} frames instead of {rows}")
+        yield rows
+
+
+def _require(true: bool, otherwise: str) -> None:
+    if not true:
+        raise ValueError(otherwise)
+
+
 def _read_notes(path: Path) -> Notes:
     content = load_json(path)
-    try:
-        recipe = from_dict(Recipe, content.pop("recipe"), f"{path}: ")
-        return Notes(recipe=recipe, **content | {"commands": tuple(content["commands"])})
-    except (AttributeError, KeyError, TypeError):
-        raise UserError(f"{path}: not written by this collect_dataset.py; {REPAIR}") from None
-
-
-def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
-    try:
-        return reader(path)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(
-            f"{path}: damaged ({str(error).splitlines()[0]}), as when a recorder is killed before it closes "
-            f"its files; {REPAIR}"
-        ) from None
+    if isinstance(content, dict):
+        notes = from_dict(Notes, content, f"{path}: ")
+        if to_dict(notes) == content:  # nothing is missing
+            return notes
+    raise UserError(f"{path}: not written by this collect_dataset.py; {REPAIR}")

@@ -10,7 +10,7 @@ except that files are full by the frames in them: so they do not depend on when 
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from lerobot.utils.utils import flatten_dict
 from pandas import DataFrame, Index
 
 from common.checkpoint import save_json
-from recording.files import Tail, extend, extend_rows, extend_video, last_file, shorten
+from recording.files import NumberedFile, extend, extend_rows, extend_video, last_file, shorten
 from recording.play import column_stats
 from recording.schema import FPS, IMAGE, ROBOT, TASK, Recipe, Recorded, features
 from recording.versions import link_all, next_version, remove
@@ -36,7 +36,8 @@ from recording.versions import link_all, next_version, remove
 FRAMES_PER_FILE = 10_000  # 13 MB of pictures of 96 x 96; what an `append` writes again at most
 EPISODES_PER_FILE = 1_000
 NOTES = Path("meta/recording.json")
-SUMMARY = (Path("meta/info.json"), Path("meta/stats.json"), Path("meta/tasks.parquet"), NOTES)
+INFO, STATS, TASKS = Path("meta/info.json"), Path("meta/stats.json"), Path("meta/tasks.parquet")
+SUMMARY = INFO, STATS, TASKS, NOTES
 CARD = Path("README.md"), Path("card")  # they tell of the dataset as it is: one that grows leaves them behind
 
 
@@ -44,8 +45,8 @@ CARD = Path("README.md"), Path("card")  # they tell of the dataset as it is: one
 class Notes:
     """How a dataset is recorded, and how far it is."""
 
-    recipe: Recipe
-    next_seed: int  # all before it are decided
+    recipe: Recipe = field(default_factory=Recipe)
+    next_seed: int = 0  # all before it are decided
     attempts: int = 0  # episodes played
     successes: int = 0  # of these
     commands: tuple[str, ...] = ()
@@ -63,15 +64,15 @@ class Dataset:
     def __init__(self, root: Path, notes: Notes, episodes: int = 0, frames: int = 0) -> None:
         self.root = root
         self.features = {**features(notes.recipe), **DEFAULT_FEATURES}
-        self._schema = get_hf_features_from_features(self.features).arrow_schema
-        self._look(notes, episodes, frames)
+        self.schema = get_hf_features_from_features(self.features).arrow_schema
+        self._remember(notes, episodes, frames)
 
-    def _look(self, notes: Notes, episodes: int, frames: int) -> None:
+    def _remember(self, notes: Notes, episodes: int, frames: int) -> None:
         """Take down what is on the disk."""
         self.notes, self.episodes, self.frames = notes, episodes, frames
         self.stats = load_stats(self.root) if episodes else None
-        self._data = last_file(self.root / "data") if episodes else Tail()
-        self._meta = last_file(self.root / "meta/episodes") if episodes else Tail()
+        self._data = last_file(self.root / "data") if episodes else NumberedFile()
+        self._meta = last_file(self.root / "meta/episodes") if episodes else NumberedFile()
 
     def append(self, episodes: Sequence[Recorded], notes: Notes) -> None:
         """Add episodes. When this returns all of them are on the disk, until then none is.
@@ -97,7 +98,7 @@ class Dataset:
                 for path, added in files.items():
                     write(self._old(path), new / path, added)
             self._write_summary(new, count, frames, stats, notes)
-        self._look(notes, count, frames)
+        self._remember(notes, count, frames)
 
     def drop_last(self, notes: Notes) -> None:
         """Take the last episode back; not for videos, which are not cut.
@@ -107,7 +108,7 @@ class Dataset:
         """
         if self.episodes == 1:
             remove(self.root)  # LeRobot opens no dataset without episodes
-            self._look(notes, 0, 0)
+            self._remember(notes, 0, 0)
             return
         data, meta = self._data.data, self._meta.meta
         length = pq.read_table(self.root / meta, columns=["length"])["length"][-1].as_py()
@@ -117,7 +118,7 @@ class Dataset:
             shorten(self.root / data, new / data, self._data.rows - length)
             shorten(self.root / meta, new / meta, self._meta.rows - 1)
             self._write_summary(new, count, frames, _all_stats(new / "meta/episodes"), notes)
-        self._look(notes, count, frames)
+        self._remember(notes, count, frames)
 
     def add_card(self, write: Callable[[Path], None]) -> None:
         """Add what `write(folder)` puts into a copy of the dataset: a README and its pictures.
@@ -149,14 +150,16 @@ class Dataset:
             "index": np.arange(row["dataset_from_index"], row["dataset_to_index"]),
             "task_index": np.zeros(steps, np.int64),
         }
-        arrays = [pa.array(list(values[column.name]), column.type) for column in self._schema]
-        return pa.Table.from_arrays(arrays, schema=self._schema)
+        arrays = [pa.array(list(values[column.name]), column.type) for column in self.schema]
+        return pa.Table.from_arrays(arrays, schema=self.schema)
 
     def _write_summary(self, new: Path, episodes: int, frames: int, stats: dict, notes: Notes) -> None:
         """Write the files of `meta/` that tell of the dataset as a whole."""
         described = {name: dict(feature) for name, feature in self.features.items()}
         if notes.recipe.video:
-            described[IMAGE]["info"] = get_video_info(new / Tail().video(IMAGE), rgb_encoder_defaults())
+            described[IMAGE]["info"] = get_video_info(
+                new / NumberedFile().video(IMAGE), rgb_encoder_defaults()
+            )
         info = create_empty_dataset_info(CODEBASE_VERSION, FPS, described, notes.recipe.video, ROBOT)
         info.total_episodes, info.total_frames, info.total_tasks = episodes, frames, 1
         info.splits = {"train": f"0:{episodes}"}
@@ -167,7 +170,7 @@ class Dataset:
 
 
 def _row(
-    episode: Recorded, number: int, start: int, data: Tail, meta: Tail, stats: dict[str, dict]
+    episode: Recorded, number: int, start: int, data: NumberedFile, meta: NumberedFile, stats: dict[str, dict]
 ) -> dict[str, Any]:
     """What LeRobot keeps of an episode in `meta/episodes`, and its seed, success and coverage."""
     row = {

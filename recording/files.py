@@ -5,8 +5,10 @@ Nothing is changed in place. A file that grows is written anew, since the versio
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +18,39 @@ import pyarrow.parquet as pq
 from lerobot.datasets.utils import DEFAULT_DATA_PATH, DEFAULT_EPISODES_PATH, DEFAULT_VIDEO_PATH
 from lerobot.datasets.video_utils import concatenate_video_files
 
+from common.errors import UserError
+
 FILES_PER_FOLDER = 1_000  # LeRobot's default
+DAMAGE = (  # what readers of Parquet, JSON and videos raise, and Pillow (SyntaxError)
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, SyntaxError),
+    *(pa.ArrowException, av.FFmpegError),
+)
+REPAIR = "record it anew with --overwrite, or take a copy from elsewhere"
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raise a UserError that names `path` where the block finds it damaged."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; {REPAIR}") from None
+    except DAMAGE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{path}: damaged ({reason}), as when a recorder is killed before it closes its files; {REPAIR}"
+        ) from None
 
 
 @dataclass(frozen=True)
-class Tail:
-    """The last file of a kind: frames, their videos, or episodes."""
+class NumberedFile:
+    """Where a file of frames, of their videos, or of episodes is, and how many of them it holds."""
 
     index: int = 0
     rows: int = 0
 
     @classmethod
-    def at(cls, chunk: int, file: int) -> "Tail":
+    def at(cls, chunk: int, file: int) -> "NumberedFile":
         return cls(chunk * FILES_PER_FOLDER + file)
 
     @property
@@ -38,9 +61,11 @@ class Tail:
     def file(self) -> int:
         return self.index % FILES_PER_FOLDER
 
-    def grow(self, rows: int, full: int) -> "Tail":
-        """The tail after that many rows more: another file, if this one is full."""
-        return Tail(self.index + 1, rows) if self.rows >= full else Tail(self.index, self.rows + rows)
+    def grow(self, rows: int, full: int) -> "NumberedFile":
+        """The last file after that many rows more: another one, if this one is full."""
+        if self.rows >= full:
+            return NumberedFile(self.index + 1, rows)
+        return NumberedFile(self.index, self.rows + rows)
 
     @property
     def data(self) -> Path:
@@ -54,21 +79,34 @@ class Tail:
         return Path(DEFAULT_VIDEO_PATH.format(video_key=key, chunk_index=self.chunk, file_index=self.file))
 
 
-def last_file(folder: Path) -> Tail:
+def last_file(folder: Path) -> NumberedFile:
     """The last Parquet file below `folder`, which numbers them from 0 without a gap."""
     files = sorted(folder.rglob("*.parquet"))
-    return Tail(len(files) - 1, pq.read_metadata(files[-1]).num_rows) if files else Tail()
+    return NumberedFile(len(files) - 1, pq.read_metadata(files[-1]).num_rows) if files else NumberedFile()
+
+
+def row_groups(path: Path) -> Iterator[pa.Table]:
+    """The row groups of a Parquet file.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    with reading(path), pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group)
+
+
+def count_frames(video: Path) -> int:
+    """How many whole frames a video holds, without decoding them."""
+    with reading(video), av.open(str(video)) as container:
+        return sum(packet.size > 0 and not packet.is_corrupt for packet in container.demux(video=0))
 
 
 def extend(old: Path | None, new: Path, tables: Sequence[pa.Table]) -> None:
     """Write the row groups of the Parquet file `old`, if there is one, and each table as one more."""
     new.parent.mkdir(parents=True, exist_ok=True)
     with pq.ParquetWriter(new, tables[0].schema, compression="snappy", use_dictionary=True) as writer:
-        if old:
-            with pq.ParquetFile(old) as file:
-                for group in range(file.num_row_groups):
-                    writer.write_table(file.read_row_group(group))
-        for table in tables:
+        for table in chain(row_groups(old) if old else (), tables):
             writer.write_table(table)
 
 
@@ -77,7 +115,9 @@ def extend_rows(old: Path | None, new: Path, rows: Sequence[dict[str, Any]]) -> 
     new.parent.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pylist(rows)
     if old:  # made as if at once: neither Parquet's names of list items nor the seam is to show
-        table = pa.concat_tables([pq.read_table(old).cast(table.schema), table]).combine_chunks()
+        with reading(old):
+            before = pq.read_table(old).cast(table.schema)
+        table = pa.concat_tables([before, table]).combine_chunks()
     pq.write_table(table, new)
 
 
@@ -86,9 +126,9 @@ def shorten(old: Path, new: Path, rows: int) -> None:
     if rows == 0:
         return
     new.parent.mkdir(parents=True, exist_ok=True)
-    with pq.ParquetFile(old) as file, pq.ParquetWriter(new, file.schema_arrow) as writer:
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group)[:rows]
+    with pq.ParquetWriter(new, pq.read_schema(old)) as writer:
+        for group in row_groups(old):
+            table = group[:rows]
             rows -= len(table)
             if len(table):
                 writer.write_table(table)
@@ -97,13 +137,16 @@ def shorten(old: Path, new: Path, rows: int) -> None:
 def extend_video(old: Path | None, new: Path, videos: Sequence[bytes]) -> None:
     """Write the video `old`, if there is one, and after it the others, without encoding anything again."""
     new.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=new.parent) as folder:
         parts = [Path(folder) / f"{number}.mp4" for number in range(len(videos))]
         for part, video in zip(parts, videos, strict=True):
             part.write_bytes(video)
         parts = [old, *parts] if old else parts
         av.logging.set_level(av.logging.ERROR)  # it tells of every file
-        if len(parts) == 1:
-            shutil.copy(parts[0], new)
-        else:
-            concatenate_video_files(parts, new)
+        try:
+            if len(parts) == 1:
+                shutil.copy(parts[0], new)
+            else:
+                concatenate_video_files(parts, new)
+        except av.FFmpegError as error:  # of which only some are OSErrors
+            raise OSError(str(error)) from error

@@ -9,7 +9,7 @@ import numpy as np
 from lerobot.datasets.compute_stats import get_feature_stats
 
 from common.seeding import split_seed
-from envs.observations import RawObservation
+from envs.observations import SUCCESS_COVERAGE, RawObservation
 from envs.pusht import PushTEnv
 from envs.rollout import Episode, Policy, rollout
 from envs.vector import MAX_EPISODE_STEPS, PushTVectorEnv
@@ -38,17 +38,14 @@ class RecordingEnv(PushTVectorEnv):
         if mask.all():
             self.takes: list[_Take] = [None] * self.num_envs
         for i in np.flatnonzero(mask):
-            noise_seed = split_seed((self.recipe.seed, int(seed[i])), "actions", "noise")["noise"]
-            self.takes[i] = _Take(noise_seed)
+            self.takes[i] = _Take(Noise(self.recipe, int(seed[i])))
         self.stop[mask], self.on_place[mask] = False, 0
         return super().reset(seed=seed, options=options)
 
     def step(self, actions: np.ndarray) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray, dict]:
         played = actions.copy()
         for i in np.flatnonzero(self.active):
-            if self.recipe.noise and not self.on_place[i]:
-                noise = self.takes[i].rng.normal(0.0, self.recipe.noise, 2)
-                played[i] = np.clip(actions[i] + noise, 0.0, 512.0).astype(np.float32)
+            played[i] = self.takes[i].noise.disturb(actions[i], self.on_place[i] > 0)
             self.takes[i].states.append(self.envs[i].get_state())
             if self.side:
                 self.takes[i].keep(self._picture(self.envs[i]))
@@ -66,11 +63,25 @@ class RecordingEnv(PushTVectorEnv):
         return (self.on_place > self.recipe.hold) | self.stop
 
 
+class Noise:
+    """What disturbs the actions of one episode, as long as the T is not in place."""
+
+    def __init__(self, recipe: Recipe, seed: int) -> None:
+        self.size = recipe.noise
+        self.rng = np.random.default_rng(split_seed((recipe.seed, seed), "actions", "noise")["noise"])
+
+    def disturb(self, action: np.ndarray, on_place: bool) -> np.ndarray:
+        """The action (2,) as it is played."""
+        if not self.size or on_place:
+            return action
+        return np.clip(action + self.rng.normal(0.0, self.size, 2), 0.0, 512.0).astype(np.float32)
+
+
 class _Take:
     """What is kept of one episode."""
 
-    def __init__(self, noise_seed: int) -> None:
-        self.rng = np.random.default_rng(noise_seed)
+    def __init__(self, noise: Noise) -> None:
+        self.noise = noise
         self.states: list[np.ndarray] = []
         self.played: list[np.ndarray] = []
         self.pictures: list[bytes] = []  # compressed at once: as bytes, an episode of 512 x 512 takes 200 MB
@@ -116,7 +127,7 @@ def play(env: RecordingEnv, policy: Policy, seeds: Sequence[int], rests: bool = 
         rests: see `Teacher`; False for a person, who goes on alone.
 
     Returns:
-        episodes in the order of `seeds`; those not accepted have no columns.
+        episodes in the order of `seeds`; those not accepted have no content.
     """
     recipe = env.recipe
     if hasattr(policy, "seed_slots"):
@@ -127,13 +138,20 @@ def play(env: RecordingEnv, policy: Policy, seeds: Sequence[int], rests: bool = 
 
 def _develop(recipe: Recipe, episode: Episode, take: _Take) -> Recorded:
     max_coverage = float(episode.coverage[1:].max())
-    recorded = Recorded(episode.seed, episode.success, max_coverage, {}, [], {})
-    if recipe.accepts(episode.success, max_coverage):
+    success = bool(steps_on_place(episode.coverage[1:]) > recipe.hold)  # time may run out while it lies there
+    recorded = Recorded(episode.seed, success, max_coverage, {}, [], {})
+    if recipe.accepts(success, max_coverage):
         states, keypoints = np.stack(take.states), episode.observations["keypoints"][:-1]
         played = np.stack(take.played)
         recorded.columns = columns(recipe, states, keypoints, episode.actions, played, episode.coverage[1:])
         add_pictures(recipe, recorded, take.pictures, take.histograms)
     return recorded
+
+
+def steps_on_place(coverage: np.ndarray) -> int:
+    """For how many of the last steps the T lay on its place: coverage (T,) after each step."""
+    off = np.flatnonzero(coverage <= SUCCESS_COVERAGE)
+    return len(coverage) - 1 - off[-1] if len(off) else len(coverage)
 
 
 def add_pictures(

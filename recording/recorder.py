@@ -71,7 +71,7 @@ def choose(block: Iterable[Recorded], notes: Notes, wanted: int) -> tuple[list[R
             attempts=notes.attempts + 1,
             successes=notes.successes + episode.success,
         )
-        if episode.columns:
+        if episode.accepted:
             kept.append(episode)
     return kept, notes
 

@@ -14,6 +14,7 @@ import numpy as np
 from envs.observations import SUCCESS_COVERAGE
 
 FPS = 10
+HUMAN, IMPORT = "human", "import"  # policies: a person at the mouse, and episodes from elsewhere
 TASK = "Push the T-shaped blue block onto the T-shaped green target surface."
 IMAGE = "observation.image"
 ROBOT = "unknown"  # what lerobot/pusht says
@@ -53,7 +54,7 @@ class Settings:
 class Recipe(Settings):
     """Everything that an episode depends on besides its own seed: equal recipes make equal datasets."""
 
-    policy: str = ""  # as it was named; human for a person at the mouse, import for episodes from elsewhere
+    policy: str = ""  # as it was named; or HUMAN, or IMPORT
     fingerprint: str = ""  # of the policy's files
 
     def accepts(self, success: bool, max_coverage: float) -> bool:
@@ -66,12 +67,17 @@ class Recorded:
     """An episode of T frames as it will be stored."""
 
     seed: int  # of its start; -1 if it began otherwise
-    success: bool  # it ended with coverage above 0.95
+    success: bool  # it ended with coverage above 0.95, for as long as the recipe's `hold` asks
     max_coverage: float
     columns: dict[str, np.ndarray]  # (T, ...) by feature, all but pictures and indices
     pictures: list[bytes]  # PNG each; empty with keypoints
     stats: dict[str, dict[str, np.ndarray]]  # LeRobot's, by feature, all but the indices
     video: bytes = b""  # the pictures as MP4, when asked for
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it belongs into the dataset; if not, it has no content."""
+        return bool(self.columns)
 
     def __len__(self) -> int:
         return len(self.columns["action"])

@@ -1,7 +1,9 @@
 """Play a dataset's actions again in the unmodified environment and compare everything that is stored.
 
-An episode starts from its seed, or from its first state where it has none. What was recorded here has to come
-out equal; demonstrations from elsewhere, recorded with another version of the physics, to a pixel.
+What was recorded here starts from its seed, without looking at a stored state, and has to come out equal.
+Demonstrations from elsewhere have no seed: they start from their first stored state, and have to come out
+equal to a pixel, as they were recorded with another version of the physics. Of a video only the part is
+looked at where something is drawn, since an empty board is most of every picture.
 """
 
 from collections.abc import Iterator
@@ -14,15 +16,25 @@ import pyarrow.parquet as pq
 from lerobot.datasets.video_utils import decode_video_frames
 from tqdm import tqdm
 
+from common.errors import UserError
+from common.run import StopRequest
 from envs.observations import SUCCESS_COVERAGE
+from envs.pixels import Renderer
 from envs.vector import PushTVectorEnv
 from recording.dataset import Dataset
-from recording.files import Tail
+from recording.files import NumberedFile, reading
 from recording.pictures import decode_png
-from recording.schema import FPS, IMAGE, Recipe
+from recording.play import Noise, steps_on_place
+from recording.schema import FPS, IMAGE, IMPORT, Recipe
 
 LEVER = 100.0  # pixels from the T's middle to its far end: what an angle is worth
 ROUNDING = 1e-6  # of float32 beside float64, in pixels or rewards; far below any difference that matters
+WORDS = {  # of a difference, by what differs; the others are columns and told by their name
+    "state": "state differs by up to {worst:.3g} px",
+    "action": "action by up to {worst:.3g} px from what was played",
+    "next.reward": "next.reward by up to {worst:.3g}",
+    "picture": "picture by up to {worst:.3g} of 255 on average",
+}
 
 
 @dataclass(frozen=True)
@@ -31,81 +43,172 @@ class Tolerance:
 
     state: float = 1e-4  # pixels; a float32 of 500 is off by 3e-5
     reward: float = 1e-6
+    doubt: float = 0.0  # coverage this near to the threshold may be a success or not
     picture: float = 0.0  # mean over a picture of the difference of its values, of 255
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Tolerance":
-        if recipe.policy == "import":
-            return cls(state=1.0, reward=0.05, picture=1.5)
-        return cls(picture=8.0) if recipe.video else cls()
+        if recipe.policy == IMPORT:
+            return cls(state=1.0, reward=0.005, doubt=0.005, picture=0.3)
+        return cls(picture=30.0) if recipe.video else cls()
+
+
+@dataclass(frozen=True)
+class Replay:
+    """An episode of T frames as the stock environment plays it."""
+
+    state: np.ndarray  # (T,) pixels by which the stored states are off
+    action: np.ndarray  # (T,) pixels by which the stored actions are
+    picture: np.ndarray  # (T,) of 255
+    coverage: np.ndarray  # (T,) after each action
 
 
 def verify(dataset: Dataset) -> bool:
-    """Replay every episode, print which differ and by how much; returns whether none does."""
-    recipe, differing = dataset.notes.recipe, 0
-    tolerance = Tolerance.of(recipe)
-    side = recipe.resolution if recipe.observations == "pixels" else 0
-    env = PushTVectorEnv(1, "stock", side)
-    worst = np.zeros(3)
-    with tqdm(
-        total=dataset.episodes, unit="episode", desc="replaying", dynamic_ncols=True, disable=None
-    ) as bar:
+    """Replay every episode, print which differ and by how much; returns whether none does.
+
+    Raises:
+        UserError: Ctrl-C came before the end, or a file is damaged.
+    """
+    judge = _Judge(dataset.notes.recipe)
+    look = {"unit": "episode", "desc": "replaying", "dynamic_ncols": True, "disable": None}
+    with StopRequest() as stop, tqdm(total=dataset.episodes, **look) as bar:
+        start = 0
         for row, table in stored_episodes(dataset):
-            found = differences(env, recipe, row, _columns(dataset, row, table))
-            amounts = {name: float(np.max(values, initial=0.0)) for name, values in found.items()}
-            wrong = [name for name, amount in amounts.items() if amount > getattr(tolerance, name, 0.0)]
-            worst = np.maximum(worst, [amounts[name] for name in ("state", "reward", "picture")])
-            if wrong:
-                differing += 1
-                tqdm.write(_sentence(row, found, wrong, tolerance))
+            if difference := judge.difference(row, _columns(dataset, row, table), start):
+                tqdm.write(difference)
+            start += row["length"]
             bar.update()
-    same = dataset.episodes - differing
-    within = f"within {tolerance.state:g} px" if recipe.policy == "import" else "exactly"
-    print(
-        f"{dataset.root}: {same} of {dataset.episodes} episodes replay {within} in gym_pusht/PushT-v0 "
-        f"(at most off: state {worst[0]:.3g} px, reward {worst[1]:.3g}, picture {worst[2]:.3g} of 255)"
-    )
-    return not differing
+            if stop() and bar.n < dataset.episodes:
+                raise UserError(f"{dataset.root}: interrupted; so far {judge.summary()}")
+    print(f"{dataset.root}: {judge.summary()}")
+    return judge.same == judge.seen
 
 
 def stored_episodes(dataset: Dataset) -> Iterator[tuple[dict[str, Any], pa.Table]]:
-    """The row of `meta/episodes` and the frames of each episode."""
+    """The row of `meta/episodes` and the frames of each episode.
+
+    Raises:
+        UserError: a file is damaged.
+    """
     wanted = ["episode_index", "length", "seed", "success", "max_coverage"]
     wanted += ["dataset_from_index", "data/chunk_index", "data/file_index"]
     if dataset.notes.recipe.video:
         wanted += [f"videos/{IMAGE}/from_timestamp"]
+    opened = None
     for path in sorted((dataset.root / "meta/episodes").rglob("*.parquet")):
-        path_of_data, start = None, 0
-        for row in pq.read_table(path, columns=wanted).to_pylist():
-            place = dataset.root / _tail(row).data
-            if place != path_of_data:
-                path_of_data, table = place, pq.read_table(place)
-                start = table["index"][0].as_py()
-            yield row, table.slice(row["dataset_from_index"] - start, row["length"])
+        with reading(path):
+            rows = pq.read_table(path).select(wanted).to_pylist()
+        for row in rows:
+            place = dataset.root / _file(row).data
+            with reading(place):
+                if place != opened:
+                    opened, table, start = place, pq.read_table(place), row["dataset_from_index"]
+                frames = table.slice(row["dataset_from_index"] - start, row["length"])
+                if len(frames) != row["length"]:
+                    raise ValueError(f"it holds {len(frames)} frames of episode {row['episode_index']}")
+            yield row, frames
 
 
-def differences(
-    env: PushTVectorEnv, recipe: Recipe, row: dict[str, Any], stored: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """How far each frame is from a replay: (T,) each of state in pixels, reward, success, picture, label."""
-    steps, imported = len(stored["action"]), row["seed"] < 0
-    start = stored["sim.state"][0, :5] if imported else np.full(5, np.nan)
-    observations, _ = env.reset(seed=[max(row["seed"], 0)], options={"states": start[None]})
-    played = stored.get("sim.action", stored["action"]).astype(np.float64)
-    found = {name: np.zeros(steps) for name in ("state", "reward", "success", "picture", "label")}
-    for t in range(steps):
-        found["state"][t] = _state_difference(observations, {k: v[t] for k, v in stored.items()}, imported)
-        if IMAGE in stored:
-            found["picture"][t] = np.abs(stored[IMAGE][t].astype(int) - observations["pixels"][0]).mean()
-        env.advance(played[t][None], np.ones(1, bool))
-        observations, coverage = env.observations(), env.infos()["coverage"][0]
-        found["reward"][t] = abs(stored["next.reward"][t] - min(coverage / SUCCESS_COVERAGE, 1.0))
-        if not imported:
-            found["success"][t] = stored["next.success"][t] != (coverage > SUCCESS_COVERAGE)
-    found["label"] += stored["next.done"] != (np.arange(steps) == steps - 1)
-    found["label"] += np.abs(stored["timestamp"] - np.arange(steps) / FPS) > ROUNDING * steps
-    found["label"] += stored["episode_index"] != row["episode_index"]
-    return found
+class _Judge:
+    """Replays episodes, and counts those that differ."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self.tolerance = recipe, Tolerance.of(recipe)
+        side = recipe.resolution if recipe.observations == "pixels" else 0
+        self.env = PushTVectorEnv(1, "stock", side)
+        self.background = Renderer(side, side).background if recipe.video else None
+        self.seen = self.same = 0
+        self.worst = {"state": 0.0, "next.reward": 0.0, "picture": 0.0}
+
+    def difference(self, row: dict[str, Any], stored: dict[str, np.ndarray], start: int) -> str:
+        """What differs, in a sentence; empty if nothing does.
+
+        Args:
+            row: of `meta/episodes`.
+            stored: the frames' values by column.
+            start: frames before this episode.
+        """
+        replay = self._replay(row["seed"], stored)
+        found = self._amounts(replay, stored) | self._labels(row, replay, stored, start)
+        self.worst = {name: np.maximum(value, found[name].max()) for name, value in self.worst.items()}
+        limits = {"state": self.tolerance.state, "next.reward": self.tolerance.reward}
+        limits |= {"picture": self.tolerance.picture}
+        wrong = {name: ~(values <= limits.get(name, 0.0)) for name, values in found.items()}  # NaN is wrong
+        parts = [_sentence(name, found[name], where) for name, where in wrong.items() if where.any()]
+        self.seen += 1
+        self.same += not parts
+        seed = f" (seed {row['seed']})" if row["seed"] >= 0 else ""
+        return f"episode {row['episode_index']}{seed}: {'; '.join(parts)}" if parts else ""
+
+    def summary(self) -> str:
+        within = f"within {self.tolerance.state:g} px" if self.recipe.policy == IMPORT else "exactly"
+        where = " where something is drawn" if self.recipe.video else ""
+        if self.recipe.video:
+            within += f", their video within {self.tolerance.picture:g} of 255,"
+        state, reward, picture = self.worst.values()
+        return (
+            f"{self.same} of {self.seen} episodes replay {within} in gym_pusht/PushT-v0 "
+            f"(at most off: state {state:.3g} px, reward {reward:.3g}, picture {picture:.3g} of 255{where})"
+        )
+
+    def _replay(self, seed: int, stored: dict[str, np.ndarray]) -> Replay:
+        imported = seed < 0
+        start = _sane(stored["sim.state"][0, :5]) if imported else np.full(5, np.nan)
+        noise, on_place = Noise(self.recipe, max(seed, 0)), False
+        observations, _ = self.env.reset(seed=[max(seed, 0)], options={"states": start[None]})
+        steps = []
+        for t, played in enumerate(stored.get("sim.action", stored["action"])):
+            frame = {name: values[t] for name, values in stored.items()}
+            state = _state_difference(observations, frame, imported)
+            picture = self._picture_difference(observations, frame) if IMAGE in stored else 0.0
+            action = np.abs(noise.disturb(frame["action"], on_place) - _sane(played)).max()
+            self.env.advance(_sane(played)[None], np.ones(1, bool))
+            observations, coverage = self.env.observations(), self.env.infos()["coverage"][0]
+            on_place = coverage > SUCCESS_COVERAGE
+            steps.append((state, action, picture, coverage))
+        return Replay(*np.array(steps).T)
+
+    def _picture_difference(self, observations: dict, stored: dict[str, np.ndarray]) -> float:
+        drawn = observations["pixels"][0]
+        distances = np.abs(stored[IMAGE].astype(int) - drawn)
+        if self.background is not None:
+            distances = distances[(drawn != self.background).any(axis=-1)]
+        return distances.mean()
+
+    def _amounts(self, replay: Replay, stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        rewards = np.minimum(replay.coverage / SUCCESS_COVERAGE, 1.0)
+        return {
+            "state": replay.state,
+            "action": replay.action,
+            "next.reward": np.abs(stored["next.reward"] - rewards),
+            "picture": replay.picture,
+        }
+
+    def _labels(
+        self, row: dict[str, Any], replay: Replay, stored: dict[str, np.ndarray], start: int
+    ) -> dict[str, np.ndarray]:
+        """Where the other columns and the episode's row are wrong."""
+        on_place = replay.coverage > SUCCESS_COVERAGE
+        sure = np.abs(replay.coverage - SUCCESS_COVERAGE) >= self.tolerance.doubt
+        frames = np.arange(len(on_place))
+        success = steps_on_place(replay.coverage) > self.recipe.hold
+        coverage_gap = abs(row["max_coverage"] - replay.coverage.max())
+        return {
+            "next.success": sure & (stored["next.success"] != on_place),
+            "next.done": stored["next.done"] != (frames == frames[-1]),
+            "timestamp": ~(np.abs(stored["timestamp"] - frames / FPS) <= ROUNDING * len(frames)),
+            "frame_index": stored["frame_index"] != frames,
+            "index": stored["index"] != start + frames,
+            "episode_index": stored["episode_index"] != row["episode_index"],
+            "task_index": stored["task_index"] != 0,
+            "success in meta/episodes": sure[-1:] & (row["success"] != success),
+            "max_coverage in meta/episodes": np.array([not coverage_gap <= self.tolerance.reward]),
+        }
+
+
+def _sane(values: np.ndarray) -> np.ndarray:
+    """Numbers that the simulator survives; within the board they are as they were."""
+    return np.clip(np.nan_to_num(values.astype(np.float64)), -512.0, 1024.0)
 
 
 def _state_difference(observations: dict, stored: dict[str, np.ndarray], imported: bool) -> float:
@@ -121,36 +224,40 @@ def _state_difference(observations: dict, stored: dict[str, np.ndarray], importe
 
 
 def _columns(dataset: Dataset, row: dict[str, Any], table: pa.Table) -> dict[str, np.ndarray]:
-    """An episode's values by feature, pictures (T, side, side, 3) uint8 RGB."""
+    """An episode's values by feature, pictures (T, side, side, 3) uint8 RGB.
+
+    Raises:
+        UserError: a picture or the video is damaged.
+    """
+    recipe, file = dataset.notes.recipe, _file(row)
     values = {name: np.array(table[name].to_pylist()) for name in table.column_names if name != IMAGE}
-    if IMAGE in table.column_names:
-        values[IMAGE] = np.stack([decode_png(picture["bytes"]) for picture in table[IMAGE].to_pylist()])
-    elif dataset.notes.recipe.video:
-        start = row[f"videos/{IMAGE}/from_timestamp"]
-        times = [start + t / FPS for t in range(row["length"])]
-        video = dataset.root / _tail(row).video(IMAGE)
-        frames = decode_video_frames(video, times, 1e-3, backend="pyav")
-        values[IMAGE] = (frames.permute(0, 2, 3, 1) * 255).round().byte().numpy()
-    return values
+    if recipe.observations != "pixels":
+        return values
+    with reading(dataset.root / (file.video(IMAGE) if recipe.video else file.data)):
+        if recipe.video:
+            pictures = _video_frames(dataset, row)
+        else:
+            pictures = np.stack([decode_png(picture["bytes"]) for picture in table[IMAGE].to_pylist()])
+        if pictures.shape[1:] != (recipe.resolution, recipe.resolution, 3):
+            raise ValueError(f"episode {row['episode_index']} has pictures of {pictures.shape[1:3]} pixels")
+    return values | {IMAGE: pictures}
 
 
-def _tail(row: dict[str, Any]) -> Tail:
-    return Tail.at(row["data/chunk_index"], row["data/file_index"])
+def _video_frames(dataset: Dataset, row: dict[str, Any]) -> np.ndarray:
+    start = row[f"videos/{IMAGE}/from_timestamp"]
+    times = [start + t / FPS for t in range(row["length"])]
+    frames = decode_video_frames(dataset.root / _file(row).video(IMAGE), times, 1e-3, backend="pyav")
+    return (frames.permute(0, 2, 3, 1) * 255).round().byte().numpy()
 
 
-def _sentence(
-    row: dict[str, Any], found: dict[str, np.ndarray], wrong: list[str], tolerance: Tolerance
-) -> str:
-    parts = []
-    for name in wrong:
-        first = int(np.argmax(found[name] > getattr(tolerance, name, 0.0)))
-        amount = {
-            "state": f"state differs by up to {found[name].max():.3g} px",
-            "reward": f"next.reward by up to {found[name].max():.3g}",
-            "success": f"next.success in {int(found[name].sum())} frames",
-            "picture": f"picture by up to {found[name].max():.3g} of 255 on average",
-            "label": f"next.done, timestamp or episode_index in {np.count_nonzero(found[name])} frames",
-        }[name]
-        parts.append(f"{amount}, first in frame {first}")
-    seed = f" (seed {row['seed']})" if row["seed"] >= 0 else ""
-    return f"episode {row['episode_index']}{seed}: {'; '.join(parts)}"
+def _file(row: dict[str, Any]) -> NumberedFile:
+    return NumberedFile.at(row["data/chunk_index"], row["data/file_index"])
+
+
+def _sentence(name: str, values: np.ndarray, wrong: np.ndarray) -> str:
+    if name.endswith("meta/episodes"):
+        return name
+    amount = WORDS.get(name, "{name} in {count} frames").format(
+        name=name, worst=float(values.max()), count=np.count_nonzero(wrong)
+    )
+    return f"{amount}, first in frame {int(np.argmax(wrong))}"

@@ -1,11 +1,19 @@
+import json
 import re
+import shutil
+import signal
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recording.pictures import encode_png
+from common.errors import UserError
+from envs.vector import PushTVectorEnv
+from recording.checks import open_dataset
+from recording.dataset import Dataset, Notes
+from recording.pictures import encode_mp4, encode_png
 from recording.verify import verify
 
 
@@ -16,15 +24,24 @@ def dataset(block, new_dataset):
     return dataset
 
 
-def doctor(dataset, column, frame, change):
-    """Change one value of the stored frames."""
-    (path,) = (dataset.root / "data").rglob("*.parquet")
+def doctor(dataset, column, row, change, folder="data"):
+    """Change one value of the stored frames, or of the episodes."""
+    (path,) = (dataset.root / folder).rglob("*.parquet")
     table = pq.read_table(path)
     values = table[column].to_pylist()
-    values[frame] = change(values[frame])
+    values[row] = change(values[row])
     index = table.column_names.index(column)
     field = table.schema.field(column)
     pq.write_table(table.set_column(index, field, pa.array(values, field.type)), path)
+
+
+def differing(dataset, capsys):
+    """What `verify` says of the one episode that differs."""
+    assert not verify(dataset)
+    printed = capsys.readouterr().out
+    assert f"{dataset.episodes - 1} of {dataset.episodes} episodes replay" in printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("episode")]
+    return line
 
 
 def test_what_was_recorded_replays(dataset, capsys):
@@ -38,7 +55,7 @@ def test_what_was_recorded_replays(dataset, capsys):
 def test_so_do_all_kinds(settings, player, new_dataset):
     crew, dataset = player(**settings), new_dataset(**settings)
     dataset.append(crew.play(crew.open(), 0), dataset.notes)
-    assert verify(dataset)
+    assert verify(open_dataset(dataset.root))
 
 
 @pytest.mark.parametrize(
@@ -57,11 +74,18 @@ def test_so_do_all_kinds(settings, player, new_dataset):
         ),
         ("next.reward", lambda v: v + 0.25, r"next.reward by up to 0.25, first in frame 4"),
         ("next.success", lambda v: not v, r"next.success in 1 frames, first in frame 4"),
-        (
-            "next.done",
-            lambda v: not v,
-            r"next.done, timestamp or episode_index in 1 frames, first in frame 4",
-        ),
+        ("next.done", lambda v: not v, r"next.done in 1 frames, first in frame 4"),
+        ("timestamp", lambda v: v + 0.01, r"timestamp in 1 frames, first in frame 4"),
+        ("frame_index", lambda v: v + 1, r"frame_index in 1 frames, first in frame 4"),
+        ("index", lambda v: v + 1, r" index in 1 frames, first in frame 4"),
+        ("episode_index", lambda v: v + 1, r"episode_index in 1 frames, first in frame 4"),
+        ("task_index", lambda v: v + 1, r"task_index in 1 frames, first in frame 4"),
+        ("action", lambda v: [np.nan, v[1]], r"action by up to nan px .*, first in frame 4"),
+        ("action", lambda v: [v[0], np.inf], r"action by up to inf px .*, first in frame 4"),
+        ("observation.state", lambda v: [np.nan, v[1]], r"state differs by up to nan px, first in frame 4"),
+        ("sim.state", lambda v: [*v[:6], np.nan], r"state differs by up to nan px, first in frame 4"),
+        ("next.reward", lambda v: np.nan, r"next.reward by up to nan, first in frame 4"),
+        ("timestamp", lambda v: np.nan, r"timestamp in 1 frames, first in frame 4"),
         (
             "observation.image",
             lambda v: v | {"bytes": encode_png(np.zeros((32, 32, 3), np.uint8))},
@@ -71,9 +95,146 @@ def test_so_do_all_kinds(settings, player, new_dataset):
 )
 def test_a_changed_value_is_found(column, change, message, dataset, block, capsys):
     doctor(dataset, column, len(block[0]) + 4, change)
-    assert not verify(dataset)
-    printed = capsys.readouterr().out
-    assert "2 of 3 episodes replay exactly" in printed
-    line = next(line for line in printed.splitlines() if line.startswith("episode"))
+    line = differing(dataset, capsys)
     assert line.startswith("episode 1 (seed 7001): ")
     assert re.search(message, line)
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "message"),
+    [
+        ("success", lambda v: not v, "success in meta/episodes"),
+        ("max_coverage", lambda v: v - 0.01, "max_coverage in meta/episodes"),
+        ("max_coverage", lambda v: np.nan, "max_coverage in meta/episodes"),
+        ("seed", lambda v: v + 1, "state differs by up to"),
+    ],
+)
+def test_a_changed_episode_is_found(column, change, message, dataset, capsys):
+    doctor(dataset, column, 1, change, "meta/episodes")
+    line = differing(dataset, capsys)
+    assert line.startswith("episode 1 (seed ") and message in line
+
+
+def test_changed_labels_of_disturbed_actions_are_found(player, new_dataset, capsys):
+    """The simulator got `sim.action`, which is as it was."""
+    crew, dataset = player(noise=8.0, hold=3), new_dataset(noise=8.0, hold=3)
+    dataset.append(crew.play(crew.open(), 0)[:2], dataset.notes)
+    doctor(dataset, "action", 4, lambda v: [v[0] + 0.5, v[1]])
+    assert (
+        "episode 0 (seed 7000): action by up to 0.5 px from what was played, first in frame 4"
+        in differing(dataset, capsys)
+    )
+
+
+def test_the_film_of_another_episode_is_found(player, new_dataset, capsys):
+    crew, dataset = player(video=True), new_dataset(video=True)
+    episodes = crew.play(crew.open(), 0)
+    episodes.sort(key=len)
+    episodes[0].video = encode_mp4(episodes[1].pictures[: len(episodes[0])])
+    dataset.append(episodes, dataset.notes)
+    assert "picture by up to" in differing(dataset, capsys)
+
+
+def test_ctrl_c_is_no_difference(dataset, monkeypatch):
+    """Also in a callback of the physics, where Python would swallow the exception."""
+    step = PushTVectorEnv.advance
+
+    def interrupted(self, *args):
+        signal.raise_signal(signal.SIGINT)
+        monkeypatch.setattr(PushTVectorEnv, "advance", step)
+        step(self, *args)
+
+    monkeypatch.setattr(PushTVectorEnv, "advance", interrupted)
+    with pytest.raises(UserError, match="interrupted; so far 1 of 1 episodes replay exactly"):
+        verify(dataset)
+
+
+def cut(path, share=0.5):
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+
+
+def flip(path):
+    """Damage what lies in the middle: a page of data, not the footer that tells of it."""
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = bytes(255 - value for value in content[middle : middle + 200])
+    path.write_bytes(content)
+
+
+def edit(**changes):
+    return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def without(column):
+    return lambda path: pq.write_table(pq.read_table(path).drop_columns([column]), path)
+
+
+FRAMES, EPISODES = "data/chunk-000/file-000.parquet", "meta/episodes/chunk-000/file-000.parquet"
+VIDEO = "videos/observation.image/chunk-000/file-000.mp4"
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("meta/info.json", edit(fps=30), "info.json: damaged .30 fps instead of 10"),
+        ("meta/info.json", edit(features={}), "info.json: damaged .other features than those of"),
+        ("meta/info.json", edit(total_frames="many"), "damaged: meta/info.json tells of 3 episodes and many"),
+        ("meta/info.json", cut, "info.json: damaged"),
+        ("meta/stats.json", Path.unlink, "stats.json: missing"),
+        ("meta/stats.json", cut, "stats.json: damaged"),
+        ("meta/stats.json", lambda path: path.write_text("[]"), "stats.json: damaged"),
+        ("meta/stats.json", edit(action={"count": [7]}), "stats.json: damaged .other counts"),
+        ("meta/tasks.parquet", Path.unlink, "tasks.parquet: missing"),
+        (
+            "meta/recording.json",
+            edit(next_seed="soon"),
+            "recording.json: next_seed: expected int, got 'soon'",
+        ),
+        ("meta/recording.json", lambda path: path.write_text("{}"), "recording.json: not written by this"),
+        ("meta/recording.json", lambda path: path.write_text("[]"), "recording.json: not written by this"),
+        (FRAMES, Path.unlink, "data holds 0 frames"),
+        (FRAMES, cut, "file-000.parquet: damaged"),
+        (FRAMES, without("sim.state"), "file-000.parquet: damaged .other columns"),
+        (EPISODES, without("length"), "file-000.parquet: damaged"),
+        (EPISODES, cut, "file-000.parquet: damaged"),
+        (VIDEO, Path.unlink, "file-000.mp4: missing"),
+        (VIDEO, cut, "file-000.mp4: damaged"),
+        (VIDEO, lambda path: cut(path, 0.98), "file-000.mp4: damaged"),
+    ],
+)
+def test_what_is_damaged_is_not_opened(file, damage, message, dataset, filmed, tmp_path):
+    root = tmp_path / "damaged"
+    shutil.copytree(filmed if file == VIDEO else dataset.root, root)
+    damage(root / file)
+    with pytest.raises(UserError, match=message):
+        open_dataset(root)
+
+
+@pytest.fixture(scope="module")
+def filmed(player, tmp_path_factory):
+    crew, root = player(video=True), tmp_path_factory.mktemp("filmed") / "data"
+    dataset = Dataset(root, Notes(crew.recipe, next_seed=crew.recipe.seed))
+    dataset.append(crew.play(crew.open(), 0)[:2], dataset.notes)
+    return root
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda v: v | {"bytes": v["bytes"][:100]},
+        lambda v: v | {"bytes": b"no picture"},
+        lambda v: v | {"bytes": encode_png(np.zeros((16, 16, 3), np.uint8))},
+    ],
+)
+def test_a_damaged_picture_is_named(change, dataset):
+    doctor(dataset, "observation.image", 4, change)
+    with pytest.raises(UserError, match=r"file-000.parquet: damaged"):
+        verify(dataset)
+
+
+def test_a_damaged_page_is_named_also_on_resuming(dataset, block):
+    flip(dataset.root / FRAMES)
+    opened = open_dataset(dataset.root)
+    for use in (verify, lambda dataset: dataset.append(block[3:], dataset.notes)):
+        with pytest.raises(UserError, match=r"file-000.parquet: damaged"):
+            use(opened)

@@ -26,19 +26,18 @@ from common.errors import UserError, report_user_errors
 from common.hub import check_hub_name
 from common.run import command_line
 from policies import EXPERT, WITHOUT_FOLDER, find_checkpoint, fingerprint
+from recording import imported
 from recording.card import write_card
 from recording.checks import check_same_recipe, is_dataset, open_dataset
 from recording.dataset import Dataset, Notes
 from recording.hub import push
 from recording.human import record_human
-from recording.imported import import_human
 from recording.recorder import record
-from recording.schema import Recipe, Settings
+from recording.schema import HUMAN, IMPORT, Recipe, Settings
 from recording.verify import verify
 from recording.versions import writing_to
 from recording.workers import Player
 
-HUMAN = "human"
 REPOSITORY = Path(__file__).parent
 
 
@@ -83,7 +82,8 @@ def make_recipe(config: Config) -> Recipe:
     """What the episodes depend on."""
     settings = {field.name: getattr(config, field.name) for field in fields(Settings)}
     if config.import_human:
-        return Recipe(policy="import", fingerprint=config.import_human.name, **settings | {"all": True})
+        settings |= {"all": True, "fingerprint": imported.fingerprint(config.import_human)}
+        return Recipe(policy=IMPORT, **settings)
     if config.policy == HUMAN:
         return Recipe(policy=HUMAN, fingerprint=HUMAN, **settings | {"all": True})
     policy = choose_policy(config)
@@ -95,8 +95,8 @@ def choose_root(config: Config) -> Path:
     """Where the dataset goes if nothing else is said: by who plays."""
     if config.root:
         return config.root
-    player = "people" if config.import_human else config.policy
-    return Path("data") / f"pusht_{player if player in ('people', HUMAN, *WITHOUT_FOLDER) else 'expert'}"
+    player = config.policy if config.policy in (HUMAN, *WITHOUT_FOLDER) else "expert"
+    return Path("data") / f"pusht_{'people' if config.import_human else player}"
 
 
 def open_or_create(root: Path, config: Config, recipe: Recipe, command: str) -> Dataset:
@@ -127,7 +127,7 @@ def fill(dataset: Dataset, config: Config) -> bool:
     recipe = dataset.notes.recipe
     try:
         if config.import_human:
-            return import_human(dataset, config.import_human)
+            return imported.import_human(dataset, config.import_human)
         if config.policy == HUMAN:
             return record_human(dataset, config.episodes)
         player = Player(recipe, choose_policy(config), config.device)

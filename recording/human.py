@@ -4,6 +4,7 @@ An episode begins when the pointer comes near the agent and ends when the T is o
 said to.
 """
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -49,6 +50,8 @@ class Window:
     def __init__(self, env: RecordingEnv, wanted: int) -> None:
         try:
             pygame.display.init()
+            if pygame.display.get_driver() == "offscreen" and "SDL_VIDEODRIVER" not in os.environ:
+                raise pygame.error("SDL would draw where nobody sees it")
             self.screen = pygame.display.set_mode((SIDE, SIDE + BAR))
         except pygame.error as error:
             raise UserError(
@@ -142,7 +145,7 @@ def record_human(dataset: Dataset, episodes: int) -> bool:
 
 
 def _keep(dataset: Dataset, episode: Recorded, asked_for: bool) -> None:
-    if not (episode.success or asked_for) or not episode.columns:
+    if not (episode.success or asked_for) or not episode.accepted:
         print(f"seed {episode.seed}: not saved, time was up or the coverage too small")
         _pass_over(dataset)
         return

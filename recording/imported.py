@@ -9,7 +9,10 @@ of the simulator playing the last action. Where that replay has lost the recordi
 repeated.
 """
 
+import hashlib
 import json
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
@@ -68,16 +71,29 @@ def import_human(dataset: Dataset, path: Path) -> bool:
     return True
 
 
-def load(path: Path) -> Demonstrations:
-    """Read an `.npz` file or a zarr folder.
+def fingerprint(path: Path) -> str:
+    """What tells demonstrations from any others, whatever their name: the SHA-256 of their files.
 
     Raises:
-        UserError: it is missing, or something in it is.
+        UserError: there are none.
     """
     if not path.exists():
         raise UserError(
             f"{path}: no such file; --import-human takes an .npz or a zarr folder of demonstrations"
         )
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else (path, _pictures_beside(path)):
+        if file.is_file():
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def load(path: Path) -> Demonstrations:
+    """Read an `.npz` file or a zarr folder.
+
+    Raises:
+        UserError: something in it is missing, damaged, or does not fit the rest.
+    """
     try:
         arrays = _read_zarr(path) if path.is_dir() else _read_npz(path)
         states, actions, ends = (np.asarray(arrays[name]) for name in ("state", "action", "episode_ends"))
@@ -85,11 +101,17 @@ def load(path: Path) -> Demonstrations:
         raise UserError(
             f"{path}: has no {error.args[0]}; it must hold state, action and episode_ends"
         ) from None
-    except (OSError, EOFError, ValueError, TypeError) as error:
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: damaged, or no file of demonstrations ({error})") from None
+    images = arrays.get("img")
     if states.shape != (len(actions), 5) or actions.shape[1:] != (2,) or ends[-1:] != [len(actions)]:
         raise UserError(f"{path}: expected state (N, 5), action (N, 2) and episode_ends up to N")
-    images = arrays.get("img")
+    if np.any(np.diff(ends, prepend=0) <= 0):
+        raise UserError(f"{path}: episode_ends must grow from one episode to the next")
+    if not (np.isfinite(states).all() and np.isfinite(actions).all()):
+        raise UserError(f"{path}: state and action must be finite numbers, and some are not")
+    if images is not None and (len(images) != len(actions) or images.shape[3:] != (3,)):
+        raise UserError(f"{path}: img must hold {len(actions)} pictures (side, side, 3), got {images.shape}")
     return Demonstrations(states, actions, ends, None if images is None else images.astype(np.uint8))
 
 
@@ -138,10 +160,13 @@ def _geometry(env: PushTVectorEnv, states: np.ndarray) -> tuple[np.ndarray, np.n
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     arrays = dict(np.load(path, allow_pickle=False))
-    pictures = path.with_name(f"{path.stem}_img.npz")
-    if "img" not in arrays and pictures.exists():
-        arrays |= np.load(pictures, allow_pickle=False)
+    if "img" not in arrays and _pictures_beside(path).exists():
+        arrays |= np.load(_pictures_beside(path), allow_pickle=False)
     return arrays
+
+
+def _pictures_beside(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_img.npz")
 
 
 def _read_zarr(path: Path) -> dict[str, np.ndarray]:

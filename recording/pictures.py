@@ -10,11 +10,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import av
 import numpy as np
 from lerobot.datasets.compute_stats import DEFAULT_QUANTILES, auto_downsample_height_width, sample_indices
 from lerobot.datasets.video_utils import encode_video_frames
 from PIL import Image
 
+from common.errors import UserError
 from recording.schema import FPS
 
 _LEVELS = np.arange(256, dtype=np.float32)
@@ -35,13 +37,23 @@ def decode_png(png: bytes) -> np.ndarray:
 
 
 def encode_mp4(pictures: Sequence[bytes]) -> bytes:
-    """PNGs of one size as the video that LeRobot makes of them by default."""
-    with tempfile.TemporaryDirectory() as folder:
-        for index, png in enumerate(pictures):
-            (Path(folder) / f"frame-{index:06d}.png").write_bytes(png)
-        video = Path(folder) / "episode.mp4"
-        encode_video_frames(folder, video, FPS)
-        return video.read_bytes()
+    """PNGs of one size as the video that LeRobot makes of them by default.
+
+    Raises:
+        UserError: no room for temporary files.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for index, png in enumerate(pictures):
+                (Path(folder) / f"frame-{index:06d}.png").write_bytes(png)
+            video = Path(folder) / "episode.mp4"
+            encode_video_frames(folder, video, FPS)
+            return video.read_bytes()
+    except (OSError, av.FFmpegError) as error:
+        raise UserError(
+            f"{tempfile.gettempdir()}: no video could be made there ({error}), what was saved before is "
+            "intact: make room, or set TMPDIR to another folder, and go on with --resume"
+        ) from None
 
 
 def histogram(frame: np.ndarray) -> np.ndarray:

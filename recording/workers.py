@@ -3,6 +3,11 @@
 The seeds are cut into blocks of fixed length, counted from the first seed of the dataset. A block is played
 as one batch, so that it does not matter who plays it, and when, not even to the last bit of a network's
 output.
+
+Workers only play. One process writes, in the order of the seeds: so at every moment there is one whole
+dataset, and it is equal to the byte for any number of workers. Shards joined by LeRobot's
+`aggregate_datasets` would be neither: a kill would leave several halves, and how the files are filled and
+what the statistics lose in rounding would depend on the number of shards.
 """
 
 import multiprocessing
@@ -15,6 +20,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import count
 
 import cv2
 import torch
@@ -28,7 +34,8 @@ from recording.play import RecordingEnv, play
 from recording.schema import Recipe, Recorded
 
 BLOCK = 32  # seeds
-PATIENCE = 3  # deaths of workers without a block in between
+PATIENCE = 3  # failures of workers without a block in between
+LONGEST = 1800.0  # seconds for a block, the largest of which take minutes; beyond it a worker hangs
 
 
 @dataclass(frozen=True)
@@ -54,13 +61,12 @@ def blocks(player: Player, first: int, workers: int) -> Iterator[list[Recorded]]
     """The blocks from number `first` on, without end.
 
     Raises:
-        UserError: the policy cannot be opened, or workers keep dying.
+        UserError: the policy cannot be opened, or workers keep failing.
     """
+    policy = player.open()  # here first: what is wrong with it is told once, and at once
     if workers == 1:
-        policy, number = player.open(), first
-        while True:
+        for number in count(first):
             yield player.play(policy, number)
-            number += 1
     with closing(_Crew(player, first, workers)) as crew:
         while True:
             yield crew.next_block()
@@ -72,23 +78,30 @@ class _Crew:
     def __init__(self, player: Player, first: int, workers: int) -> None:
         self.player, self.number, self.workers = player, first, workers
         self.pool: ProcessPoolExecutor | None = None
-        self.deaths = 0
+        self.failures = 0
 
     def next_block(self) -> list[Recorded]:
         while True:
             try:
                 block = self._result()
+            except UserError:
+                raise
             except BrokenProcessPool:
-                self._count_death()
+                self._begin_again("a worker died")
+            except TimeoutError:
+                self._begin_again("a worker hung")
+            except Exception as error:
+                self._begin_again(f"a worker failed ({type(error).__name__}: {error})")
             else:
-                self.number, self.deaths = self.number + 1, 0
+                self.number, self.failures = self.number + 1, 0
                 return block
 
     def close(self) -> None:
         if self.pool:
+            processes = list(self.pool._processes.values())  # Python 3.14 has a `kill_workers`
             self.pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()  # what it is at would not be saved
+            for process in processes:
+                process.kill()  # what it is at would not be saved
             self.pool = None
 
     def _result(self) -> list[Recorded]:
@@ -99,19 +112,19 @@ class _Crew:
             self.ahead: deque[Future] = deque()
         while len(self.ahead) < 2 * self.workers:
             self.ahead.append(self.pool.submit(_play, self.number + len(self.ahead)))
-        block = self.ahead[0].result()
+        block = self.ahead[0].result(LONGEST)
         self.ahead.popleft()
         return block
 
-    def _count_death(self) -> None:
+    def _begin_again(self, reason: str) -> None:
         self.close()
-        self.deaths += 1
-        if self.deaths >= PATIENCE:
+        self.failures += 1
+        if self.failures >= PATIENCE:
             raise UserError(
-                f"workers died {PATIENCE} times in a row, most likely for want of memory; what was saved is "
-                "intact: go on with --resume and fewer --workers"
+                f"{reason}, and so for {PATIENCE} times in a row, perhaps for want of memory; what was saved "
+                "is intact: go on with --resume and fewer --workers"
             )
-        tqdm.write("a worker died; the episodes it was at are recorded again")
+        tqdm.write(f"{reason}; its episodes are recorded again")
 
 
 _player: Player

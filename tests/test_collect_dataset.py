@@ -117,7 +117,7 @@ def test_workers_change_nothing_and_may_die(tmp_path, short_blocks, capsys):
     record(tmp_path / "two", "--episodes 24 --sampled --workers 2")
     killer.join()
     assert content(tmp_path / "two") == content(tmp_path / "alone")
-    assert killed and "a worker died; the episodes it was at are recorded again" in capsys.readouterr().out
+    assert killed and "a worker died; its episodes are recorded again" in capsys.readouterr().out
 
 
 def test_recorded_in_two_goes(tmp_path, short_blocks):

@@ -10,7 +10,7 @@ except that files are full by the frames in them: so they do not depend on when 
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,18 +100,20 @@ class Dataset:
             self._write_summary(new, count, frames, stats, notes)
         self._remember(notes, count, frames)
 
-    def drop_last(self, notes: Notes) -> None:
-        """Take the last episode back; not for videos, which are not cut.
+    def drop_last(self) -> None:
+        """Take the last episode back, its success too; not for videos, which are not cut.
 
         Raises:
             UserError: as `append`.
         """
+        data, meta = self._data.data, self._meta.meta
+        last = pq.read_table(self.root / meta, columns=["length", "success"])[-1:].to_pylist()[0]
+        length = last["length"]
+        notes = replace(self.notes, successes=self.notes.successes - last["success"])
         if self.episodes == 1:
             remove(self.root)  # LeRobot opens no dataset without episodes
             self._remember(notes, 0, 0)
             return
-        data, meta = self._data.data, self._meta.meta
-        length = pq.read_table(self.root / meta, columns=["length"])["length"][-1].as_py()
         count, frames = self.episodes - 1, self.frames - length
         with next_version(self.root) as new:
             self._link(new, leave_out={data, meta, *SUMMARY})
@@ -121,13 +123,14 @@ class Dataset:
         self._remember(notes, count, frames)
 
     def add_card(self, write: Callable[[Path], None]) -> None:
-        """Add what `write(folder)` puts into a copy of the dataset: a README and its pictures.
+        """Add what `write(folder)` puts into a copy of the dataset, a README and its pictures, and the notes.
 
         Raises:
             UserError: as `append`.
         """
         with next_version(self.root) as new:
-            self._link(new, leave_out=set())
+            self._link(new, leave_out={NOTES})
+            save_json(new / NOTES, asdict(self.notes))
             write(new)
 
     def _old(self, path: Path) -> Path | None:

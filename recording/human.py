@@ -1,7 +1,7 @@
 """A person at the mouse: a window in which the agent follows the pointer, ten times a second.
 
 An episode begins when the pointer comes near the agent and ends when the T is on its place, or when it is
-said to.
+said to. When time is up, who played says whether it is to be kept.
 """
 
 import os
@@ -88,6 +88,18 @@ class Window:
             if self.begun:
                 return np.clip(self.pointer, 0.0, 512.0)[None]
 
+    def decide(self) -> None:
+        """Time is up: wait until the person saves the episode.
+
+        Raises:
+            Discard, Undo, Quit: or not.
+        """
+        while not self.env.stop[0]:
+            self._draw(self.env.observations())
+            self.clock.tick(FPS)
+            for event in pygame.event.get():
+                self._heed(event)
+
     def _heed(self, event: pygame.event.Event) -> None:
         if event.type == pygame.QUIT:
             raise Quit
@@ -109,7 +121,10 @@ class Window:
         pygame.surfarray.blit_array(self.screen.subsurface((0, 0, SIDE, SIDE)), frame.transpose(1, 0, 2))
         self.screen.fill("white", (0, SIDE, SIDE, BAR))
         coverage = self.env.infos()["coverage"][0]
-        state = f"coverage {coverage:.2f}" if self.begun else "bring the pointer to the blue disc to begin"
+        left = (self.env.max_episode_steps - self.env.steps[0]) / FPS
+        time = f"{left:.0f} s left" if left else "time is up: save it or discard it"
+        begin = "bring the pointer to the blue disc to begin"
+        state = f"coverage {coverage:.2f}   {time}" if self.begun else begin
         for line, text in enumerate((f"{self.saved} of {self.wanted} saved   {state}", KEYS)):
             self.screen.blit(self.font.render(text, True, "#22262b"), (10, SIDE + 6 + 24 * line))
         pygame.display.flip()
@@ -132,7 +147,9 @@ def record_human(dataset: Dataset, episodes: int) -> bool:
             seed = dataset.notes.next_seed
             try:
                 (episode,) = play(env, window, [seed], rests=False)
-                _keep(dataset, episode, asked_for=bool(env.stop[0]))
+                if not episode.success:
+                    window.decide()
+                _keep(dataset, episode)
             except Discard:
                 _pass_over(dataset)
             except Undo:
@@ -144,9 +161,9 @@ def record_human(dataset: Dataset, episodes: int) -> bool:
     return True
 
 
-def _keep(dataset: Dataset, episode: Recorded, asked_for: bool) -> None:
-    if not (episode.success or asked_for) or not episode.accepted:
-        print(f"seed {episode.seed}: not saved, time was up or the coverage too small")
+def _keep(dataset: Dataset, episode: Recorded) -> None:
+    if not episode.accepted:
+        print(f"seed {episode.seed}: not saved, its coverage is too small")
         _pass_over(dataset)
         return
     notes = dataset.notes
@@ -163,4 +180,4 @@ def _pass_over(dataset: Dataset) -> None:
 
 def _take_back(dataset: Dataset) -> None:
     if dataset.episodes:
-        dataset.drop_last(dataset.notes)
+        dataset.drop_last()

@@ -169,14 +169,14 @@ def test_the_last_episode_taken_back_was_never_there(block, new_dataset, content
     dataset, other = new_dataset("dataset"), new_dataset("other")
     dataset.append(block[:4], dataset.notes)
     for _ in range(3):
-        dataset.drop_last(dataset.notes)
+        dataset.drop_last()
         dataset.append(block[4:5], dataset.notes)
-        dataset.drop_last(dataset.notes)
+        dataset.drop_last()
     dataset.append(block[5:], dataset.notes)
     other.append([block[0], *block[5:]], other.notes)
     assert contents(dataset.root) == contents(other.root)
     for _ in range(4):
-        dataset.drop_last(dataset.notes)
+        dataset.drop_last()
     assert not dataset.root.exists() and dataset.episodes == 0
 
 

@@ -1,11 +1,13 @@
 """A person made of SDL events, at a window on SDL's screen that shows nothing."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pygame
-import pytest
 from lerobot.datasets import LeRobotDataset
 
-from recording import human
+from recording import play
 from recording.human import SIDE, Window, record_human
 
 
@@ -17,7 +19,8 @@ class Person:
         self.seen = []
         self.draw = Window._draw
         monkeypatch.setattr(Window, "_draw", lambda window, observations: self.look(window, observations))
-        monkeypatch.setattr(human, "FPS", 0)  # no waiting
+        self.ticks = set()  # as often per second
+        monkeypatch.setattr(pygame.time, "Clock", lambda: SimpleNamespace(tick=self.ticks.add))  # no waiting
 
     def look(self, window, observations):
         self.draw(window, observations)
@@ -46,6 +49,7 @@ def test_the_pointer_leads_the_agent(new_dataset, monkeypatch):
     np.testing.assert_allclose(actions[1:4], PLACES, atol=1e-4)
     np.testing.assert_allclose(actions[4], PLACES[-1], atol=1e-4)  # space: the pointer has not moved
     assert list(opened.meta.episodes["seed"]) == [7000, 7001]
+    assert person.ticks == {10}
     assert person.seen[0][:SIDE].std() > 20 and person.seen[0][SIDE:].min() < 100  # a board, and text
 
 
@@ -64,11 +68,36 @@ def test_discard_undo_and_quit(new_dataset, monkeypatch):
     assert not record_human(dataset, 9)
     opened = LeRobotDataset("local/mine", root=dataset.root)
     assert list(opened.meta.episodes["seed"]) == [7000, 7003]
+    assert (dataset.notes.attempts, dataset.notes.successes) == (4, 0)
 
 
-@pytest.mark.parametrize("key", [pygame.K_SPACE])
-def test_nothing_is_saved_before_it_has_begun(key, new_dataset, monkeypatch):
-    Person(monkeypatch, (0, 0), key, (0, 0), pygame.K_ESCAPE)
+def test_when_time_is_up_the_person_decides(new_dataset, monkeypatch):
+    monkeypatch.setattr(play, "MAX_EPISODE_STEPS", 2)
+    episode = ("agent", PLACES[0])
+    Person(
+        monkeypatch,
+        *(*episode, PLACES[1], pygame.K_SPACE),  # seed 7000
+        *(*episode, PLACES[1], pygame.K_BACKSPACE),  # seed 7001
+        *(*episode, pygame.K_SPACE),  # seed 7002
+        pygame.K_ESCAPE,
+    )
+    dataset = new_dataset(all=True)
+    assert not record_human(dataset, 9)
+    opened = LeRobotDataset("local/mine", root=dataset.root)
+    assert list(opened.meta.episodes["seed"]) == [7000, 7002]
+    assert list(opened.meta.episodes["length"]) == [2, 2]
+
+
+def test_a_success_taken_back_is_none(block, new_dataset):
+    dataset = new_dataset()
+    dataset.append(block[:2], replace(dataset.notes, attempts=2, successes=2))
+    for left in (1, 0):
+        dataset.drop_last()
+        assert dataset.notes.successes == left
+
+
+def test_nothing_is_saved_before_it_has_begun(new_dataset, monkeypatch):
+    Person(monkeypatch, (0, 0), pygame.K_SPACE, (0, 0), pygame.K_ESCAPE)
     dataset = new_dataset(all=True)
     assert not record_human(dataset, 1)
     assert not dataset.root.exists()

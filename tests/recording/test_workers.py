@@ -1,0 +1,86 @@
+"""What goes wrong in workers; those of these tests are forked, since a new Python takes seconds to start."""
+
+import multiprocessing
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from recording import workers
+from recording.schema import Recipe
+from recording.workers import Player, blocks
+
+
+@dataclass(frozen=True)
+class Troubled(Player):
+    """Block 1 does what `trouble` says, once, or always if there is no folder to note it in."""
+
+    trouble: str = ""
+    notes: Path | None = None
+
+    def open(self):
+        return None
+
+    def play(self, policy, number):
+        if number == 1 and not (self.notes and (self.notes / "done").exists()):
+            if self.notes:
+                (self.notes / "done").touch()
+            if self.trouble == "hang":
+                time.sleep(600)
+            raise UserError("no room") if self.trouble == "refuse" else ZeroDivisionError("by nothing")
+        return [number]
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(workers.multiprocessing, "get_context", lambda _: fork)
+    return fork
+
+
+def first_blocks(player, number=4):
+    with closing(blocks(player, 0, workers=2)) as source:
+        return [next(source) for _ in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        ("raise", "a worker failed (ZeroDivisionError: by nothing); its episodes are recorded again"),
+        ("hang", "a worker hung; its episodes are recorded again"),
+    ],
+)
+def test_it_is_told_and_done_again(trouble, message, forked, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(workers, "LONGEST", 3.0)
+    assert first_blocks(Troubled(Recipe(), "", trouble=trouble, notes=tmp_path)) == [[0], [1], [2], [3]]
+    assert capsys.readouterr().out.count(message) == 1
+
+
+def test_what_fails_again_and_again_is_given_up(forked):
+    with pytest.raises(UserError, match="ZeroDivisionError: by nothing.*3 times in a row"):
+        first_blocks(Troubled(Recipe(), "", trouble="raise"))
+
+
+def test_what_a_person_has_to_mend_is_not_tried_again(forked, capsys):
+    with pytest.raises(UserError, match="^no room$"):
+        first_blocks(Troubled(Recipe(), "", trouble="refuse"))
+    assert not capsys.readouterr().out
+
+
+def test_a_policy_that_cannot_be_opened_starts_no_worker(monkeypatch):
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", lambda *_: pytest.fail("it started workers"))
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        first_blocks(Player(Recipe(), "nowhere"))
+
+
+def test_other_processes_are_left_alone(forked, tmp_path):
+    other = forked.Process(target=time.sleep, args=(600,), daemon=True)
+    other.start()
+    first_blocks(Troubled(Recipe(), "", trouble="raise", notes=tmp_path))
+    for process in multiprocessing.active_children():
+        process.join(timeout=0 if process is other else 30)
+    assert multiprocessing.active_children() == [other]
+    other.kill()

@@ -24,13 +24,13 @@ import torch
 from common.config import parse
 from common.errors import UserError, report_user_errors
 from common.hub import check_hub_name
-from common.run import command_line
+from common.run import StopRequest, command_line
 from policies import EXPERT, WITHOUT_FOLDER, find_checkpoint, fingerprint
 from recording import imported
 from recording.card import write_card
 from recording.checks import check_same_recipe, is_dataset, open_dataset
 from recording.dataset import Dataset, Notes
-from recording.hub import push
+from recording.hub import check_access, push
 from recording.human import record_human
 from recording.recorder import record
 from recording.schema import HUMAN, IMPORT, Recipe, Settings
@@ -68,8 +68,19 @@ class Config(Settings):
         if self.resume and self.overwrite:
             raise ValueError("overwrite must be false with --resume, which keeps what is there")
         check_hub_name(self.push_to_hub, "dataset")
-        if self.policy == HUMAN and (self.video or self.workers > 1 or self.noise):
-            raise ValueError("policy must not be human with --video, --noise or --workers")
+        if self.root == Path():
+            raise ValueError("root must be a folder other than the one you are in")
+        if self.policy == HUMAN:
+            self._refuse("--policy human", "video", "noise", "sampled", "workers")
+        if self.import_human:
+            others = "policy", "episodes", "workers", "give_up", "device", "sampled", "noise", "hold"
+            self._refuse("--import-human", *others, "min_coverage", "seed")
+
+    def _refuse(self, flag: str, *names: str) -> None:
+        """Raise ValueError where one of these is set that has no meaning with a flag."""
+        for name in names:
+            if getattr(self, name) != getattr(Config, name):
+                raise ValueError(f"{name} must be left out with {flag}, which it does not apply to")
 
 
 def choose_policy(config: Config) -> str:
@@ -111,30 +122,28 @@ def open_or_create(root: Path, config: Config, recipe: Recipe, command: str) -> 
         check_same_recipe(root, dataset.notes.recipe, recipe)
         dataset.notes = replace(dataset.notes, commands=(*dataset.notes.commands, command))
         return dataset
-    if occupied and not config.overwrite:
-        raise UserError(
-            f"{root}: exists; --resume goes on with it, --overwrite replaces it, or choose another --root"
-        )
     if occupied and not is_dataset(root):
         raise UserError(
             f"{root}: not a LeRobot dataset, so --overwrite does not touch it; choose another --root"
+        )
+    if occupied and not config.overwrite:
+        raise UserError(
+            f"{root}: exists; --resume goes on with it, --overwrite replaces it, or choose another --root"
         )
     return Dataset(root, Notes(recipe, next_seed=recipe.seed, commands=(command,)))
 
 
 def fill(dataset: Dataset, config: Config) -> bool:
     """Add episodes until there are enough; False if it was stopped before."""
-    recipe = dataset.notes.recipe
     try:
         if config.import_human:
             return imported.import_human(dataset, config.import_human)
         if config.policy == HUMAN:
             return record_human(dataset, config.episodes)
-        player = Player(recipe, choose_policy(config), config.device)
+        player = Player(dataset.notes.recipe, choose_policy(config), config.device)
         return record(dataset, player, config.episodes, config.workers, config.give_up)
     except KeyboardInterrupt:
-        held = dataset.episodes
-        raise UserError(f"{dataset.root}: interrupted; holds {held} episodes, --resume goes on") from None
+        return False
 
 
 @report_user_errors()
@@ -147,13 +156,16 @@ def main(argv: Sequence[str] | None = None) -> bool:
     if config.verify:
         return verify(open_dataset(config.verify))
 
+    if config.push_to_hub:
+        check_access(config.push_to_hub)
     root, recipe = choose_root(config).resolve(), make_recipe(config)
     with writing_to(root):
         dataset = open_or_create(root, config, recipe, command_line("collect_dataset.py", argv))
         complete = fill(dataset, config)
         if dataset.episodes:
             repo_id = config.repo_id or f"local/{root.name}"
-            dataset.add_card(lambda folder: write_card(folder, dataset, repo_id))
+            with StopRequest():  # a moment more
+                dataset.add_card(lambda folder: write_card(folder, dataset, repo_id))
     print(f"{os.path.relpath(root)}: {dataset.episodes} episodes, {dataset.frames} frames")
     if not complete:
         print("stopped; --resume goes on")

@@ -167,7 +167,7 @@ def publish(repository: str, folder: Path) -> str:
     Raises:
         UserError: no network, no token, or the Hub refuses.
     """
-    with uploading(repository, f"the policy is whole at {folder}", "with the same command"):
+    with uploading(repository, f"the policy is whole at {folder}", "again with the same command"):
         api = HfApi()
         api.create_repo(repository, repo_type="model", exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder / PRETRAINED_MODEL_DIR)

@@ -1,17 +1,25 @@
 """Uploads to the Hugging Face Hub, and what may keep them from it."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from httpx import HTTPError
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from common.errors import UserError
 
 
 def check_hub_name(name: str, kind: str) -> None:
     """Raise ValueError if it is no `push_to_hub` of such a kind; an empty one asks for no upload."""
-    if name and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if not name:
+        return
+    try:
+        validate_repo_id(name)
+        valid = name.count("/") == 1
+    except HFValidationError:
+        valid = False
+    if not valid:
         raise ValueError(f"push_to_hub must be of the form user/{kind}, got {name}")
 
 
@@ -22,7 +30,7 @@ def uploading(name: str, whole: str, again: str) -> Iterator[None]:
     Args:
         name: on the Hub.
         whole: what is not lost, and where.
-        again: how the upload is tried again.
+        again: how to start once more.
 
     Raises:
         UserError: no network, no token, or the Hub refuses.
@@ -33,5 +41,5 @@ def uploading(name: str, whole: str, again: str) -> Iterator[None]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{name}: could not be uploaded ({reason}); {whole}: log in with `hf auth login`, "
-            f"see that there is a network, and start again {again}"
+            f"see that there is a network, and start {again}"
         ) from None

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from lerobot.datasets.io_utils import load_info, load_stats
+from lerobot.datasets.io_utils import load_info
 from lerobot.datasets.utils import create_lerobot_dataset_card
 from matplotlib.figure import Figure
 from PIL import Image
@@ -21,10 +21,23 @@ from envs.pixels import Renderer
 from envs.rollout import Episode
 from envs.summary import wilson_interval
 from recording.dataset import Dataset, Notes
-from recording.schema import FPS
+from recording.schema import FPS, IMPORT
 
 SHOWN, SIDE = 9, 160  # episodes in the film, pixels of each
 MOMENTS = 8  # of an episode on the contact sheet
+SIMULATOR = "Recorded in the simulator of [gym-pusht](https://github.com/huggingface/gym-pusht)."
+PEOPLE = (
+    "Recorded by people for [Diffusion Policy](https://diffusion-policy.cs.columbia.edu) (Chi et al. 2023; "
+    "MIT License, (c) 2023 Columbia Artificial Intelligence and Robotics Lab); rewards were computed from "
+    "the recorded states."
+)
+CITATION = """@inproceedings{chi2023diffusionpolicy,
+  title={Diffusion Policy: Visuomotor Policy Learning via Action Diffusion},
+  author={Chi, Cheng and Feng, Siyuan and Du, Yilun and Xu, Zhenjia and Cousineau, Eric
+    and Burchfiel, Benjamin and Song, Shuran},
+  booktitle={Proceedings of Robotics: Science and Systems (RSS)},
+  year={2023}
+}"""
 
 
 def write_card(folder: Path, dataset: Dataset, repo_id: str) -> None:
@@ -43,18 +56,21 @@ def write_card(folder: Path, dataset: Dataset, repo_id: str) -> None:
         license="mit",
         repo_id=repo_id,
         url="https://github.com/huggingface/gym-pusht",
-        dataset_description=_description(folder, dataset, rows, frames),
+        paper="https://arxiv.org/abs/2303.04137 (Chi et al. 2023, Diffusion Policy), where the task is from",
+        citation_bibtex=CITATION,
+        dataset_description=_description(dataset, rows, frames),
     )
     card.save(folder / "README.md")
 
 
-def _description(folder: Path, dataset: Dataset, rows: dict, frames: dict) -> str:
+def _description(dataset: Dataset, rows: dict, frames: dict) -> str:
     notes, lengths = dataset.notes, rows["length"]
+    imported = notes.recipe.policy == IMPORT
     numbers = {
         "episodes": f"{len(lengths):,}, of which {int(rows['success'].sum()):,} end with the T on its place",
         "frames": f"{lengths.sum():,} at {FPS} Hz, {lengths.min()} to {lengths.max()} an episode, "
         f"{lengths.mean():.1f} on average",
-        "policy": f"`{notes.recipe.policy}`, {_success_rate(notes)}",
+        "policy": "people" if imported else f"`{notes.recipe.policy}`, {_success_rate(notes)}",
         "starts": _seeds(rows["seed"]),
         "target moves": _moves(frames),
     }
@@ -63,8 +79,8 @@ def _description(folder: Path, dataset: Dataset, rows: dict, frames: dict) -> st
     settings = ", ".join(
         f"{name} {value}" for name, value in asdict(notes.recipe).items() if name != "policy"
     )
-    return f"""PushT: an agent pushes a T onto its place. Recorded in the simulator of
-[gym-pusht](https://github.com/huggingface/gym-pusht), in which the recorder's `--verify` plays it again.
+    return f"""PushT: an agent pushes a T onto its place. {PEOPLE if imported else SIMULATOR}
+`collect_dataset.py --verify`, of the recorder, plays it again and compares.
 
 ![Episodes from left to right](card/contact_sheet.png)
 
@@ -82,7 +98,7 @@ Settings: {settings}.
 
 ![How long the episodes are](card/lengths.png)
 
-{_action_table(folder)}
+{_action_table(frames["action"])}
 
 Frame t shows the board before action t; `next.*` is what the action led to. An action is the place, in pixels
 of a 512 x 512 board, to which the agent is sent. `sim.state` is the simulator before the action (agent x, y,
@@ -110,13 +126,14 @@ def _moves(frames: dict[str, np.ndarray]) -> str:
     return f"{moves.mean():.1f} px per step, 99th percentile {np.percentile(moves, 99):.1f} px"
 
 
-def _action_table(folder: Path) -> str:
-    stats = load_stats(folder)["action"]
-    names = ["min", "q01", "q50", "q99", "max", "mean", "std"]
-    lines = [f"| action | {' | '.join(names)} |", "|" + "---|" * (len(names) + 1)]
-    lines += [
-        f"| {axis} | " + " | ".join(f"{stats[n][i]:.1f}" for n in names) + " |" for i, axis in enumerate("xy")
-    ]
+def _action_table(actions: np.ndarray) -> str:
+    """Of all actions (N, 2): LeRobot's `stats.json` has means of the episodes' quantiles."""
+    shares = {"min": 0.0, "q01": 0.01, "q50": 0.5, "q99": 0.99, "max": 1.0}
+    columns = dict(zip(shares, np.quantile(actions, list(shares.values()), axis=0), strict=True))
+    columns |= {"mean": actions.mean(axis=0), "std": actions.std(axis=0)}
+    lines = [f"| action | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 1)]
+    for i, axis in enumerate("xy"):
+        lines.append(f"| {axis} | " + " | ".join(f"{values[i]:.1f}" for values in columns.values()) + " |")
     return "\n".join(lines)
 
 
@@ -140,7 +157,8 @@ def _contact_sheet(episodes: Sequence[Episode]) -> np.ndarray:
 def _plot_lengths(path: Path, lengths: np.ndarray) -> None:
     figure = Figure(figsize=(6.4, 2.8), layout="constrained")
     axes = figure.subplots()
-    axes.hist(lengths, bins=min(40, 1 + int(np.ptp(lengths))), color=SUCCESS)
+    width = 1 + int(np.ptp(lengths)) // 40  # in whole frames, so that no bar has more lengths than another
+    axes.hist(lengths, bins=np.arange(lengths.min(), lengths.max() + width + 1, width) - 0.5, color=SUCCESS)
     axes.set(xlabel="frames of an episode (10 per second)", ylabel="episodes")
     save_figure(figure, path)
 

@@ -1,6 +1,7 @@
 """Is this a dataset, is it whole, may it be gone on with: looked at before anything is written."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -78,9 +79,9 @@ def check_same_recipe(root: Path, saved: Recipe, asked: Recipe) -> None:
     if old["fingerprint"] == new["fingerprint"]:
         old.pop("policy"), new.pop("policy")  # the same policy by another path
     if changed := differences(old, new):
+        how = re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1", "; ".join(changed))  # short fingerprints
         raise UserError(
-            f"{root} was recorded otherwise ({'; '.join(changed)}): ask for the same to --resume, or choose "
-            "another --root"
+            f"{root} was recorded otherwise ({how}): ask for the same to --resume, or choose another --root"
         )
 
 

@@ -2,18 +2,32 @@
 
 from pathlib import Path
 
+from huggingface_hub import HfApi
 from lerobot.datasets import LeRobotDataset
 
 from common.hub import uploading
 
 
-def push(root: Path, name: str) -> None:
-    """Upload the dataset at `root` as `name` (user/dataset), with the description of its card.
+def check_access(name: str) -> None:
+    """Ask the Hub who we are, before there is anything to lose.
 
     Raises:
         UserError: no network, no token, or the Hub refuses.
     """
-    card = (root / "README.md").read_text(encoding="utf-8")
-    description = card.partition("## Dataset Description\n")[2].partition("\n- **Homepage:**")[0].strip()
-    with uploading(name, f"the dataset is whole at {root}", "with --resume"):
-        LeRobotDataset(name, root=root).push_to_hub(license="mit", dataset_description=description)
+    with uploading(name, "nothing was recorded yet", "again"):
+        HfApi().whoami()
+
+
+def push(root: Path, name: str) -> None:
+    """Upload the dataset at `root`, its card included, as `name`, and print where it then is.
+
+    Raises:
+        UserError: no network, no token, or the Hub refuses.
+    """
+    with uploading(name, f"the dataset is whole at {root}", "again with --resume"):
+        LeRobotDataset(name, root=root, video_backend="pyav").push_to_hub(license="mit")
+        # LeRobot puts a card of its own in the place of ours.
+        HfApi().upload_file(
+            path_or_fileobj=root / "README.md", path_in_repo="README.md", repo_id=name, repo_type="dataset"
+        )
+    print(f"https://huggingface.co/datasets/{name}")

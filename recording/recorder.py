@@ -1,8 +1,10 @@
 """Record until a dataset holds the episodes that were asked for."""
 
+import os
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 from tqdm import tqdm
 
@@ -35,7 +37,7 @@ def record(dataset: Dataset, player: Player, episodes: int, workers: int, give_u
     vain, notes = 0, dataset.notes  # attempts since something was kept; where these have got to
     look = {"initial": dataset.episodes, "unit": "episode", "dynamic_ncols": True, "disable": None}
     with (
-        StopRequest() as stop,
+        _StopAfterBlock() as stop,
         tqdm(total=episodes, **look) as bar,
         closing(blocks(player, first, workers)) as source,
     ):
@@ -51,8 +53,17 @@ def record(dataset: Dataset, player: Player, episodes: int, workers: int, give_u
             if vain >= give_up:
                 raise UserError(_nothing_kept(dataset, vain))
             if stop():
-                return False
+                break
+    dataset.notes = notes  # also what was played in vain since the last episode
     return False
+
+
+class _StopAfterBlock(StopRequest):
+    """Says at once what Ctrl-C will lead to: a block can take a while."""
+
+    def _note(self, number: int, frame: Any) -> None:
+        super()._note(number, frame)
+        os.write(2, b"\nstopping after this block; Ctrl-C again stops at once\n")  # print may be interrupted
 
 
 def choose(block: Iterable[Recorded], notes: Notes, wanted: int) -> tuple[list[Recorded], Notes]:
@@ -82,6 +93,6 @@ def _nothing_kept(dataset: Dataset, vain: int) -> str:
     if recipe.hold and not recipe.all:
         wanted += f" and kept the T in place for {recipe.hold} steps"
     return (
-        f"{recipe.policy}: none of the last {vain} episodes {wanted}, {dataset.root} holds "
-        f"{dataset.episodes}; use a better policy, --all to keep failures, or a larger --give-up"
+        f"{recipe.policy}: none of the last {vain} episodes {wanted}, after {dataset.episodes} saved to "
+        f"{dataset.root}; use a better policy, --all to keep failures, or a larger --give-up"
     )

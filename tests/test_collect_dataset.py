@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,12 @@ def content(root):
     """Every file but those that tell when and by which commands they were made."""
     files = [p for p in root.rglob("*") if p.is_file() and p.name not in ("recording.json", "README.md")]
     return {str(p.relative_to(root)): p.read_bytes() for p in files if p.suffix not in (".mp4", ".png")}
+
+
+def notes(root):
+    """How far it is, by which attempts."""
+    saved = json.loads((root / "meta/recording.json").read_text())
+    return {name: value for name, value in saved.items() if name != "commands"}
 
 
 def record(root, flags):
@@ -72,28 +79,34 @@ def forks():
     forks.process.wait(timeout=30)
 
 
-def test_no_kill_loses_an_episode(forks, tmp_path):
-    flags = f"{SMALL} --episodes 20 --noise 3 --hold 2 --root"
+@pytest.mark.parametrize(("kind", "kills"), [("", 12), ("--video", 4), ("--workers 2", 4)])
+def test_no_kill_loses_an_episode(kind, kills, forks, tmp_path):
+    flags = f"{SMALL} --episodes 20 --noise 3 --hold 2 {kind} --root"
+    begin = time.monotonic()
     assert forks.run(f"{flags} {tmp_path / 'whole'}")
-    expected, kills = content(tmp_path / "whole"), 0
+    longest, expected = 1.2 * (time.monotonic() - begin), content(tmp_path / "whole")
     rng = np.random.default_rng()  # another moment in every run of the tests
-    while kills < 20:
-        root = tmp_path / f"killed_at_{kills}"
+    rounds = 0
+    while kills > 0:  # after something had been saved; those before come on top
+        root = tmp_path / f"round_{rounds}"
+        rounds += 1
+        assert rounds < 100, "nothing was ever saved before it was killed"
         complete, forks.saved = False, 0
         while not complete:
-            saved, longest = forks.saved, 0.6 if kills < 20 else 60.0
+            saved = forks.saved
             complete = forks.run(f"{flags} {root} --resume", kill_after=rng.uniform(0.0, longest))
-            kills += not complete
+            kills -= not complete and forks.saved > 0
             assert forks.saved >= saved
             if not root.exists():
                 assert forks.saved == 0
                 continue
-            opened = LeRobotDataset("local/any", root=root)
+            opened = LeRobotDataset("local/any", root=root, video_backend="pyav")
             assert opened.num_episodes in (forks.saved, forks.saved + 4)  # killed before it could tell
             forks.saved = opened.num_episodes
             assert len(opened.hf_dataset) == opened.num_frames
             assert opened[opened.num_frames - 1]["next.done"]
         assert content(root) == expected
+        assert notes(root) == notes(tmp_path / "whole")
         assert not list(tmp_path.glob(".*"))
 
 
@@ -125,11 +138,10 @@ def test_recorded_in_two_goes(tmp_path, short_blocks):
     record(tmp_path / "twice", "--episodes 6")
     record(tmp_path / "twice", "--episodes 11 --resume")
     assert content(tmp_path / "once") == content(tmp_path / "twice")
-    once, twice = (
-        json.loads((tmp_path / name / "meta/recording.json").read_text()) for name in ("once", "twice")
-    )
-    assert len(twice.pop("commands")) == 2 and len(once.pop("commands")) == 1
-    assert once == twice
+    assert notes(tmp_path / "once") == notes(tmp_path / "twice")
+    for name, runs in (("once", 1), ("twice", 2)):
+        saved = json.loads((tmp_path / name / "meta/recording.json").read_text())
+        assert len(saved["commands"]) == runs
 
 
 def test_failures_are_kept_when_asked_for(tmp_path, short_blocks):
@@ -164,9 +176,11 @@ def test_the_card_tells_what_is_there(tmp_path, short_blocks):
     record(tmp_path / "data", "--episodes 4 --observations keypoints")
     card = (tmp_path / "data/README.md").read_text()
     opened = LeRobotDataset("local/any", root=tmp_path / "data")
-    actions = np.stack(list(opened.hf_dataset.with_format("numpy")["action"]))
+    actions = np.stack(list(opened.hf_dataset.with_format("numpy")["action"])).astype(np.float64)
     assert f"| frames | {opened.num_frames:,} at 10 Hz" in card
-    assert f"{actions[:, 0].min():.1f}" in card and f"{actions[:, 1].max():.1f}" in card
+    shown = [actions[:, 0].min(), np.quantile(actions[:, 0], 0.01), np.median(actions[:, 0])]
+    assert f"| x | {' | '.join(f'{value:.1f}' for value in shown)} |" in card
+    assert "[More Information Needed]" not in card and "Recorded in the simulator" in card
     assert "put the T on its place in 4 of 4 episodes played: 100.0 %" in card
     assert "seeds 7000 to 7003" in card and "assets/" in card and str(REPOSITORY) not in card
     for name in re.findall(r"card/\w+\.\w+", card):
@@ -185,7 +199,10 @@ def finished(tmp_path_factory):
     [
         ("--root data", "data: exists; --resume goes on with it, --overwrite replaces it"),
         ("--root data --resume --noise 2", "data was recorded otherwise .*noise: 0.0 -> 2.0"),
-        ("--root data --resume --policy scripted", "recorded otherwise .*fingerprint"),
+        (
+            "--root data --resume --policy scripted",
+            r"recorded otherwise .*policy: .* -> scripted; fingerprint: \w{8} -> scripted\)",
+        ),
         ("--root data --resume --overwrite", "overwrite must be false with --resume"),
         ("--root data --resume --observations pixels", "observations: keypoints -> pixels"),
         ("--root no_dataset --resume", "no_dataset: not a LeRobot dataset"),
@@ -199,12 +216,23 @@ def finished(tmp_path_factory):
         ("--root short --resume", "short: damaged: meta/info.json tells of 7 episodes"),
         ("--verify nowhere", "nowhere: no such folder"),
         ("--verify cut", "damaged"),
+        ("--root file", "file: not a LeRobot dataset"),
+        ("--root no_dataset", "no_dataset: not a LeRobot dataset"),
+        ("--root ''", "root must be a folder other than the one you are in"),
+        ("--root fast --resume", "info.json: damaged .30 fps instead of 10"),
+        ("--verify fast", "info.json: damaged .30 fps instead of 10"),
+        ("--import-human file --noise 3 --root new", "noise must be left out with --import-human"),
+        ("--import-human file --policy random --root new", "policy must be left out with --import-human"),
+        ("--import-human file --episodes 3 --root new", "episodes must be left out with --import-human"),
+        ("--policy human --sampled --root new", "sampled must be left out with --policy human"),
+        ("--push-to-hub me/pu\\ sht --root new", "push_to_hub must be of the form user/dataset"),
+        ("--push-to-hub me/pusht --root new", "me/pusht: could not be uploaded .*nothing was recorded yet"),
         ("--policy nowhere", "nowhere: no such folder"),
         (
             "--policy random --root new --give-up 32",
-            "random: none of the last 32 episodes succeeded, .*new holds 0",
+            "random: none of the last 32 episodes succeeded, after 0 saved to .*new; use a better",
         ),
-        ("--policy human --root new --workers 2", "policy must not be human with"),
+        ("--policy human --root new --workers 2", "workers must be left out with --policy human"),
         ("--resolution 7 --root new", "resolution must be from 16 to 1024 pixels, got 7"),
         ("--noise -1 --root new", "noise must not be negative"),
         ("--video --observations keypoints --root new", "video must be false with --observations keypoints"),
@@ -218,7 +246,7 @@ def finished(tmp_path_factory):
 )
 def test_bad_input_is_answered_in_one_sentence(flags, message, finished, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for name in ("data", "other", "old", "cut", "short"):
+    for name in ("data", "other", "old", "cut", "short", "fast"):
         shutil.copytree(finished, name)
     Path("no_dataset").mkdir()
     Path("no_dataset/file").touch()
@@ -227,19 +255,31 @@ def test_bad_input_is_answered_in_one_sentence(flags, message, finished, tmp_pat
     info = json.loads(Path("old/meta/info.json").read_text())
     Path("old/meta/info.json").write_text(json.dumps(info | {"codebase_version": "v2.1"}))
     Path("short/meta/info.json").write_text(json.dumps(info | {"total_episodes": 7}))
+    Path("fast/meta/info.json").write_text(json.dumps(info | {"fps": 30}))
     file = Path("cut/data/chunk-000/file-000.parquet")
     file.write_bytes(file.read_bytes()[:-20])
     before = content(Path("data"))
     same = SMALL.split() if "--root data" in flags else []  # so that only what is tested differs
     same += ["--observations", "keypoints"] if "--observations" not in flags and "video" not in flags else []
     with pytest.raises(SystemExit) as exit_:
-        collect_dataset.main([*flags.split(), *same])
+        collect_dataset.main([*shlex.split(flags), *same])
     printed = capsys.readouterr()
     assert exit_.value.code == 2
     (line,) = [line for line in printed.err.splitlines() if line.startswith("error: ")]
     assert re.search(message, line), line
     assert "Traceback" not in printed.err
     assert content(Path("data")) == before
+
+
+def test_no_screen_of_any_kind(tmp_path):
+    """Left to choose, SDL opens a window that exists nowhere."""
+    hidden = {"DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"}
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    command = [sys.executable, str(REPOSITORY / "collect_dataset.py"), "--policy", "human"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "needs a screen to open a window on, and there is none" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_no_screen_for_a_person(tmp_path, monkeypatch, capsys):

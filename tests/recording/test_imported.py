@@ -2,29 +2,37 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from lerobot.datasets import LeRobotDataset
 
 from common.errors import UserError
 from recording.dataset import Dataset, Notes
-from recording.imported import import_human, load
-from recording.schema import Recipe
+from recording.imported import fingerprint, import_human, load
+from recording.pictures import decode_png
+from recording.schema import IMPORT, Recipe
 from recording.verify import verify
 
-HUMAN = Path(__file__).parents[2] / "../shared/data/human_pusht.npz"
-needs_people = pytest.mark.skipif(
-    not HUMAN.exists(), reason="no recorded demonstrations beside the repository"
-)
+PEOPLE = Path(__file__).parents[2] / "../shared/data/human_pusht.npz"
 EPISODES = 3
 
 
-@pytest.fixture(scope="module")
-def source():
-    """The first demonstrations, as arrays."""
-    if not HUMAN.exists():
+@pytest.fixture(scope="module", params=["people", "ours"])
+def source(request, block):
+    """A few demonstrations as arrays: the first of the classic ones, or episodes of the expert."""
+    if request.param == "ours":
+        episodes = block[:EPISODES]
+        return {
+            "state": np.concatenate([e.columns["sim.state"][:, :5] for e in episodes]).astype(np.float32),
+            "action": np.concatenate([e.columns["action"] for e in episodes]),
+            "episode_ends": np.cumsum([len(e) for e in episodes]),
+            "img": np.stack([decode_png(png) for e in episodes for png in e.pictures]),
+        }
+    if not PEOPLE.exists():
         pytest.skip("no recorded demonstrations beside the repository")
-    pictures = np.load(HUMAN.with_name("human_pusht_img.npz"))["img"]
-    arrays = dict(np.load(HUMAN))
+    pictures = np.load(PEOPLE.with_name("human_pusht_img.npz"))["img"]
+    arrays = dict(np.load(PEOPLE))
     ends = arrays["episode_ends"][:EPISODES]
     return {name: arrays[name][: ends[-1]] for name in ("state", "action")} | {
         "episode_ends": ends,
@@ -61,33 +69,33 @@ def file(request, source, tmp_path):
     return path
 
 
-def dataset_at(root, **settings):
-    recipe = Recipe(policy="import", fingerprint="people", all=True, **settings)
+def dataset_at(root, source, **settings):
+    side = source["img"].shape[1]
+    recipe = Recipe(policy=IMPORT, fingerprint="people", all=True, resolution=side, **settings)
     return Dataset(root, Notes(recipe, next_seed=recipe.seed))
 
 
 def test_demonstrations_become_a_dataset(file, source, tmp_path, capsys):
-    dataset = dataset_at(tmp_path / "data")
+    dataset = dataset_at(tmp_path / "data", source)
     assert import_human(dataset, file)
     opened = LeRobotDataset("local/people", root=dataset.root)
     rows = opened.hf_dataset.with_format("numpy")[:]
     np.testing.assert_array_equal(np.stack(rows["action"]), source["action"])
     np.testing.assert_array_equal(np.stack(rows["observation.state"]), source["state"][:, :2])
     assert list(opened.meta.episodes["dataset_to_index"]) == list(source["episode_ends"])
-    for index in (0, 100, len(opened) - 1):
+    for index in (0, len(opened) // 2, len(opened) - 1):
         picture = opened[index]["observation.image"].numpy().transpose(1, 2, 0) * 255
         np.testing.assert_allclose(picture, source["img"][index], atol=1e-3)
     assert verify(dataset)
     assert f"{EPISODES} of {EPISODES} episodes replay within 1 px" in capsys.readouterr().out
 
 
-@needs_people
 def test_no_success_that_was_not_one(source, tmp_path):
     """Rewards beside the stock simulator's, which plays all actions from the first state."""
     from envs.vector import PushTVectorEnv
 
     np.savez(tmp_path / "people.npz", **source)
-    dataset = dataset_at(tmp_path / "data", observations="keypoints")
+    dataset = dataset_at(tmp_path / "data", source, observations="keypoints")
     import_human(dataset, tmp_path / "people.npz")
     rows = LeRobotDataset("local/people", root=dataset.root).hf_dataset.with_format("numpy")[:]
     env, starts = PushTVectorEnv(1, "stock"), [0, *source["episode_ends"][:-1]]
@@ -98,6 +106,70 @@ def test_no_success_that_was_not_one(source, tmp_path):
             coverage = env.infos()["coverage"][0]
             assert abs(rows["next.reward"][t] - min(coverage / 0.95, 1.0)) < 0.01
             assert rows["next.success"][t] == (coverage > 0.95)
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "message"),
+    [
+        ("next.success", lambda values: [not value for value in values], "next.success in"),
+        ("next.reward", lambda values: [value + 0.04 for value in values], "next.reward by up to 0.04"),
+    ],
+)
+def test_changed_demonstrations_are_found(column, change, message, source, tmp_path, capsys):
+    np.savez(tmp_path / "people.npz", **source)
+    dataset = dataset_at(tmp_path / "data", source, observations="keypoints")
+    import_human(dataset, tmp_path / "people.npz")
+    (path,) = (dataset.root / "data").rglob("*.parquet")
+    table = pq.read_table(path)
+    field = table.schema.field(column)
+    values = pa.array(change(table[column].to_pylist()), field.type)
+    pq.write_table(table.set_column(table.column_names.index(column), field, values), path)
+    assert not verify(dataset)
+    printed = capsys.readouterr().out
+    assert printed.count(message) == EPISODES and f"0 of {EPISODES} episodes replay" in printed
+
+
+def test_a_dataset_is_of_what_the_file_holds(tmp_path):
+    arrays = {"state": np.zeros((4, 5)), "action": np.zeros((4, 2)), "episode_ends": [4]}
+    for name, start in (("one", 0.0), ("same", 0.0), ("other", 1.0)):
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "people.npz", **arrays | {"state": arrays["state"] + start})
+        write_zarr(tmp_path / name / "zarr", {"state": arrays["state"] + start})
+    for file in ("people.npz", "zarr"):
+        one, same, other = (fingerprint(tmp_path / name / file) for name in ("one", "same", "other"))
+        assert one == same != other
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"episode_ends": [3, 2, 4]}, "episode_ends must grow from one episode to the next"),
+        ({"episode_ends": [0, 4]}, "episode_ends must grow from one episode to the next"),
+        ({"state": np.full((4, 5), np.nan)}, "state and action must be finite numbers"),
+        ({"action": np.full((4, 2), np.inf)}, "state and action must be finite numbers"),
+        (
+            {"img": np.zeros((3, 8, 8, 3), np.uint8)},
+            r"img must hold 4 pictures \(side, side, 3\)",
+        ),
+    ],
+)
+def test_demonstrations_that_make_no_sense(changes, message, tmp_path):
+    arrays = {"state": np.zeros((4, 5)), "action": np.zeros((4, 2)), "episode_ends": [2, 4]}
+    np.savez(tmp_path / "odd.npz", **arrays | changes)
+    with pytest.raises(UserError, match=message):
+        load(tmp_path / "odd.npz")
+
+
+def test_a_damaged_file(tmp_path):
+    arrays = {"state": np.ones((400, 5)), "action": np.ones((400, 2)), "episode_ends": [400]}
+    np.savez_compressed(tmp_path / "whole.npz", **arrays)
+    whole = (tmp_path / "whole.npz").read_bytes()
+    flipped = bytearray(whole)
+    flipped[60:64] = bytes(255 - value for value in flipped[60:64])
+    for damaged in (whole[: len(whole) // 2], bytes(flipped)):
+        (tmp_path / "damaged.npz").write_bytes(damaged)
+        with pytest.raises(UserError, match="damaged.npz: damaged, or no file of demonstrations"):
+            load(tmp_path / "damaged.npz")
 
 
 def test_a_file_of_something_else(tmp_path):

@@ -2,11 +2,10 @@
 arguments.
 
 Prints the child's process id, `saved N` after each append, and `ended CODE`. Blocks are short, so that there
-is much to interrupt. Workers are forked too, as a new Python would spend most of its time on imports.
+is much to interrupt.
 """
 
 import functools
-import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -27,8 +26,6 @@ def append_and_tell(self, *args):
 
 def run(argv: list[str]) -> None:
     Dataset.append = append_and_tell
-    fork = multiprocessing.get_context("fork")
-    multiprocessing.get_context = lambda _: fork
     collect_dataset.Player = functools.partial(Player, block=4)
     code = 1
     try:

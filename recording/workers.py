@@ -14,13 +14,11 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
+from multiprocessing.connection import Connection
 
 import cv2
 import torch
@@ -73,51 +71,31 @@ def blocks(player: Player, first: int, workers: int) -> Iterator[list[Recorded]]
 
 
 class _Crew:
-    """Worker processes, each busy with a block of its own."""
+    """Worker processes that play the blocks from number `first` on, each of n every n-th."""
 
     def __init__(self, player: Player, first: int, workers: int) -> None:
-        self.player, self.number, self.workers = player, first, workers
-        self.pool: ProcessPoolExecutor | None = None
+        self.player, self.number = player, first
+        self.workers = [_Worker(player, first + i, workers) for i in range(workers)]
         self.failures = 0
 
     def next_block(self) -> list[Recorded]:
         while True:
+            worker = self.workers[0]  # the others come later
             try:
-                block = self._result()
-            except UserError:
-                raise
-            except BrokenProcessPool:
-                self._begin_again("a worker died")
-            except TimeoutError:
-                self._begin_again("a worker hung")
-            except Exception as error:
-                self._begin_again(f"a worker failed ({type(error).__name__}: {error})")
-            else:
-                self.number, self.failures = self.number + 1, 0
-                return block
+                block = worker.next_block()
+            except _WorkerFailed as failure:
+                self._replace(worker, str(failure))
+                continue
+            self.workers = [*self.workers[1:], worker]
+            self.number, self.failures = self.number + 1, 0
+            return block
 
     def close(self) -> None:
-        if self.pool:
-            processes = list(self.pool._processes.values())  # Python 3.14 has a `kill_workers`
-            self.pool.shutdown(wait=False, cancel_futures=True)
-            for process in processes:
-                process.kill()  # what it is at would not be saved
-            self.pool = None
+        for worker in self.workers:
+            worker.close()
 
-    def _result(self) -> list[Recorded]:
-        if not self.pool:
-            self.pool = ProcessPoolExecutor(
-                self.workers, multiprocessing.get_context("spawn"), _start, (self.player,)
-            )
-            self.ahead: deque[Future] = deque()
-        while len(self.ahead) < 2 * self.workers:
-            self.ahead.append(self.pool.submit(_play, self.number + len(self.ahead)))
-        block = self.ahead[0].result(LONGEST)
-        self.ahead.popleft()
-        return block
-
-    def _begin_again(self, reason: str) -> None:
-        self.close()
+    def _replace(self, worker: "_Worker", reason: str) -> None:
+        worker.close()
         self.failures += 1
         if self.failures >= PATIENCE:
             raise UserError(
@@ -125,27 +103,67 @@ class _Crew:
                 "is intact: go on with --resume and fewer --workers"
             )
         tqdm.write(f"{reason}; its episodes are recorded again")
+        self.workers[0] = _Worker(self.player, self.number, len(self.workers))
 
 
-_player: Player
-_policy: Policy
+class _WorkerFailed(Exception):
+    """How, in words."""
 
 
-def _start(player: Player) -> None:
-    """Make a new process ready to play."""
-    global _player, _policy
+class _Worker:
+    """A process that plays blocks and hands each over through a pipe of its own.
+
+    It is never more than a block ahead, for the pipe is full then. A pool shares one pipe among all, and
+    waits for ever for the end of what a killed worker was about to write.
+    """
+
+    def __init__(self, player: Player, first: int, stride: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, its_end = context.Pipe(duplex=False)
+        self.process = context.Process(target=_work, args=(its_end, player, first, stride), daemon=True)
+        self.process.start()
+        its_end.close()  # else its death would not end the pipe
+
+    def next_block(self) -> list[Recorded]:
+        """Wait for it.
+
+        Raises:
+            UserError: of the player.
+            _WorkerFailed: the process does not play on.
+        """
+        try:
+            if not self.pipe.poll(LONGEST):
+                raise _WorkerFailed("a worker hung")
+            block = self.pipe.recv()
+        except (EOFError, OSError):
+            raise _WorkerFailed("a worker died") from None
+        if isinstance(block, UserError):
+            raise block
+        if isinstance(block, Exception):
+            raise _WorkerFailed(f"a worker failed ({type(block).__name__}: {block})")
+        return block
+
+    def close(self) -> None:
+        self.process.kill()  # what it is at would not be saved
+        self.process.join()
+        self.pipe.close()
+
+
+def _work(pipe: Connection, player: Player, first: int, stride: int) -> None:
+    """Play in a new process, and send each block, or the error that ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all, the parent decides
     threading.Thread(target=_follow_parent, daemon=True).start()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    _player, _policy = player, player.open()
+    try:
+        policy = player.open()
+        for number in count(first, stride):
+            pipe.send(player.play(policy, number))
+    except Exception as error:
+        pipe.send(error)
 
 
 def _follow_parent() -> None:
-    """A killed parent leaves workers that would wait for ever."""
+    """A killed parent leaves workers that would play their block to its end, or hang on."""
     multiprocessing.parent_process().join()
     os._exit(1)
-
-
-def _play(number: int) -> list[Recorded]:
-    return _player.play(_policy, number)

@@ -71,9 +71,23 @@ def test_what_a_person_has_to_mend_is_not_tried_again(forked, capsys):
 
 
 def test_a_policy_that_cannot_be_opened_starts_no_worker(monkeypatch):
-    monkeypatch.setattr(workers, "ProcessPoolExecutor", lambda *_: pytest.fail("it started workers"))
+    monkeypatch.setattr(workers, "_Worker", lambda *_: pytest.fail("it started workers"))
     with pytest.raises(UserError, match="nowhere: no such folder"):
         first_blocks(Player(Recipe(), "nowhere"))
+
+
+class Large(Troubled):
+    def play(self, policy, number):
+        return [bytes(100_000_000)]
+
+
+def test_it_ends_while_workers_are_at_writing(forked):
+    process = forked.Process(target=first_blocks, args=(Large(Recipe(), ""), 2))
+    process.start()
+    process.join(timeout=30)
+    ended = process.exitcode
+    process.kill()
+    assert ended == 0
 
 
 def test_other_processes_are_left_alone(forked, tmp_path):

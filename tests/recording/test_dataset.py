@@ -167,13 +167,18 @@ def test_video_frames_are_those_that_were_encoded(player, new_dataset):
 def test_the_last_episode_taken_back_was_never_there(block, new_dataset, contents, monkeypatch):
     monkeypatch.setattr(recording.dataset, "FRAMES_PER_FILE", 30)
     dataset, other = new_dataset("dataset"), new_dataset("other")
-    dataset.append(block[:4], dataset.notes)
+
+    def append(dataset, episodes):
+        successes = dataset.notes.successes + sum(episode.success for episode in episodes)
+        dataset.append(episodes, replace(dataset.notes, successes=successes))
+
+    append(dataset, block[:4])
     for _ in range(3):
         dataset.drop_last()
-        dataset.append(block[4:5], dataset.notes)
+        append(dataset, block[4:5])
         dataset.drop_last()
-    dataset.append(block[5:], dataset.notes)
-    other.append([block[0], *block[5:]], other.notes)
+    append(dataset, block[5:])
+    append(other, [block[0], *block[5:]])
     assert contents(dataset.root) == contents(other.root)
     for _ in range(4):
         dataset.drop_last()

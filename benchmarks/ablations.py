@@ -8,11 +8,7 @@ success of its best checkpoint, deterministic, on 500 seeds that chose nothing. 
 that `logs/ablations/` holds; beside each training lie its log and its numbers as JSON.
 """
 
-import os
-import shlex
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -20,8 +16,9 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is beside it, not above it
 
+from benchmarks import rows as table
 from common.checkpoint import load_json
-from common.errors import UserError, report_user_errors
+from common.errors import report_user_errors
 
 LOGS = Path("logs/ablations")
 BASE = "--threads 1 --device cpu"  # about 15 minutes of one core, both being busy
@@ -60,30 +57,19 @@ def main(rows: tuple[Literal[*ROWS], ...] = tuple(ROWS), jobs: int = 2, seed: in
         jobs: rows at a time, one core each.
         seed: of the trainings.
     """
-    if jobs < 1:
-        raise UserError(f"jobs must be at least 1, got {jobs}")
     LOGS.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(jobs) as pool:
-        failed = [name for name in pool.map(lambda row: run(row, seed), rows) if name]
+    failed = table.run_rows(lambda row: run(row, seed), rows, jobs)
     print_table()
     if failed:
         sys.exit(f"failed: {', '.join(failed)}; see the logs in {LOGS}")
 
 
-def run(row: str, seed: int) -> str | None:
-    """Train a row and evaluate its best checkpoint; returns its name if either failed."""
+def run(row: str, seed: int) -> bool:
+    """Train a row and evaluate its best checkpoint; returns whether both succeeded."""
     name = f"{row}_seed{seed}"
     train = f"{train_command(row, seed)} --logs {LOGS} --run-name {name}"
     play = f"evaluate.py --policy {LOGS / name} --episodes 500 --json {LOGS / name}.json"
-    with (LOGS / f"{name}.log").open("a") as log:
-        for command in (train, play):
-            one_core = os.environ | {"OMP_NUM_THREADS": "1"}
-            done = subprocess.run(
-                [sys.executable, *shlex.split(command)], stdout=log, stderr=log, env=one_core
-            )
-            if done.returncode:  # of a training that was stopped, too
-                return name
-    return None
+    return table.run_commands((train, play), LOGS / f"{name}.log")
 
 
 def train_command(row: str, seed: int) -> str:
@@ -91,19 +77,11 @@ def train_command(row: str, seed: int) -> str:
 
 
 def print_table() -> None:
-    print("| changed | success on 500 seeds | steps to success | mean max coverage | command |")
-    print("|---|---|---|---|---|")
+    print(table.header("command"))
     for row in ROWS:
         for file in sorted(LOGS.glob(f"{row}_seed*.json")):
-            numbers, seed = load_json(file), int(file.stem.rpartition("_seed")[2])
-            low, high = (100 * bound for bound in numbers["success_ci95"])
-            steps = numbers["mean_steps_to_success"]
-            print(
-                f"| {row.replace('_', ' ')} "
-                f"| {numbers['pc_success']:.1f} % ({low:.1f} to {high:.1f}) "
-                f"| {'-' if steps is None else f'{steps:.0f}'} | {numbers['mean_max_coverage']:.3f} "
-                f"| `python {train_command(row, seed)}` |"
-            )
+            seed = int(file.stem.rpartition("_seed")[2])
+            print(table.row(row, load_json(file), f"python {train_command(row, seed)}"))
 
 
 if __name__ == "__main__":

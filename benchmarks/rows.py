@@ -1,0 +1,58 @@
+"""Rows of a table of experiments: each a few of our commands, run one after the other into a log."""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+
+
+def run_rows(run: Callable[[str], bool], rows: Iterable[str], jobs: int) -> list[str]:
+    """Run the rows of these names, `jobs` at a time, one core each; returns those that failed.
+
+    Raises:
+        UserError: jobs is not a number of processes.
+    """
+    if jobs < 1:
+        raise UserError(f"jobs must be at least 1, got {jobs}")
+    rows = list(rows)
+    with ThreadPoolExecutor(jobs) as pool:
+        return [row for row, succeeded in zip(rows, pool.map(run, rows), strict=True) if not succeeded]
+
+
+def run_commands(commands: Iterable[str], log: Path) -> bool:
+    """Run scripts of the repository with their flags; False as soon as one fails, or was stopped."""
+    one_core = os.environ | {"OMP_NUM_THREADS": "1"}
+    with log.open("a") as file:
+        return all(
+            subprocess.run(
+                [sys.executable, *shlex.split(command)], stdout=file, stderr=file, env=one_core
+            ).returncode
+            == 0
+            for command in commands
+        )
+
+
+def header(last: str) -> str:
+    """The table's first two lines; the last column is how a row differs."""
+    titles = "changed", "success on 500 seeds", "steps to success", "mean max coverage", last
+    return f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|"
+
+
+def row(name: str, numbers: dict[str, Any], last: str) -> str:
+    """A line of the table from what evaluate.py wrote."""
+    low, high = (100 * bound for bound in numbers["success_ci95"])
+    steps = numbers["mean_steps_to_success"]
+    cells = (
+        name.replace("_", " "),
+        f"{numbers['pc_success']:.1f} % ({low:.1f} to {high:.1f})",
+        "-" if steps is None else f"{steps:.0f}",
+        f"{numbers['mean_max_coverage']:.3f}",
+        f"`{last}`" if last else "",
+    )
+    return f"| {' | '.join(cells)} |"

@@ -23,7 +23,8 @@ from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.policies import make_pre_post_processors
 
 from act.checkpoint import continue_terms, find_training, publish, read_ours
-from act.frames import DatasetConfig, Frames, features_of, open_dataset
+from act.dataset import DatasetConfig, features_of, open_dataset
+from act.frames import Frames
 from act.learner import Learner, OptimizerConfig
 from act.player import ACTPlayer
 from act.policy import PolicyConfig, act_config, build_policy

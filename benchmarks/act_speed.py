@@ -26,7 +26,7 @@ from lerobot.scripts import lerobot_train
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is beside it, not above it
 
 import train_act
-from act.frames import open_dataset
+from act.dataset import open_dataset
 from common.config import parse
 from common.device import choose_device
 from common.errors import report_user_errors

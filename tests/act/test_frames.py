@@ -19,7 +19,8 @@ from lerobot.policies import make_pre_post_processors
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from act.frames import DatasetConfig, Frames, Order, features_of, open_dataset
+from act.dataset import DatasetConfig, features_of, open_dataset
+from act.frames import Frames, Order
 from act.policy import PolicyConfig, act_config, choose_inputs
 from common.errors import UserError
 

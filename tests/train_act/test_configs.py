@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import train_act
-from act.frames import open_dataset
+from act.dataset import open_dataset
 from act.learner import OptimizerConfig
 from common.config import load_yaml, parse
 from tests.train_act.runs import ROOT

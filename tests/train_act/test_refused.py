@@ -60,7 +60,7 @@ def test_a_run_goes_on_only_as_it_was(train, refused, make_dataset, tmp_path):
 def test_a_dataset_of_another_state_is_refused_before_it_is_decoded(
     refused, make_dataset, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("act.frames._read_vectors", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr("act.frames.read_vectors", lambda *_: pytest.fail("decoded"))
     root = make_dataset(tmp_path / "other_state", state_size=7)
     assert "looks at observation.state (7,), which PushT does not show" in refused(
         "--dataset.root", str(root)

@@ -24,7 +24,10 @@ from common.checkpoint import load_json
 from common.errors import report_user_errors
 
 LOGS = Path("logs/act_ablations")
-COLLECT = "collect_dataset.py --policy assets/sac_expert --observations keypoints --hold 10 --noise 10 --episodes 2000"
+COLLECT = (
+    "collect_dataset.py --policy assets/sac_expert --observations keypoints --hold 10 --noise 10 "
+    "--episodes 2000"
+)
 # A third of the recipe's length, and no choice among checkpoints: the last one is measured.
 TRAIN = "train_act.py --threads 1 --device cpu --steps 6000 --training.eval-freq 0 --training.video-freq 0"
 PLAY = "evaluate.py --episodes 500"

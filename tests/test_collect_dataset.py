@@ -19,6 +19,7 @@ from recording.workers import Player
 
 REPOSITORY = Path(__file__).parents[1]
 SMALL = "--resolution 32 --seed 7000"
+LONGEST = 120.0  # seconds after which a recording of these tests hangs
 
 
 def content(root):
@@ -53,21 +54,24 @@ class Forks:
         )
         self.saved = 0
 
-    def run(self, flags, kill_after=None):
-        """Returns whether it came to its end; `saved` is what it had reported by then."""
+    def run(self, flags, kill_after=LONGEST):
+        """Kill it so many seconds after its start; returns the exit code.
+
+        `saved` is what it had reported by then.
+        """
         print(flags, file=self.process.stdin, flush=True)
-        timer = None
         for line in self.process.stdout:
-            word, *value = line.split()
-            if word == "started" and kill_after is not None:
-                timer = threading.Timer(kill_after, os.kill, (int(value[0]), signal.SIGKILL))
+            word, *values = line.split()
+            if word == "started":
+                timer = threading.Timer(kill_after, os.kill, (int(values[0]), signal.SIGKILL))
                 timer.start()
             elif word == "saved":
-                self.saved = int(value[0])
+                self.saved = int(values[0])
             elif word == "ended":
-                if timer:
-                    timer.cancel()
-                return int(value[0]) == 0
+                timer.cancel()
+                code, alone = map(int, values)
+                assert alone, "it left processes behind"
+                return code
         raise RuntimeError("the process that forks is gone")
 
 
@@ -79,28 +83,36 @@ def forks():
     forks.process.wait(timeout=30)
 
 
-def test_no_kill_loses_an_episode(forks, tmp_path):
-    flags = f"{SMALL} --episodes 20 --noise 3 --hold 2 --root"
-    assert forks.run(f"{flags} {tmp_path / 'whole'}")
-    expected, kills = content(tmp_path / "whole"), 0
-    rng = np.random.default_rng()  # another moment in every run of the tests
-    while kills < 20:
-        root = tmp_path / f"killed_at_{kills}"
-        complete, forks.saved = False, 0
-        while not complete:
-            saved, longest = forks.saved, 0.6 if kills < 20 else 60.0
-            complete = forks.run(f"{flags} {root} --resume", kill_after=rng.uniform(0.0, longest))
-            kills += not complete
-            assert forks.saved >= saved
+@pytest.mark.parametrize(("kind", "kills"), [("", 12), ("--video", 4), ("--workers 2", 4)])
+def test_no_kill_loses_an_episode(kind, kills, forks, tmp_path):
+    flags = f"{SMALL} --episodes 12 --noise 3 --hold 2 {kind} --root"
+    begin = time.monotonic()
+    assert forks.run(f"{flags} {tmp_path / 'whole'}") == 0
+    longest, expected = time.monotonic() - begin, content(tmp_path / "whole")
+    rng = np.random.default_rng()  # other moments in every run of the tests
+    rounds = 0
+    while kills > 0:  # those that come before anything was saved, or too late, are not counted
+        assert rounds < 50, "hardly a kill came at a moment that counts"
+        root = tmp_path / f"round_{rounds}"
+        forks.saved, rounds = 0, rounds + 1
+        for kill_after in (*rng.uniform(0.0, longest, 4), LONGEST):
+            saved, begin = forks.saved, time.monotonic()
+            code = forks.run(f"{flags} {root} --resume", kill_after=kill_after)
+            assert code in (0, -signal.SIGKILL) and forks.saved >= saved
             if not root.exists():
                 assert forks.saved == 0
                 continue
-            opened = LeRobotDataset("local/any", root=root)
+            opened = LeRobotDataset("local/any", root=root, video_backend="pyav")
             assert opened.num_episodes in (forks.saved, forks.saved + 4)  # killed before it could tell
             forks.saved = opened.num_episodes
             assert len(opened.hf_dataset) == opened.num_frames
             assert opened[opened.num_frames - 1]["next.done"]
-        assert content(root) == expected
+            if code == 0:
+                longest = longest if saved else time.monotonic() - begin  # as busy as the machine is now
+                break
+            kills -= 1
+        assert code == 0 and content(root) == expected
+        assert notes(root) == notes(tmp_path / "whole")
         assert not list(tmp_path.glob(".*"))
 
 

@@ -1,13 +1,17 @@
 """Runs collect_dataset.py again and again without importing it again: one child process per line of
 arguments.
 
-Prints the child's process id, `saved N` after each append, and `ended CODE`. Blocks are short, so that there
-is much to interrupt.
+Prints the child's process id, `saved N` after each append, and `ended CODE ALONE`, of which the second is 0
+where processes of the child outlive it for longer than `PATIENCE`. Blocks are short, so that there is much to
+interrupt. Workers are forked too, as a new Python would spend most of its time on imports.
 """
 
 import functools
+import multiprocessing
 import os
+import select
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -16,6 +20,7 @@ import collect_dataset
 from recording.dataset import Dataset
 from recording.workers import Player
 
+PATIENCE = 5.0  # seconds
 append = Dataset.append
 
 
@@ -26,18 +31,29 @@ def append_and_tell(self, *args):
 
 def run(argv: list[str]) -> None:
     Dataset.append = append_and_tell
+    fork = multiprocessing.get_context("fork")
+    multiprocessing.get_context = lambda _: fork
     collect_dataset.Player = functools.partial(Player, block=4)
     code = 1
     try:
         code = 0 if collect_dataset.main(argv) else 1
+    except SystemExit as stopped:
+        code = stopped.code
     finally:
         os._exit(code)
 
 
+with tempfile.TemporaryDirectory() as folder:  # what takes long the first time is then done for all children
+    collect_dataset.main(f"--policy random --all --episodes 1 --resolution 32 --root {folder}/data".split())
 for line in sys.stdin:
+    alive, held = os.pipe()  # the child and all that it forks hold it open
     child = os.fork()
     if not child:
+        os.close(alive)
         run(line.split())
+    os.close(held)
     print("started", child, flush=True)
     _, status = os.waitpid(child, 0)
-    print("ended", status, flush=True)
+    alone, _, _ = select.select([alive], [], [], PATIENCE)
+    os.close(alive)
+    print("ended", os.waitstatus_to_exitcode(status), len(alone), flush=True)

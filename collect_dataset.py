@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> bool:
         complete = fill(dataset, config)
         if dataset.episodes:
             repo_id = config.repo_id or f"local/{root.name}"
-            with StopRequest():  # a moment more
+            with StopRequest("the card of the dataset"):
                 dataset.add_card(lambda folder: write_card(folder, dataset, repo_id))
     print(f"{os.path.relpath(root)}: {dataset.episodes} episodes, {dataset.frames} frames")
     if not complete:

@@ -108,12 +108,16 @@ def only_process_in(folder: Path, doing: str = "training") -> Iterator[None]:
 class StopRequest:
     """Turns the first Ctrl-C or SIGTERM into a request that the loop asks for; a second interrupts at once.
 
+    Args:
+        after: what the loop will still do, for the person who waits.
+
     Example:
         with StopRequest() as stop:
             trainer.train(logger, stop)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, after: str = "this step or evaluation, to save") -> None:
+        self.after = after
         self.signal: int | None = None
 
     def __call__(self) -> bool:
@@ -133,4 +137,4 @@ class StopRequest:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
-        os.write(2, b"\nstopping after this step or evaluation, to save (again: at once)\n")
+        os.write(2, f"\nstopping after {self.after} (again: at once)\n".encode())  # print may be interrupted

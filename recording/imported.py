@@ -22,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.run import StopRequest
 from envs import physics
 from envs.observations import SUCCESS_COVERAGE
 from envs.pixels import Renderer
@@ -51,6 +52,9 @@ class Demonstrations:
 def import_human(dataset: Dataset, path: Path) -> bool:
     """Write all demonstrations of a file that `dataset` does not hold yet.
 
+    Returns:
+        False if Ctrl-C or SIGTERM came before.
+
     Raises:
         UserError: the file is not such a file, or the disk is full.
     """
@@ -61,13 +65,16 @@ def import_human(dataset: Dataset, path: Path) -> bool:
         )
     env = PushTVectorEnv(1)
     places = list(source.episodes())[dataset.episodes :]
-    with tqdm(total=len(places), unit="episode", desc="importing", dynamic_ncols=True, disable=None) as bar:
+    look = {"unit": "episode", "desc": "importing", "dynamic_ncols": True, "disable": None}
+    with StopRequest("these episodes, to save") as stop, tqdm(total=len(places), **look) as bar:
         for first in range(0, len(places), BATCH):
             batch = [_episode(env, recipe, source, place) for place in places[first : first + BATCH]]
             notes = dataset.notes
             successes = notes.successes + sum(episode.success for episode in batch)
             dataset.append(batch, replace(notes, attempts=notes.attempts + len(batch), successes=successes))
             bar.update(len(batch))
+            if stop() and bar.n < len(places):
+                return False
     return True
 
 

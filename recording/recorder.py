@@ -1,10 +1,8 @@
 """Record until a dataset holds the episodes that were asked for."""
 
-import os
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
 
 from tqdm import tqdm
 
@@ -37,7 +35,7 @@ def record(dataset: Dataset, player: Player, episodes: int, workers: int, give_u
     vain, notes = 0, dataset.notes  # attempts since something was kept; where these have got to
     look = {"initial": dataset.episodes, "unit": "episode", "dynamic_ncols": True, "disable": None}
     with (
-        _StopAfterBlock() as stop,
+        StopRequest("this block, to save") as stop,
         tqdm(total=episodes, **look) as bar,
         closing(blocks(player, first, workers)) as source,
     ):
@@ -56,14 +54,6 @@ def record(dataset: Dataset, player: Player, episodes: int, workers: int, give_u
                 break
     dataset.notes = notes  # also what was played in vain since the last episode
     return False
-
-
-class _StopAfterBlock(StopRequest):
-    """Says at once what Ctrl-C will lead to: a block can take a while."""
-
-    def _note(self, number: int, frame: Any) -> None:
-        super()._note(number, frame)
-        os.write(2, b"\nstopping after this block; Ctrl-C again stops at once\n")  # print may be interrupted
 
 
 def choose(block: Iterable[Recorded], notes: Notes, wanted: int) -> tuple[list[Recorded], Notes]:

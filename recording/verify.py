@@ -71,7 +71,7 @@ def verify(dataset: Dataset) -> bool:
     """
     judge = _Judge(dataset.notes.recipe)
     look = {"unit": "episode", "desc": "replaying", "dynamic_ncols": True, "disable": None}
-    with StopRequest() as stop, tqdm(total=dataset.episodes, **look) as bar:
+    with StopRequest("this episode") as stop, tqdm(total=dataset.episodes, **look) as bar:
         start = 0
         for row, table in stored_episodes(dataset):
             if difference := judge.difference(row, _columns(dataset, row, table), start):

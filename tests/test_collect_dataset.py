@@ -54,19 +54,22 @@ class Forks:
         )
         self.saved = 0
 
-    def run(self, flags, kill_after=LONGEST):
-        """Kill it so many seconds after its start; returns the exit code.
+    def run(self, flags, kill_after=LONGEST, interrupt_at=None):
+        """Kill it so many seconds after its start, or press Ctrl-C when it has saved so much.
 
-        `saved` is what it had reported by then.
+        Returns the exit code; `saved` is what it had reported by then.
         """
         print(flags, file=self.process.stdin, flush=True)
         for line in self.process.stdout:
             word, *values = line.split()
             if word == "started":
-                timer = threading.Timer(kill_after, os.kill, (int(values[0]), signal.SIGKILL))
+                child = int(values[0])
+                timer = threading.Timer(kill_after, os.kill, (child, signal.SIGKILL))
                 timer.start()
             elif word == "saved":
                 self.saved = int(values[0])
+                if self.saved == interrupt_at:
+                    os.kill(child, signal.SIGINT)
             elif word == "ended":
                 timer.cancel()
                 code, alone = map(int, values)
@@ -114,6 +117,19 @@ def test_no_kill_loses_an_episode(kind, kills, forks, tmp_path):
         assert code == 0 and content(root) == expected
         assert notes(root) == notes(tmp_path / "whole")
         assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("workers", ["", "--workers 2"])
+def test_ctrl_c_saves_and_says_how_to_go_on(workers, forks, tmp_path):
+    flags = f"{SMALL} --episodes 24 --observations keypoints {workers} --root"
+    assert forks.run(f"{flags} {tmp_path / 'whole'}") == 0
+    assert forks.run(f"{flags} {tmp_path / 'stopped'}", interrupt_at=4) == 1
+    opened = LeRobotDataset("local/any", root=tmp_path / "stopped")
+    assert 4 <= opened.num_episodes == forks.saved < 24
+    assert f"| episodes | {forks.saved}, of which" in (tmp_path / "stopped/README.md").read_text()
+    assert forks.run(f"{flags} {tmp_path / 'stopped'} --resume") == 0
+    assert content(tmp_path / "stopped") == content(tmp_path / "whole")
+    assert notes(tmp_path / "stopped") == notes(tmp_path / "whole")
 
 
 def test_workers_change_nothing_and_may_die(tmp_path, short_blocks, capsys):

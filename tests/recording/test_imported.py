@@ -1,4 +1,5 @@
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 from lerobot.datasets import LeRobotDataset
 
 from common.errors import UserError
+from recording import imported
 from recording.dataset import Dataset, Notes
+from recording.imported import _replay as replay
 from recording.imported import fingerprint, import_human, load
 from recording.pictures import decode_png
 from recording.schema import IMPORT, Recipe
@@ -88,6 +91,19 @@ def test_demonstrations_become_a_dataset(file, source, tmp_path, capsys):
         np.testing.assert_allclose(picture, source["img"][index], atol=1e-3)
     assert verify(dataset)
     assert f"{EPISODES} of {EPISODES} episodes replay within 1 px" in capsys.readouterr().out
+
+
+def test_ctrl_c_saves_what_it_has(source, tmp_path, monkeypatch):
+    np.savez(tmp_path / "people.npz", **source)
+    whole, dataset = (dataset_at(tmp_path / name, source, observations="keypoints") for name in "ab")
+    assert import_human(whole, tmp_path / "people.npz")
+    monkeypatch.setattr(imported, "BATCH", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(imported, "_replay", lambda *args: signal.raise_signal(signal.SIGINT) or replay(*args))
+        assert not import_human(dataset, tmp_path / "people.npz")
+    assert LeRobotDataset("local/people", root=dataset.root).num_episodes == 1
+    assert import_human(dataset, tmp_path / "people.npz")
+    assert (dataset.episodes, dataset.frames) == (whole.episodes, whole.frames)
 
 
 def test_no_success_that_was_not_one(source, tmp_path):

@@ -8,6 +8,9 @@
 
 At every moment the folder is a whole dataset of the episodes saved so far, whatever kills the recorder;
 `--resume` goes on. Episode i is the i-th one kept in the order of the seeds, whatever the number of workers.
+
+The dataset's card, its README.md, is written anew whenever episodes were added or taken back, and otherwise
+left as it is, also as you edited it.
 """
 
 import os
@@ -162,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> bool:
     with writing_to(root):
         dataset = open_or_create(root, config, recipe, command_line("collect_dataset.py", argv))
         complete = fill(dataset, config)
-        if dataset.episodes:
+        if dataset.episodes and not dataset.has_card:
             repo_id = config.repo_id or f"local/{root.name}"
             with StopRequest("the card of the dataset"):
                 dataset.add_card(lambda folder: write_card(folder, dataset, repo_id))

@@ -122,6 +122,11 @@ class Dataset:
             self._write_summary(new, count, frames, _all_stats(new / "meta/episodes"), notes)
         self._remember(notes, count, frames)
 
+    @property
+    def has_card(self) -> bool:
+        """Whether there is a card, which then tells of the dataset as it is; a person may have edited it."""
+        return (self.root / CARD[0]).exists()
+
     def add_card(self, write: Callable[[Path], None]) -> None:
         """Add what `write(folder)` puts into a copy of the dataset, a README and its pictures, and the notes.
 

@@ -209,6 +209,21 @@ def test_the_card_tells_what_is_there(tmp_path, short_blocks):
         assert (tmp_path / "data" / name).stat().st_size > 1000
 
 
+def test_an_edited_card_stays_until_it_is_out_of_date(tmp_path, short_blocks):
+    flags, card = "--observations keypoints --resume --episodes", tmp_path / "data/README.md"
+    record(tmp_path / "data", f"{flags} 4")
+    card.write_text("My words.")
+    before = notes(tmp_path / "data"), content(tmp_path / "data")
+    record(tmp_path / "data", f"{flags} 4")
+    assert card.read_text() == "My words."
+    assert (notes(tmp_path / "data"), content(tmp_path / "data")) == before
+    record(tmp_path / "data", f"{flags} 5")
+    assert "| episodes | 5, of which" in card.read_text() and "My words." not in card.read_text()
+    card.unlink()
+    record(tmp_path / "data", f"{flags} 5")
+    assert "| episodes | 5, of which" in card.read_text()
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     root = tmp_path_factory.mktemp("finished") / "data"

@@ -50,7 +50,7 @@ class Config(Settings):
 
     policy: str | None = None  # a run, a checkpoint, random, scripted or human; None: the shipped expert
     root: Path | None = None  # folder of the dataset; None: data/pusht_ and who plays
-    repo_id: str = ""  # the dataset's name for LeRobot; empty: local/ and its folder's name
+    repo_id: str = ""  # user/dataset that the card links to; empty: that of push_to_hub, if there is one
     episodes: int = 200  # that the dataset holds in the end
     resume: bool = False  # go on with the dataset at root
     overwrite: bool = False  # replace the dataset at root, as soon as there is something to replace it with
@@ -166,9 +166,9 @@ def main(argv: Sequence[str] | None = None) -> bool:
         dataset = open_or_create(root, config, recipe, command_line("collect_dataset.py", argv))
         complete = fill(dataset, config)
         if dataset.episodes and not dataset.has_card:
-            repo_id = config.repo_id or f"local/{root.name}"
+            name = config.push_to_hub or config.repo_id
             with StopRequest("the card of the dataset"):
-                dataset.add_card(lambda folder: write_card(folder, dataset, repo_id))
+                dataset.add_card(lambda folder: write_card(folder, dataset, name))
     print(f"{os.path.relpath(root)}: {dataset.episodes} episodes, {dataset.frames} frames")
     if not complete:
         print("stopped; --resume goes on")

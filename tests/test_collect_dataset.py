@@ -224,6 +224,14 @@ def test_an_edited_card_stays_until_it_is_out_of_date(tmp_path, short_blocks):
     assert "| episodes | 5, of which" in card.read_text()
 
 
+def test_the_card_links_to_where_the_dataset_will_be(tmp_path, short_blocks):
+    for name, flags in (("mine", "--repo-id me/pusht"), ("nameless", "")):
+        record(tmp_path / name, f"--episodes 1 --observations keypoints {flags}")
+    link = "visualize_dataset?path="
+    assert f"{link}me/pusht" in (tmp_path / "mine/README.md").read_text()
+    assert link not in (tmp_path / "nameless/README.md").read_text()
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     root = tmp_path_factory.mktemp("finished") / "data"

@@ -130,10 +130,17 @@ def open_or_create(root: Path, config: Config, recipe: Recipe, command: str) -> 
             f"{root}: not a LeRobot dataset, so --overwrite does not touch it; choose another --root"
         )
     if occupied and not config.overwrite:
-        raise UserError(
-            f"{root}: exists; --resume goes on with it, --overwrite replaces it, or choose another --root"
-        )
+        resume = "--resume goes on with it, " if _may_resume(root, recipe) else ""
+        raise UserError(f"{root}: exists; {resume}--overwrite replaces it, or choose another --root")
     return Dataset(root, Notes(recipe, next_seed=recipe.seed, commands=(command,)))
+
+
+def _may_resume(root: Path, recipe: Recipe) -> bool:
+    try:
+        check_same_recipe(root, open_dataset(root).notes.recipe, recipe)
+    except UserError:
+        return False
+    return True
 
 
 def fill(dataset: Dataset, config: Config) -> bool:

@@ -243,6 +243,9 @@ def finished(tmp_path_factory):
     ("flags", "message"),
     [
         ("--root data", "data: exists; --resume goes on with it, --overwrite replaces it"),
+        ("--root data --noise 2", "data: exists; --overwrite replaces it, or choose another --root"),
+        ("--root other", "other: exists; --overwrite replaces it, or choose another --root"),
+        ("--root cut", "cut: exists; --overwrite replaces it, or choose another --root"),
         ("--root data --resume --noise 2", "data was recorded otherwise .*noise: 0.0 -> 2.0"),
         (
             "--root data --resume --policy scripted",

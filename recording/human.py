@@ -4,7 +4,6 @@ An episode begins when the pointer comes near the agent and ends when the T is o
 said to. When time is up, who played says whether it is to be kept.
 """
 
-import os
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +17,7 @@ from recording.play import RecordingEnv, play
 from recording.schema import FPS, Recorded
 
 SIDE, BAR = 640, 56  # pixels of the board on the screen, and of the text below it
+INVISIBLE = "dummy", "offscreen"  # SDL's screens that nobody sees, to which it turns if there is no other
 NEAR = 30.0  # pixels of the board between pointer and agent at which an episode begins
 KEYS = "space: save   backspace: discard   u: undo the last   escape: quit"
 
@@ -50,8 +50,8 @@ class Window:
     def __init__(self, env: RecordingEnv, wanted: int) -> None:
         try:
             pygame.display.init()
-            if pygame.display.get_driver() == "offscreen" and "SDL_VIDEODRIVER" not in os.environ:
-                raise pygame.error("SDL would draw where nobody sees it")
+            if pygame.display.get_driver() in INVISIBLE:
+                raise pygame.error(f"SDL would draw to {pygame.display.get_driver()}, which nobody sees")
             self.screen = pygame.display.set_mode((SIDE, SIDE + BAR))
         except pygame.error as error:
             raise UserError(

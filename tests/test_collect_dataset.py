@@ -15,6 +15,7 @@ import pytest
 from lerobot.datasets import LeRobotDataset
 
 import collect_dataset
+from recording.human import Window
 from recording.workers import Player
 
 REPOSITORY = Path(__file__).parents[1]
@@ -330,9 +331,11 @@ def test_no_screen_of_any_kind(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_no_screen_for_a_person(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("SDL_VIDEODRIVER", "x11")
+@pytest.mark.parametrize("driver", ["x11", "dummy", "offscreen"])
+def test_no_screen_for_a_person(driver, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SDL_VIDEODRIVER", driver)
     monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.setattr(Window, "act", lambda *_: pytest.fail("it waits for a person"))
     with pytest.raises(SystemExit) as exit_:
         collect_dataset.main(f"--policy human --root {tmp_path / 'mine'}".split())
     assert exit_.value.code == 2

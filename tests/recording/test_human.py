@@ -7,7 +7,7 @@ import numpy as np
 import pygame
 from lerobot.datasets import LeRobotDataset
 
-from recording import play
+from recording import human, play
 from recording.human import SIDE, Window, record_human
 
 
@@ -15,6 +15,7 @@ class Person:
     """Does one thing per tick: moves the pointer to a place of the board, or presses a key."""
 
     def __init__(self, monkeypatch, *deeds):
+        monkeypatch.setattr(human, "INVISIBLE", ())
         self.deeds = iter(deeds)
         self.seen = []
         self.draw = Window._draw

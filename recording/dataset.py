@@ -119,7 +119,7 @@ class Dataset:
             self._link(new, leave_out={data, meta, *SUMMARY})
             shorten(self.root / data, new / data, self._data.rows - length)
             shorten(self.root / meta, new / meta, self._meta.rows - 1)
-            self._write_summary(new, count, frames, _all_stats(new / "meta/episodes"), notes)
+            self._write_summary(new, count, frames, all_stats(new / "meta/episodes"), notes)
         self._remember(notes, count, frames)
 
     @property
@@ -216,7 +216,7 @@ def _merge(stats: dict | None, episode_stats: dict[str, dict]) -> dict[str, dict
     return aggregate_stats([stats, added]) if stats else added
 
 
-def _all_stats(folder: Path) -> dict[str, dict]:
+def all_stats(folder: Path) -> dict[str, dict]:
     """The statistics of all episodes in the files of `meta/episodes`."""
     stats = None
     for path in sorted(folder.rglob("*.parquet")):

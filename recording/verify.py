@@ -4,6 +4,9 @@ What was recorded here starts from its seed, without looking at a stored state, 
 Demonstrations from elsewhere have no seed: they start from their first stored state, and have to come out
 equal to a pixel, as they were recorded with another version of the physics. Of a video only the part is
 looked at where something is drawn, since an empty board is most of every picture.
+
+Statistics, by which policies scale what they see and do, are made anew from the stored values; those of a
+video from the pictures of the replay, which it was made of, unless it was made of somebody else's.
 """
 
 from collections.abc import Iterator
@@ -21,10 +24,10 @@ from common.run import StopRequest
 from envs.observations import SUCCESS_COVERAGE
 from envs.pixels import Renderer
 from envs.vector import PushTVectorEnv
-from recording.dataset import Dataset
+from recording.dataset import STATS, Dataset, all_stats
 from recording.files import NumberedFile, reading
-from recording.pictures import decode_png
-from recording.play import Noise, steps_on_place
+from recording.pictures import decode_png, histogram, picture_stats
+from recording.play import Noise, column_stats, steps_on_place
 from recording.schema import FPS, IMAGE, IMPORT, Recipe
 
 LEVER = 100.0  # pixels from the T's middle to its far end: what an angle is worth
@@ -61,6 +64,7 @@ class Replay:
     action: np.ndarray  # (T,) pixels by which the stored actions are
     picture: np.ndarray  # (T,) of 255
     coverage: np.ndarray  # (T,) after each action
+    histograms: list[np.ndarray]  # of the pictures as they are drawn, if a video was made of them
 
 
 def verify(dataset: Dataset) -> bool:
@@ -69,7 +73,7 @@ def verify(dataset: Dataset) -> bool:
     Raises:
         UserError: Ctrl-C came before the end, or a file is damaged.
     """
-    judge = _Judge(dataset.notes.recipe)
+    judge = _Judge(dataset)
     look = {"unit": "episode", "desc": "replaying", "dynamic_ncols": True, "disable": None}
     with StopRequest("this episode") as stop, tqdm(total=dataset.episodes, **look) as bar:
         start = 0
@@ -81,7 +85,10 @@ def verify(dataset: Dataset) -> bool:
             if stop() and bar.n < dataset.episodes:
                 raise UserError(f"{dataset.root}: interrupted; so far {judge.summary()}")
     print(f"{dataset.root}: {judge.summary()}")
-    return judge.same == judge.seen
+    wrong = _wrong_totals(dataset)
+    if wrong:
+        print(f"{dataset.root / STATS}: not those of the episodes: {', '.join(wrong)}")
+    return judge.same == judge.seen and not wrong
 
 
 def stored_episodes(dataset: Dataset) -> Iterator[tuple[dict[str, Any], pa.Table]]:
@@ -97,7 +104,9 @@ def stored_episodes(dataset: Dataset) -> Iterator[tuple[dict[str, Any], pa.Table
     opened = None
     for path in sorted((dataset.root / "meta/episodes").rglob("*.parquet")):
         with reading(path):
-            rows = pq.read_table(path).select(wanted).to_pylist()
+            episodes = pq.read_table(path)
+            stats = [name for name in episodes.column_names if name.startswith("stats/")]
+            rows = episodes.select(wanted + stats).to_pylist()
         for row in rows:
             place = dataset.root / _file(row).data
             with reading(place):
@@ -112,8 +121,9 @@ def stored_episodes(dataset: Dataset) -> Iterator[tuple[dict[str, Any], pa.Table
 class _Judge:
     """Replays episodes, and counts those that differ."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe, self.tolerance = recipe, Tolerance.of(recipe)
+    def __init__(self, dataset: Dataset) -> None:
+        recipe = dataset.notes.recipe
+        self.recipe, self.features, self.tolerance = recipe, dataset.features, Tolerance.of(recipe)
         side = recipe.resolution if recipe.observations == "pixels" else 0
         self.env = PushTVectorEnv(1, "stock", side)
         self.background = Renderer(side, side).background if recipe.video else None
@@ -130,6 +140,7 @@ class _Judge:
         """
         replay = self._replay(row["seed"], stored)
         found = self._amounts(replay, stored) | self._labels(row, replay, stored, start)
+        found |= self._stats(row, replay, stored)
         self.worst = {name: np.maximum(value, found[name].max()) for name, value in self.worst.items()}
         limits = {"state": self.tolerance.state, "next.reward": self.tolerance.reward}
         limits |= {"picture": self.tolerance.picture}
@@ -156,17 +167,19 @@ class _Judge:
         start = _sane(stored["sim.state"][0, :5]) if imported else np.full(5, np.nan)
         noise, on_place = Noise(self.recipe, max(seed, 0)), False
         observations, _ = self.env.reset(seed=[max(seed, 0)], options={"states": start[None]})
-        steps = []
+        steps, histograms = [], []
         for t, played in enumerate(stored.get("sim.action", stored["action"])):
             frame = {name: values[t] for name, values in stored.items()}
             state = _state_difference(observations, frame, imported)
             picture = self._picture_difference(observations, frame) if IMAGE in stored else 0.0
+            if self.recipe.video:
+                histograms.append(histogram(observations["pixels"][0]))
             action = np.abs(noise.disturb(frame["action"], on_place) - _sane(played)).max()
             self.env.advance(_sane(played)[None], np.ones(1, bool))
             observations, coverage = self.env.observations(), self.env.infos()["coverage"][0]
             on_place = coverage > SUCCESS_COVERAGE
             steps.append((state, action, picture, coverage))
-        return Replay(*np.array(steps).T)
+        return Replay(*np.array(steps).T, histograms)
 
     def _picture_difference(self, observations: dict, stored: dict[str, np.ndarray]) -> float:
         drawn = observations["pixels"][0]
@@ -204,6 +217,59 @@ class _Judge:
             "success in meta/episodes": sure[-1:] & (row["success"] != success),
             "max_coverage in meta/episodes": np.array([not coverage_gap <= self.tolerance.reward]),
         }
+
+    def _stats(
+        self, row: dict[str, Any], replay: Replay, stored: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Which statistics of the episode are not those of its values."""
+        columns = self.features.keys() - {IMAGE}
+        values = {name: stored[name].astype(self.features[name]["dtype"]) for name in columns}
+        values["timestamp"] = np.arange(len(replay.coverage)) / FPS  # not the float32 that is stored
+        # Of what is no number there are none, and where it is has been told.
+        stats = {name: column_stats(column) for name, column in values.items() if np.isfinite(column).all()}
+        if IMAGE in stored and not self.recipe.video:
+            stats[IMAGE] = picture_stats([histogram(picture) for picture in stored[IMAGE]])
+        elif IMAGE in stored and self.recipe.policy != IMPORT:
+            stats[IMAGE] = picture_stats(replay.histograms)
+        # The root of a difference of two sums of float32: another processor's may have few digits in common.
+        right = {name: _agree(_stored_stats(row, name), stats[name], std=1e-3) for name in sorted(stats)}
+        return {f"stats of {name} in meta/episodes": np.array([not same]) for name, same in right.items()}
+
+
+def _wrong_totals(dataset: Dataset) -> list[str]:
+    """Features of which `meta/stats.json` has not what the episodes come to.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    folder = dataset.root / "meta/episodes"
+    with reading(folder):
+        expected = all_stats(folder)
+    with reading(dataset.root / STATS):
+        return [name for name in dataset.features if not _agree(dataset.stats[name], expected[name])]
+
+
+def _stored_stats(row: dict[str, Any], feature: str) -> dict[str, Any]:
+    start = f"stats/{feature}/"
+    return {name.removeprefix(start): value for name, value in row.items() if name.startswith(start)}
+
+
+def _agree(told: dict[str, Any], expected: dict[str, np.ndarray], std: float = 1e-5) -> bool:
+    """Whether statistics are equal but for rounding.
+
+    Args:
+        told: as stored.
+        expected: as they should be.
+        std: by which share of the largest value a standard deviation may be off.
+    """
+    if told.keys() != expected.keys():
+        return False
+    scale = max(np.abs(expected["min"]).max(), np.abs(expected["max"]).max())
+    for name, values in expected.items():
+        gaps = np.abs(np.asarray(told[name], np.float64) - values)
+        if gaps.shape != values.shape or not (gaps <= scale * (std if name == "std" else 1e-5)).all():
+            return False
+    return True
 
 
 def _sane(values: np.ndarray) -> np.ndarray:

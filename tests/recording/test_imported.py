@@ -127,7 +127,7 @@ def test_no_success_that_was_not_one(source, tmp_path):
 @pytest.mark.parametrize(
     ("column", "change", "message"),
     [
-        ("next.success", lambda values: [not value for value in values], "next.success in"),
+        ("next.success", lambda values: [not value for value in values], ": next.success in"),
         ("next.reward", lambda values: [value + 0.04 for value in values], "next.reward by up to 0.04"),
     ],
 )

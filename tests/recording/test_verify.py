@@ -13,7 +13,7 @@ from common.errors import UserError
 from envs.vector import PushTVectorEnv
 from recording.checks import open_dataset
 from recording.dataset import Dataset, Notes
-from recording.pictures import encode_mp4, encode_png
+from recording.pictures import decode_png, encode_mp4, encode_png
 from recording.verify import verify
 
 
@@ -33,6 +33,12 @@ def doctor(dataset, column, row, change, folder="data"):
     index = table.column_names.index(column)
     field = table.schema.field(column)
     pq.write_table(table.set_column(index, field, pa.array(values, field.type)), path)
+
+
+def one_pixel(picture):
+    pixels = decode_png(picture["bytes"]).copy()
+    pixels[3, 4, 1] ^= 1
+    return picture | {"bytes": encode_png(pixels)}
 
 
 def differing(dataset, capsys):
@@ -91,6 +97,7 @@ def test_so_do_all_kinds(settings, player, new_dataset):
             lambda v: v | {"bytes": encode_png(np.zeros((32, 32, 3), np.uint8))},
             "picture by up to",
         ),
+        ("observation.image", one_pixel, r"picture by up to 0.000326 of 255 on average, first in frame 4"),
     ],
 )
 def test_a_changed_value_is_found(column, change, message, dataset, block, capsys):
@@ -107,12 +114,42 @@ def test_a_changed_value_is_found(column, change, message, dataset, block, capsy
         ("max_coverage", lambda v: v - 0.01, "max_coverage in meta/episodes"),
         ("max_coverage", lambda v: np.nan, "max_coverage in meta/episodes"),
         ("seed", lambda v: v + 1, "state differs by up to"),
+        ("stats/action/mean", lambda v: [v[0] + 0.1, v[1]], "stats of action in meta/episodes"),
+        ("stats/action/std", lambda v: [v[0], 2 * v[1]], "stats of action in meta/episodes"),
+        ("stats/action/q99", lambda v: [np.nan, v[1]], "stats of action in meta/episodes"),
+        ("stats/next.done/count", lambda v: [v[0] + 1], "stats of next.done in meta/episodes"),
+        ("stats/timestamp/min", lambda v: [v[0] - 0.01], "stats of timestamp in meta/episodes"),
+        ("stats/index/max", lambda v: [v[0] + 1], "stats of index in meta/episodes"),
+        (
+            "stats/observation.image/mean",
+            lambda v: [v[0], v[1], [[v[2][0][0] + 0.01]]],
+            "stats of observation.image in meta/episodes",
+        ),
     ],
 )
 def test_a_changed_episode_is_found(column, change, message, dataset, capsys):
     doctor(dataset, column, 1, change, "meta/episodes")
     line = differing(dataset, capsys)
     assert line.startswith("episode 1 (seed ") and message in line
+
+
+@pytest.mark.parametrize("statistic", ["mean", "std", "min", "q01"])
+def test_changed_totals_are_found(statistic, dataset, capsys):
+    stats = json.loads((dataset.root / "meta/stats.json").read_text())
+    stats["action"][statistic][1] += 0.1
+    (dataset.root / "meta/stats.json").write_text(json.dumps(stats))
+    assert not verify(open_dataset(dataset.root))
+    printed = capsys.readouterr().out
+    assert "meta/stats.json: not those of the episodes: action\n" in printed
+    assert "3 of 3 episodes replay exactly" in printed
+
+
+def test_changed_statistics_of_a_film_are_found(player, new_dataset, capsys):
+    crew, dataset = player(video=True), new_dataset(video=True)
+    dataset.append(crew.play(crew.open(), 0)[:2], dataset.notes)
+    change = lambda v: [[[v[0][0][0] + 0.01]], *v[1:]]  # noqa: E731
+    doctor(dataset, "stats/observation.image/mean", 1, change, "meta/episodes")
+    assert "stats of observation.image in meta/episodes" in differing(dataset, capsys)
 
 
 def test_changed_labels_of_disturbed_actions_are_found(player, new_dataset, capsys):

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import re
@@ -10,11 +11,13 @@ import threading
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from lerobot.datasets import LeRobotDataset
 
 import collect_dataset
+from recording import files, pictures
 from recording.human import Window
 from recording.workers import Player
 
@@ -231,6 +234,37 @@ def test_the_card_links_to_where_the_dataset_will_be(tmp_path, short_blocks):
     link = "visualize_dataset?path="
     assert f"{link}me/pusht" in (tmp_path / "mine/README.md").read_text()
     assert link not in (tmp_path / "nameless/README.md").read_text()
+
+
+def no_room(*_, **__):
+    raise av.error.OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "message"),
+    [
+        (
+            pictures,
+            "encode_video_frames",
+            "no video could be made there .*No space left.*make room",
+        ),
+        (files, "concatenate_video_files", "could not be written .*No space left.*--resume goes on"),
+    ],
+)
+def test_no_room_for_videos(module, function, message, tmp_path, short_blocks, monkeypatch, capsys):
+    flags = "--video --resume --episodes"
+    record(tmp_path / "whole", f"{flags} 6")
+    record(tmp_path / "data", f"{flags} 4")
+    before = content(tmp_path / "data")
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as exit_:
+        patch.setattr(module, function, no_room)
+        record(tmp_path / "data", f"{flags} 6")
+    assert exit_.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert re.search(message, line), line
+    assert content(tmp_path / "data") == before
+    record(tmp_path / "data", f"{flags} 6")
+    assert content(tmp_path / "data") == content(tmp_path / "whole")
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,13 @@
+import resource
+import tempfile
+
 import numpy as np
 import pytest
 from lerobot.datasets.compute_stats import compute_episode_stats
 from lerobot.datasets.image_writer import write_image
 
-from recording.pictures import decode_png, encode_png, histogram, picture_stats
+from common.errors import UserError
+from recording.pictures import decode_png, encode_mp4, encode_png, histogram, picture_stats
 
 
 @pytest.mark.parametrize(("count", "side"), [(1, 8), (7, 16), (130, 8), (3, 320)])
@@ -29,3 +33,20 @@ def test_a_picture_is_lossless_and_compressed_as_lerobot_does(tmp_path):
     png = encode_png(frame)
     assert png == (tmp_path / "frame.png").read_bytes()
     np.testing.assert_array_equal(decode_png(png), frame)
+
+
+def test_a_video_that_does_not_fit_is_told_of(monkeypatch, tmp_path):
+    """The encoder may write no more than a part of it."""
+    frames = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3)).astype(np.uint8)
+    pictures = [encode_png(frame) for frame in frames]
+    limit = 1 + max(map(len, pictures))
+    assert len(encode_mp4(pictures)) > 2 * limit
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(UserError, match=f"{tmp_path}: no video could be made there .*File too large"):
+            encode_mp4(pictures)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())

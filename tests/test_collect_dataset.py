@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partialmethod
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from huggingface_hub import DatasetCard, HfApi
 from lerobot.datasets import LeRobotDataset
 
 import collect_dataset
@@ -136,6 +138,14 @@ def test_ctrl_c_saves_and_says_how_to_go_on(workers, forks, tmp_path):
     assert notes(tmp_path / "stopped") == notes(tmp_path / "whole")
 
 
+def test_workers_change_no_video(forks, tmp_path):
+    for name, workers in (("one", ""), ("two", "--workers 2")):
+        assert forks.run(f"{SMALL} --episodes 6 --video {workers} --root {tmp_path / name}") == 0
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    (video,) = (tmp_path / "one/videos").rglob("*.mp4")
+    assert video.read_bytes() == (tmp_path / "two" / video.relative_to(tmp_path / "one")).read_bytes()
+
+
 def test_workers_change_nothing_and_may_die(tmp_path, short_blocks, capsys):
     record(tmp_path / "alone", "--episodes 24 --sampled")
     me, killed = os.getpid(), []
@@ -228,12 +238,83 @@ def test_an_edited_card_stays_until_it_is_out_of_date(tmp_path, short_blocks):
     assert "| episodes | 5, of which" in card.read_text()
 
 
+def test_sampled_actions_are_of_the_seed(tmp_path, short_blocks):
+    for name, sampled in (("one", "--sampled"), ("same", "--sampled"), ("other", "--device cpu")):
+        record(tmp_path / name, f"--episodes 4 --observations keypoints {sampled}")
+    assert content(tmp_path / "one") == content(tmp_path / "same")
+    sampled, modes = (
+        LeRobotDataset("local/any", root=tmp_path / name).hf_dataset.with_format("numpy")["action"][0]
+        for name in ("one", "other")
+    )
+    assert (sampled != modes).all()
+
+
 def test_the_card_links_to_where_the_dataset_will_be(tmp_path, short_blocks):
     for name, flags in (("mine", "--repo-id me/pusht"), ("nameless", "")):
         record(tmp_path / name, f"--episodes 1 --observations keypoints {flags}")
     link = "visualize_dataset?path="
     assert f"{link}me/pusht" in (tmp_path / "mine/README.md").read_text()
     assert link not in (tmp_path / "nameless/README.md").read_text()
+
+
+def test_demonstrations_of_people(tmp_path, finished, capsys):
+    """Episodes of ours, as such a file has them."""
+    frames = LeRobotDataset("local/any", root=finished).hf_dataset.with_format("numpy")[:]
+    states = np.stack(frames["sim.state"])
+    ends = np.flatnonzero(frames["next.done"]) + 1
+    people = tmp_path / "people.npz"
+    np.savez(people, state=states[:, :5], action=np.stack(frames["action"]), episode_ends=ends)
+    flags = f"--import-human {people} --root {tmp_path / 'data'} --resolution 32"
+    for resume in ("", "--resume"):
+        assert collect_dataset.main(f"{flags} {resume}".split())
+        assert f"data: 2 episodes, {len(states)} frames" in capsys.readouterr().out
+    assert collect_dataset.main(["--verify", str(tmp_path / "data")])
+    assert "2 of 2 episodes replay within 1 px" in capsys.readouterr().out
+    card = (tmp_path / "data/README.md").read_text()
+    assert "Recorded by people for [Diffusion Policy]" in card and "| policy | people |" in card
+    assert "Recorded in the simulator" not in card and "episodes played" not in card
+    assert "| starts | as recorded |" in card
+
+
+class Hub(dict):
+    """What was uploaded to me/pusht, by path, in place of huggingface_hub's client."""
+
+    def __init__(self, monkeypatch):
+        for name in ("whoami", "create_repo", "upload_folder", "upload_file", "delete_tag", "create_tag"):
+            monkeypatch.setattr(HfApi, name, partialmethod(getattr(Hub, name), self))
+        monkeypatch.setattr(DatasetCard, "push_to_hub", lambda card, **_: self.update({"README.md": card}))
+        self.tags = []
+
+    def whoami(api, self):
+        pass
+
+    def create_repo(api, self, repo_id, repo_type, **_):
+        assert (repo_id, repo_type) == ("me/pusht", "dataset")
+
+    def upload_folder(api, self, repo_id, folder_path, **_):
+        assert repo_id == "me/pusht"
+        self.update({str(p.relative_to(folder_path)): p for p in folder_path.rglob("*") if p.is_file()})
+
+    def upload_file(api, self, path_or_fileobj, path_in_repo, repo_id, repo_type):
+        assert (repo_id, repo_type) == ("me/pusht", "dataset")
+        self[path_in_repo] = path_or_fileobj
+
+    def delete_tag(api, self, *_, **__):
+        pass
+
+    def create_tag(api, self, repo_id, tag, **_):
+        self.tags.append(tag)
+
+
+def test_it_is_pushed_with_its_own_card(tmp_path, short_blocks, monkeypatch, capsys):
+    hub = Hub(monkeypatch)
+    record(tmp_path / "data", "--episodes 1 --push-to-hub me/pusht")
+    assert capsys.readouterr().out.splitlines()[-1] == "https://huggingface.co/datasets/me/pusht"
+    card = (tmp_path / "data/README.md").read_text()
+    assert hub["README.md"].read_text() == card and "visualize_dataset?path=me/pusht" in card
+    assert "put the T on its place in 1 of 1 episodes played" in card
+    files = [str(p.relative_to(tmp_path / "data")) for p in tmp_path.rglob("data/**/*") if p.is_file()]
+    assert sorted(hub) == sorted(files) and hub.tags == ["v3.0"]
 
 
 def no_room(*_, **__):

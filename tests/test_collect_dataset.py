@@ -22,6 +22,7 @@ import collect_dataset
 from recording import files, pictures
 from recording.human import Window
 from recording.workers import Player
+from tests.act.test_interop import lerobot_trains
 
 REPOSITORY = Path(__file__).parents[1]
 SMALL = "--resolution 32 --seed 7000"
@@ -315,6 +316,16 @@ def test_it_is_pushed_with_its_own_card(tmp_path, short_blocks, monkeypatch, cap
     assert "put the T on its place in 1 of 1 episodes played" in card
     files = [str(p.relative_to(tmp_path / "data")) for p in tmp_path.rglob("data/**/*") if p.is_file()]
     assert sorted(hub) == sorted(files) and hub.tags == ["v3.0"]
+
+
+@pytest.mark.parametrize("observations", ["pixels", "pixels --video", "keypoints"])
+def test_lerobot_train_takes_it_as_it_is(observations, tmp_path, short_blocks):
+    record(tmp_path / "data", f"--episodes 2 --observations {observations}")
+    checkpoint = lerobot_trains(tmp_path / "data", tmp_path / "run", steps=1)
+    config = json.loads((checkpoint / "pretrained_model/config.json").read_text())
+    seen = "observation.image" if observations.startswith("pixels") else "observation.environment_state"
+    assert config["input_features"].keys() == {seen, "observation.state"}
+    assert config["output_features"].keys() == {"action"}
 
 
 def no_room(*_, **__):

@@ -1,7 +1,7 @@
 """How fast ACT trains here beside `lerobot-train`: the same policy, dataset, batch and machine.
 
-    python benchmarks/act_speed.py --dataset.root data/pusht_expert                  full size, pictures
-    python benchmarks/act_speed.py --config configs/act_pusht.yaml --dataset.root DIR  small, keypoints
+    python benchmarks/act_speed.py                                            small, from keypoints
+    python benchmarks/act_speed.py --config configs/act_pusht_image.yaml      full size, from pictures, for a GPU
 
 The configuration is one of train_act.py's, which translates it to LeRobot's terms; LeRobot has its own
 number of loader workers. They take turns, a process each; a rate is the median over the turns, in wall time,
@@ -138,7 +138,7 @@ def report(config: Config, rates: dict[str, list[float]]) -> dict:
 
 @report_user_errors()
 def main() -> None:
-    config = parse(Config, None, "configs/act_pusht_image.yaml", description=__doc__)
+    config = parse(Config, None, train_act.DEFAULT_CONFIG, description=__doc__)
     if config.only:
         print(measure(config))
         return

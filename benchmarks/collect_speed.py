@@ -81,7 +81,7 @@ def measure(recorder: Callable, recipe: Recipe, episodes: int) -> tuple[float, f
 def plain(root: Path, recipe: Recipe, episodes: int) -> int:
     """Returns the number of frames."""
     wanted = {name: feature for name, feature in features(recipe).items() if name != "sim.state"}
-    dataset = LeRobotDataset.create("local/plain", FPS, wanted, root=root)
+    dataset = LeRobotDataset.create("local/plain", FPS, wanted, root=root, video_backend="pyav")
     pixels = recipe.observations == "pixels"
     kind = "pixels_agent_pos" if pixels else "environment_state_agent_pos"
     env, policy = gymnasium.make("gym_pusht/PushT-v0", obs_type=kind), load_policy(EXPERT)

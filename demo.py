@@ -54,9 +54,9 @@ def main() -> bool:
         "shipped expert": measure(SHIPPED, LOGS / "shipped_expert"),
     }
 
-    print("\n3. Record 200 episodes of the shipped expert for imitation learners.\n")
-    record = f"--policy {SHIPPED} --root {DATASET} --observations keypoints --hold 10"
-    collect_dataset.main(f"{record} --episodes 200 --overwrite".split())
+    print("\n3. Record 400 disturbed episodes of the shipped expert for imitation learners.\n")
+    record = f"--policy {SHIPPED} --root {DATASET} --observations keypoints --hold 10 --noise 10"
+    collect_dataset.main(f"{record} --episodes 400 --overwrite".split())
 
     print("\n4. Train a small ACT on them, and play it.\n")
     if not train_act.main(f"--config configs/act_demo.yaml --run-name {CLONE.name} --logs {LOGS}".split()):

@@ -1,7 +1,7 @@
 """What moves ACT's success: the recipe with one choice changed, a row each.
 
     python benchmarks/act_ablations.py                                     all rows, two at a time
-    python benchmarks/act_ablations.py --rows recipe "no noise" --jobs 1
+    python benchmarks/act_ablations.py --rows recipe "50 episodes" --jobs 1
 
 A row is three commands: collect_dataset.py, train_act.py, and evaluate.py on 500 seeds that chose nothing.
 Rows share the datasets and the trainings that their flags allow them to. What was stopped goes on. Prints a
@@ -24,10 +24,7 @@ from common.checkpoint import load_json
 from common.errors import report_user_errors
 
 LOGS = Path("logs/act_ablations")
-COLLECT = (
-    "collect_dataset.py --policy assets/sac_expert --observations keypoints --hold 10 --noise 10 "
-    "--episodes 2000"
-)
+COLLECT = "collect_dataset.py --policy assets/sac_expert --observations keypoints --hold 10 --episodes 2000"
 # A third of the recipe's length, and no choice among checkpoints: the last one is measured.
 TRAIN = "train_act.py --threads 1 --device cpu --steps 6000 --training.eval-freq 0 --training.video-freq 0"
 PLAY = "evaluate.py --episodes 500"
@@ -44,19 +41,20 @@ class Row:
 
 ROWS = {
     "recipe": Row(),
-    "no noise": Row(collect="--noise 0"),
-    "noise of 5 px": Row(collect="--noise 5"),
     "no held end": Row(collect="--hold 0"),
-    "no noise, no held end": Row(collect="--noise 0 --hold 0"),
     "fast expert": Row(collect="--policy assets/sac_expert_fast"),
     "50 episodes": Row(collect="--episodes 50"),
     "200 episodes": Row(collect="--episodes 200"),
     "1000 episodes": Row(collect="--episodes 1000"),
+    "noise of 5 px": Row(collect="--noise 5"),
+    "noise of 10 px": Row(collect="--noise 10"),
+    "noise of 10 px, no held end": Row(collect="--noise 10 --hold 0"),
     "chunk of 4": Row(train="--policy.chunk-size 4"),
     "chunk of 16": Row(train="--policy.chunk-size 16"),
     "1 decoder layer": Row(train="--policy.n-decoder-layers 1"),
     "no average of the weights": Row(train="--optimizer.ema 0"),
     "latent": Row(train="--policy.use-vae"),
+    "constant learning rate": Row(train="--optimizer.schedule constant"),
     "1 action step": Row(play="--n-action-steps 1"),
     "2 action steps": Row(play="--n-action-steps 2"),
     "8 action steps": Row(play="--n-action-steps 8"),

@@ -73,8 +73,10 @@ class Config(Settings):
         check_hub_name(self.push_to_hub, "dataset")
         if self.root == Path():
             raise ValueError("root must be a folder other than the one you are in")
+        if self.verify:
+            self._refuse("--verify", "root", "policy", "resume", "overwrite", "import_human", "push_to_hub")
         if self.policy == HUMAN:
-            self._refuse("--policy human", "video", "noise", "sampled", "workers")
+            self._refuse("--policy human", "video", "noise", "sampled", "workers", "device", "give_up")
         if self.import_human:
             others = "policy", "episodes", "workers", "give_up", "device", "sampled", "noise", "hold"
             self._refuse("--import-human", *others, "min_coverage", "seed")
@@ -109,8 +111,14 @@ def choose_root(config: Config) -> Path:
     """Where the dataset goes if nothing else is said: by who plays."""
     if config.root:
         return config.root
-    player = config.policy if config.policy in (HUMAN, *WITHOUT_FOLDER) else "expert"
-    return Path("data") / f"pusht_{'people' if config.import_human else player}"
+    if config.import_human:
+        player = "people"
+    elif config.policy is None:
+        player = "expert"
+    else:
+        parts = Path(config.policy).resolve().parts  # of a run, perhaps with its checkpoint
+        player = parts[parts.index("checkpoints") - 1] if "checkpoints" in parts else parts[-1]
+    return Path("data") / f"pusht_{player}"
 
 
 def open_or_create(root: Path, config: Config, recipe: Recipe, command: str) -> Dataset:
@@ -171,11 +179,13 @@ def main(argv: Sequence[str] | None = None) -> bool:
     root, recipe = choose_root(config).resolve(), make_recipe(config)
     with writing_to(root):
         dataset = open_or_create(root, config, recipe, command_line("collect_dataset.py", argv))
-        complete = fill(dataset, config)
-        if dataset.episodes and not dataset.has_card:
-            name = config.push_to_hub or config.repo_id
-            with StopRequest("the card of the dataset"):
-                dataset.add_card(lambda folder: write_card(folder, dataset, name))
+        try:
+            complete = fill(dataset, config)
+        finally:  # what was saved has its card, whatever ended the recording
+            if dataset.episodes and not dataset.has_card:
+                name = config.push_to_hub or config.repo_id
+                with StopRequest("the card of the dataset"):
+                    dataset.add_card(lambda folder: write_card(folder, dataset, name))
     print(f"{os.path.relpath(root)}: {dataset.episodes} episodes, {dataset.frames} frames")
     if not complete:
         print("stopped; --resume goes on")

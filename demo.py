@@ -56,7 +56,8 @@ def main() -> bool:
 
     print("\n3. Record 400 disturbed episodes of the shipped expert for imitation learners.\n")
     record = f"--policy {SHIPPED} --root {DATASET} --observations keypoints --hold 10 --noise 10"
-    collect_dataset.main(f"{record} --episodes 400 --overwrite".split())
+    if not collect_dataset.main(f"{record} --episodes 400 --overwrite".split()):
+        return False
 
     print("\n4. Train a small ACT on them, and play it.\n")
     if not train_act.main(f"--config configs/act_demo.yaml --run-name {CLONE.name} --logs {LOGS}".split()):

@@ -74,6 +74,8 @@ def load_policy(
     if kind == "random":
         return RandomPolicy(seed)
     if kind == "scripted":
+        if not deterministic:
+            raise UserError("scripted: this policy has no distribution to sample actions from")
         return ScriptedPolicy()
     if kind == "sac":
         return _load_sac(folder, config, device, deterministic, seed)

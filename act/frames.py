@@ -74,11 +74,11 @@ class Frames:
             else partial(_map_file, folder)
         )
         digest = _digest(meta, [*inputs, ACTION], ends)
+        self.pictures = {name: room(shape) for name, shape in shapes.items()}
         with reading(meta.root):
             raw = read_vectors(meta, vectors, self.num_frames)
             for array in raw.values():
                 digest.update(array.tobytes())
-            self.pictures = {name: room(shape) for name, shape in shapes.items()}
             for name, pictures in self.pictures.items():
                 read_pictures(meta, name, self.lengths, np.asarray(pictures), digest)
         self.fingerprint = digest.hexdigest()

@@ -1,7 +1,7 @@
 """How fast ACT trains here beside `lerobot-train`: the same policy, dataset, batch and machine.
 
     python benchmarks/act_speed.py                                            small, from keypoints
-    python benchmarks/act_speed.py --config configs/act_pusht_image.yaml      full size, from pictures, for a GPU
+    python benchmarks/act_speed.py --config configs/act_pusht_image.yaml      full size, pictures, for a GPU
 
 The configuration is one of train_act.py's, which translates it to LeRobot's terms; LeRobot has its own
 number of loader workers. They take turns, a process each; a rate is the median over the turns, in wall time,

@@ -66,6 +66,7 @@ def main(
         kind: {who: tuple(map(statistics.median, zip(*turns, strict=True))) for who, turns in both.items()}
         for kind, both in rates.items()
     }
+    results["by default: video, PNG"] = {PLAIN: results["video"][PLAIN], OURS: results["PNG"][OURS]}
     print_table(results)
     write_report(json, report(results, rates))
 
@@ -119,7 +120,7 @@ def raw(simulator) -> dict[str, np.ndarray]:
 def ours(root: Path, recipe: Recipe, episodes: int) -> int:
     """Returns the number of frames."""
     dataset = Dataset(root, Notes(recipe, next_seed=recipe.seed))
-    record(dataset, Player(recipe, str(EXPERT)), episodes, workers=1, give_up=episodes)
+    record(dataset, Player(recipe, str(EXPERT), block=episodes), episodes, workers=1, give_up=episodes)
     return dataset.frames
 
 

@@ -137,7 +137,7 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError:
-        raise UserError(f"{path}: missing, so this checkpoint is not whole") from None
+        raise UserError(f"{path}: missing, so its folder is not whole") from None
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: damaged or truncated ({error})") from None
 
@@ -155,7 +155,7 @@ def load_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: missing, so this checkpoint is not whole") from None
+        raise UserError(f"{path}: missing, so its folder is not whole") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: damaged or truncated ({error})") from None
 

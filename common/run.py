@@ -105,6 +105,21 @@ def only_process_in(folder: Path, doing: str = "training") -> Iterator[None]:
         yield
 
 
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back until the end of this block, of a moment, which belongs together."""
+    held: list[int] = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, lambda number, _: held.append(number)) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        for number in held:
+            signal.raise_signal(number)
+
+
 class StopRequest:
     """Turns the first Ctrl-C or SIGTERM into a request that the loop asks for; a second interrupts at once.
 

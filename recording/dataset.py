@@ -28,6 +28,7 @@ from lerobot.utils.utils import flatten_dict
 from pandas import DataFrame, Index
 
 from common.checkpoint import save_json
+from common.run import undisturbed
 from recording.files import NumberedFile, extend, extend_rows, extend_video, last_file, shorten
 from recording.play import column_stats
 from recording.schema import FPS, IMAGE, ROBOT, TASK, Recipe, Recorded, features
@@ -74,6 +75,7 @@ class Dataset:
         self._data = last_file(self.root / "data") if episodes else NumberedFile()
         self._meta = last_file(self.root / "meta/episodes") if episodes else NumberedFile()
 
+    @undisturbed()  # else what is on the disk could be more than what is known of it
     def append(self, episodes: Sequence[Recorded], notes: Notes) -> None:
         """Add episodes. When this returns all of them are on the disk, until then none is.
 
@@ -100,6 +102,7 @@ class Dataset:
             self._write_summary(new, count, frames, stats, notes)
         self._remember(notes, count, frames)
 
+    @undisturbed()
     def drop_last(self) -> None:
         """Take the last episode back, its success too; not for videos, which are not cut.
 

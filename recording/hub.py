@@ -24,8 +24,9 @@ def push(root: Path, name: str) -> None:
     Raises:
         UserError: no network, no token, or the Hub refuses.
     """
+    dataset = LeRobotDataset(name, root=root, video_backend="pyav")
     with uploading(name, f"the dataset is whole at {root}", "again with --resume"):
-        LeRobotDataset(name, root=root, video_backend="pyav").push_to_hub(license="mit")
+        dataset.push_to_hub(license="mit")
         # LeRobot puts a card of its own in the place of ours.
         HfApi().upload_file(
             path_or_fileobj=root / "README.md", path_in_repo="README.md", repo_id=name, repo_type="dataset"

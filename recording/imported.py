@@ -59,10 +59,9 @@ def import_human(dataset: Dataset, path: Path) -> bool:
         UserError: the file is not such a file, or the disk is full.
     """
     recipe, source = dataset.notes.recipe, load(path)
-    if source.images is not None and recipe.resolution != source.images.shape[1]:
-        raise UserError(
-            f"resolution must be {source.images.shape[1]} with {path}, whose pictures are recorded"
-        )
+    pictures = source.images if recipe.observations == "pixels" else None
+    if pictures is not None and recipe.resolution != pictures.shape[1]:
+        raise UserError(f"resolution must be {pictures.shape[1]} with {path}, whose pictures are recorded")
     env = PushTVectorEnv(1)
     places = list(source.episodes())[dataset.episodes :]
     look = {"unit": "episode", "desc": "importing", "dynamic_ncols": True, "disable": None}
@@ -111,13 +110,15 @@ def load(path: Path) -> Demonstrations:
     except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: damaged, or no file of demonstrations ({error})") from None
     images = arrays.get("img")
-    if states.shape != (len(actions), 5) or actions.shape[1:] != (2,) or ends[-1:] != [len(actions)]:
+    whole = ends.ndim == 1 and np.issubdtype(ends.dtype, np.integer) and len(ends) > 0
+    whole = whole and actions.shape == (ends[-1], 2) and states.shape == (ends[-1], 5)
+    if not whole:
         raise UserError(f"{path}: expected state (N, 5), action (N, 2) and episode_ends up to N")
     if np.any(np.diff(ends, prepend=0) <= 0):
         raise UserError(f"{path}: episode_ends must grow from one episode to the next")
     if not (np.isfinite(states).all() and np.isfinite(actions).all()):
         raise UserError(f"{path}: state and action must be finite numbers, and some are not")
-    if images is not None and (len(images) != len(actions) or images.shape[3:] != (3,)):
+    if images is not None and images.shape != (len(actions), *images.shape[1:2] * 2, 3):
         raise UserError(f"{path}: img must hold {len(actions)} pictures (side, side, 3), got {images.shape}")
     return Demonstrations(states, actions, ends, None if images is None else images.astype(np.uint8))
 

@@ -49,6 +49,7 @@ def record(dataset: Dataset, player: Player, episodes: int, workers: int, give_u
             if dataset.episodes >= episodes:
                 return True
             if vain >= give_up:
+                dataset.notes = notes
                 raise UserError(_nothing_kept(dataset, vain))
             if stop():
                 break

@@ -10,7 +10,7 @@ video from the pictures of the replay, which it was made of, unless it was made 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,9 +51,10 @@ class Tolerance:
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Tolerance":
-        if recipe.policy == IMPORT:
-            return cls(state=1.0, reward=0.005, doubt=0.005, picture=0.3)
-        return cls(picture=30.0) if recipe.video else cls()
+        recorded = (
+            cls(state=1.0, reward=0.005, doubt=0.005, picture=0.3) if recipe.policy == IMPORT else cls()
+        )
+        return replace(recorded, picture=30.0) if recipe.video else recorded
 
 
 @dataclass(frozen=True)

@@ -49,29 +49,41 @@ def next_version(root: Path) -> Iterator[Path]:
     """
     folder = _workplace(root) / "next"
     try:
+        with _writing(root):
+            _delete(folder)
+            folder.mkdir(parents=True)
+            yield folder
+            for written in (*folder.rglob("*"), folder):
+                flush(written)
+            _replace(root, folder)
+            flush(root.parent)
+    finally:
         _delete(folder)
-        folder.mkdir(parents=True)
-        yield folder
-        for written in (*folder.rglob("*"), folder):
-            flush(written)
-        _replace(root, folder)
-        flush(root.parent)
+
+
+def remove(root: Path) -> None:
+    """Let the folder be gone, in one step.
+
+    Raises:
+        UserError: the disk cannot be written.
+    """
+    doomed = _workplace(root) / "next"
+    with _writing(root):
+        doomed.parent.mkdir(exist_ok=True)
+        root.rename(doomed)
+    _delete(doomed)
+
+
+@contextmanager
+def _writing(root: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
             f"{root}: could not be written ({reason}), what was saved before is intact: "
             "when this is mended, --resume goes on"
         ) from error
-    finally:
-        _delete(folder)
-
-
-def remove(root: Path) -> None:
-    """Let the folder be gone, in one step."""
-    doomed = _workplace(root) / "next"
-    doomed.parent.mkdir(exist_ok=True)
-    root.rename(doomed)
-    _delete(doomed)
 
 
 def link_all(source: Path, target: Path, wanted: Callable[[Path], bool]) -> None:

@@ -121,7 +121,10 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, its_end = context.Pipe(duplex=False)
         self.process = context.Process(target=_work, args=(its_end, player, first, stride), daemon=True)
+        # Ctrl-C goes to all, and the parent decides: from its first line on this process knows of none.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self.process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         its_end.close()  # else its death would not end the pipe
 
     def next_block(self) -> list[Recorded]:
@@ -151,7 +154,6 @@ class _Worker:
 
 def _work(pipe: Connection, player: Player, first: int, stride: int) -> None:
     """Play in a new process, and send each block, or the error that ends it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all, the parent decides
     threading.Thread(target=_follow_parent, daemon=True).start()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

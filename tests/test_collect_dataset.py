@@ -32,7 +32,7 @@ LONGEST = 120.0  # seconds after which a recording of these tests hangs
 def content(root):
     """Every file but those that tell when and by which commands they were made."""
     files = [p for p in root.rglob("*") if p.is_file() and p.name not in ("recording.json", "README.md")]
-    return {str(p.relative_to(root)): p.read_bytes() for p in files if p.suffix not in (".mp4", ".png")}
+    return {str(p.relative_to(root)): p.read_bytes() for p in files if p.parent.name != "card"}
 
 
 def notes(root):
@@ -390,6 +390,8 @@ def finished(tmp_path_factory):
         ("--root cut --resume", "file-000.parquet: damaged .*killed before it closes.*--overwrite"),
         ("--root short --resume", "short: damaged: meta/info.json tells of 7 episodes"),
         ("--verify nowhere", "nowhere: no such folder"),
+        ("--verify data --resume", "resume must be left out with --verify"),
+        ("--policy scripted --sampled --root new", "scripted: this policy has no distribution"),
         ("--verify cut", "damaged"),
         ("--root file", "file: not a LeRobot dataset"),
         ("--root no_dataset", "no_dataset: not a LeRobot dataset"),

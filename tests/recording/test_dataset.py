@@ -1,4 +1,6 @@
 import errno
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +12,7 @@ from lerobot.datasets.compute_stats import sample_indices
 from lerobot.utils.feature_utils import dataset_to_policy_features
 
 import recording.dataset
+import recording.versions
 from common.errors import UserError
 from recording.pictures import decode_png
 from recording.schema import FPS, IMAGE, ROBOT, TASK, features
@@ -183,6 +186,23 @@ def test_the_last_episode_taken_back_was_never_there(block, new_dataset, content
     for _ in range(4):
         dataset.drop_last()
     assert not dataset.root.exists() and dataset.episodes == 0
+
+
+def test_ctrl_c_during_a_save_waits_until_it_is_known_what_was_saved(block, new_dataset, monkeypatch):
+    dataset = new_dataset()
+
+    def flush(path):
+        if path == dataset.root.parent:  # the new version is in place
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(recording.versions, "flush", flush)
+    for episodes in (block[:2], block[2:]):
+        with pytest.raises(KeyboardInterrupt):
+            dataset.append(episodes, dataset.notes)
+        assert dataset.episodes == LeRobotDataset("local/any", root=dataset.root).num_episodes
+    with pytest.raises(KeyboardInterrupt):
+        dataset.drop_last()
+    assert dataset.episodes == len(block) - 1
 
 
 def test_a_full_disk_leaves_what_was_saved(block, new_dataset, contents, monkeypatch):

@@ -93,6 +93,12 @@ def test_demonstrations_become_a_dataset(file, source, tmp_path, capsys):
     assert f"{EPISODES} of {EPISODES} episodes replay within 1 px" in capsys.readouterr().out
 
 
+def test_demonstrations_as_a_video(file, source, tmp_path):
+    dataset = dataset_at(tmp_path / "data", source, video=True)
+    assert import_human(dataset, file)
+    assert verify(dataset)
+
+
 def test_ctrl_c_saves_what_it_has(source, tmp_path, monkeypatch):
     np.savez(tmp_path / "people.npz", **source)
     whole, dataset = (dataset_at(tmp_path / name, source, observations="keypoints") for name in "ab")
@@ -163,8 +169,15 @@ def test_a_dataset_is_of_what_the_file_holds(tmp_path):
         ({"episode_ends": [0, 4]}, "episode_ends must grow from one episode to the next"),
         ({"state": np.full((4, 5), np.nan)}, "state and action must be finite numbers"),
         ({"action": np.full((4, 2), np.inf)}, "state and action must be finite numbers"),
+        ({"episode_ends": [2.0, 4.0]}, "expected state .* and episode_ends up to N"),
+        ({"episode_ends": 4}, "expected state .* and episode_ends up to N"),
+        ({"episode_ends": np.zeros(0, int)}, "expected state .* and episode_ends up to N"),
         (
             {"img": np.zeros((3, 8, 8, 3), np.uint8)},
+            r"img must hold 4 pictures \(side, side, 3\)",
+        ),
+        (
+            {"img": np.zeros((4, 8, 12, 3), np.uint8)},
             r"img must hold 4 pictures \(side, side, 3\)",
         ),
     ],

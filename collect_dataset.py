@@ -71,6 +71,7 @@ class Config(Settings):
         if self.resume and self.overwrite:
             raise ValueError("overwrite must be false with --resume, which keeps what is there")
         check_hub_name(self.push_to_hub, "dataset")
+        check_hub_name(self.repo_id, "dataset", "repo_id")
         if self.root == Path():
             raise ValueError("root must be a folder other than the one you are in")
         if self.verify:

@@ -10,8 +10,8 @@ from huggingface_hub.utils import validate_repo_id
 from common.errors import UserError
 
 
-def check_hub_name(name: str, kind: str) -> None:
-    """Raise ValueError if it is no `push_to_hub` of such a kind; an empty one asks for no upload."""
+def check_hub_name(name: str, kind: str, setting: str = "push_to_hub") -> None:
+    """Raise ValueError if this value of a setting is no name on the Hub; an empty one asks for nothing."""
     if not name:
         return
     try:
@@ -20,7 +20,7 @@ def check_hub_name(name: str, kind: str) -> None:
     except HFValidationError:
         valid = False
     if not valid:
-        raise ValueError(f"push_to_hub must be of the form user/{kind}, got {name}")
+        raise ValueError(f"{setting} must be of the form user/{kind}, got {name}")
 
 
 @contextmanager

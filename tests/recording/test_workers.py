@@ -38,6 +38,8 @@ class Troubled(Player):
 def forked(monkeypatch):
     fork = multiprocessing.get_context("fork")
     monkeypatch.setattr(workers.multiprocessing, "get_context", lambda _: fork)
+    for library, setting in ((workers.torch, "set_num_threads"), (workers.cv2, "setNumThreads")):
+        monkeypatch.setattr(library, setting, lambda _: None)  # would wait for threads that a fork has not
     return fork
 
 

@@ -37,6 +37,8 @@ class Settings:
     min_coverage: float = 0.0  # of the goal, at best, below which an episode is not kept
 
     def validate(self) -> None:
+        if self.seed > 2**62:
+            raise ValueError(f"seed must be at most 2^62, for episodes count on from it, got {self.seed}")
         for name in ("seed", "noise", "hold"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

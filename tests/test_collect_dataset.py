@@ -390,6 +390,7 @@ def finished(tmp_path_factory):
         ("--root cut --resume", "file-000.parquet: damaged .*killed before it closes.*--overwrite"),
         ("--root short --resume", "short: damaged: meta/info.json tells of 7 episodes"),
         ("--verify nowhere", "nowhere: no such folder"),
+        ("--seed 99999999999999999999 --root new", "seed must be at most 2.62"),
         ("--repo-id pusht --root new", "repo_id must be of the form user/dataset, got pusht"),
         ("--verify data --resume", "resume must be left out with --verify"),
         ("--policy scripted --sampled --root new", "scripted: this policy has no distribution"),

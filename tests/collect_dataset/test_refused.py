@@ -1,0 +1,130 @@
+"""What the recorder refuses, in one sentence."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import collect_dataset
+from recording.human import Window
+from tests.collect_dataset.runs import REPOSITORY, SMALL, content
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--root data", "data: exists; --resume goes on with it, --overwrite replaces it"),
+        ("--root data --noise 2", "data: exists; --overwrite replaces it, or choose another --root"),
+        ("--root other", "other: exists; --overwrite replaces it, or choose another --root"),
+        ("--root cut", "cut: exists; --overwrite replaces it, or choose another --root"),
+        ("--root data --resume --noise 2", "data was recorded otherwise .*noise: 0.0 -> 2.0"),
+        (
+            "--root data --resume --policy scripted",
+            r"recorded otherwise .*policy: .* -> scripted; fingerprint: \w{8} -> scripted\)",
+        ),
+        ("--root data --resume --overwrite", "overwrite must be false with --resume"),
+        ("--root data --resume --observations pixels", "observations: keypoints -> pixels"),
+        ("--root no_dataset --resume", "no_dataset: not a LeRobot dataset"),
+        (
+            "--root no_dataset --overwrite",
+            "no_dataset: not a LeRobot dataset, so --overwrite does not touch it",
+        ),
+        ("--root other --resume", "other: was not recorded by collect_dataset.py"),
+        ("--root old --resume", "old: a dataset of version v2.1, not v3.0"),
+        ("--root cut --resume", "file-000.parquet: damaged .*killed before it closes.*--overwrite"),
+        ("--root short --resume", "short: damaged: meta/info.json tells of 7 episodes"),
+        ("--verify nowhere", "nowhere: no such folder"),
+        ("--seed 99999999999999999999 --root new", "seed must be at most 2.62"),
+        ("--repo-id pusht --root new", "repo_id must be of the form user/dataset, got pusht"),
+        ("--verify data --resume", "resume must be left out with --verify"),
+        ("--policy scripted --sampled --root new", "scripted: this policy has no distribution"),
+        ("--verify cut", "damaged"),
+        ("--root file", "file: not a LeRobot dataset"),
+        ("--root no_dataset", "no_dataset: not a LeRobot dataset"),
+        ("--root ''", "root must be a folder other than the one you are in"),
+        ("--root fast --resume", "info.json: damaged .30 fps instead of 10"),
+        ("--verify fast", "info.json: damaged .30 fps instead of 10"),
+        ("--import-human file --noise 3 --root new", "noise must be left out with --import-human"),
+        ("--import-human file --policy random --root new", "policy must be left out with --import-human"),
+        ("--import-human file --episodes 3 --root new", "episodes must be left out with --import-human"),
+        ("--policy human --sampled --root new", "sampled must be left out with --policy human"),
+        ("--push-to-hub me/pu\\ sht --root new", "push_to_hub must be of the form user/dataset"),
+        ("--push-to-hub me/pusht --root new", "me/pusht: could not be uploaded .*nothing was recorded yet"),
+        ("--policy nowhere", "nowhere: no such folder"),
+        (
+            "--policy random --root new --give-up 32",
+            "random: none of the last 32 episodes succeeded, after 0 saved to .*new; use a better",
+        ),
+        ("--policy human --root new --workers 2", "workers must be left out with --policy human"),
+        ("--resolution 7 --root new", "resolution must be from 16 to 1024 pixels, got 7"),
+        ("--noise -1 --root new", "noise must not be negative"),
+        ("--video --observations keypoints --root new", "video must be false with --observations keypoints"),
+        ("--import-human nowhere.npz --root new", "nowhere.npz: no such file"),
+        ("--import-human file --root new", "file: damaged, or no file of demonstrations"),
+        ("--root file/data", "file/.*cannot be written"),
+        ("--root data --resume --episodes 2 --push-to-hub me/pusht", "me/pusht: could not be uploaded"),
+        ("--push-to-hub pusht --root new", "push_to_hub must be of the form user/dataset"),
+        ("--episodes 0", "episodes must be at least 1, got 0"),
+    ],
+)
+def test_bad_input_is_answered_in_one_sentence(flags, message, finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("data", "other", "old", "cut", "short", "fast"):
+        shutil.copytree(finished, name)
+    Path("no_dataset").mkdir()
+    Path("no_dataset/file").touch()
+    Path("file").touch()
+    Path("other/meta/recording.json").unlink()
+    info = json.loads(Path("old/meta/info.json").read_text())
+    Path("old/meta/info.json").write_text(json.dumps(info | {"codebase_version": "v2.1"}))
+    Path("short/meta/info.json").write_text(json.dumps(info | {"total_episodes": 7}))
+    Path("fast/meta/info.json").write_text(json.dumps(info | {"fps": 30}))
+    file = Path("cut/data/chunk-000/file-000.parquet")
+    file.write_bytes(file.read_bytes()[:-20])
+    before = content(Path("data"))
+    same = SMALL.split() if "--root data" in flags else []  # so that only what is tested differs
+    same += ["--observations", "keypoints"] if "--observations" not in flags and "video" not in flags else []
+    with pytest.raises(SystemExit) as exit_:
+        collect_dataset.main([*shlex.split(flags), *same])
+    printed = capsys.readouterr()
+    assert exit_.value.code == 2
+    (line,) = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+    assert re.search(message, line), line
+    assert "Traceback" not in printed.err
+    assert content(Path("data")) == before
+
+
+def test_no_screen_of_any_kind(tmp_path):
+    """Left to choose, SDL opens a window that exists nowhere."""
+    hidden = {"DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"}
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    command = [sys.executable, str(REPOSITORY / "collect_dataset.py"), "--policy", "human"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "needs a screen to open a window on, and there is none" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("driver", ["x11", "dummy", "offscreen"])
+def test_no_screen_for_a_person(driver, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SDL_VIDEODRIVER", driver)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.setattr(Window, "act", lambda *_: pytest.fail("it waits for a person"))
+    with pytest.raises(SystemExit) as exit_:
+        collect_dataset.main(f"--policy human --root {tmp_path / 'mine'}".split())
+    assert exit_.value.code == 2
+    assert "needs a screen to open a window on, and there is none" in capsys.readouterr().err
+
+
+def test_the_shell_sees_code_2_and_no_traceback(tmp_path):
+    command = [sys.executable, str(REPOSITORY / "collect_dataset.py"), "--policy", "nowhere"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: nowhere: no such folder")
+    assert "Traceback" not in done.stderr

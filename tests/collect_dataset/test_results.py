@@ -1,0 +1,162 @@
+"""What a recording leaves: episodes, a card, an upload, something to train on."""
+
+import json
+import re
+from functools import partialmethod
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub import DatasetCard, HfApi
+from lerobot.datasets import LeRobotDataset
+
+import collect_dataset
+from tests.act.test_interop import lerobot_trains
+from tests.collect_dataset.runs import REPOSITORY, SMALL, content, notes, record
+
+
+def test_failures_are_kept_when_asked_for(tmp_path, short_blocks):
+    record(tmp_path / "all", "--policy scripted --episodes 5 --all --observations keypoints")
+    opened = LeRobotDataset("local/any", root=tmp_path / "all")
+    rows = opened.meta.episodes
+    assert list(rows["seed"]) == [7000, 7001, 7002, 7003, 7004]
+    assert not all(rows["success"])
+    for row in rows:
+        successes = opened.hf_dataset.with_format("numpy")["next.success"][
+            row["dataset_from_index"] : row["dataset_to_index"]
+        ]
+        assert bool(np.any(successes)) == row["success"]
+    record(
+        tmp_path / "good", "--policy scripted --episodes 2 --all --min-coverage 0.5 --observations keypoints"
+    )
+    good = LeRobotDataset("local/any", root=tmp_path / "good").meta.episodes
+    assert min(good["max_coverage"]) >= 0.5
+
+
+def test_without_a_root_it_goes_by_who_plays(tmp_path, short_blocks, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = f"{SMALL} --policy random --all --episodes 1 --observations keypoints"
+    assert collect_dataset.main(flags.split())
+    assert capsys.readouterr().out.startswith("data/pusht_random: 1 episodes, 300 frames")
+    notes = json.loads(Path("data/pusht_random/meta/recording.json").read_text())
+    assert notes["recipe"]["policy"] == "random"
+    assert LeRobotDataset("local/pusht_random", root="data/pusht_random").num_frames == 300
+
+
+def test_the_card_tells_what_is_there(tmp_path, short_blocks):
+    record(tmp_path / "data", "--episodes 4 --observations keypoints")
+    card = (tmp_path / "data/README.md").read_text()
+    opened = LeRobotDataset("local/any", root=tmp_path / "data")
+    actions = np.stack(list(opened.hf_dataset.with_format("numpy")["action"])).astype(np.float64)
+    assert f"| frames | {opened.num_frames:,} at 10 Hz" in card
+    shown = [actions[:, 0].min(), np.quantile(actions[:, 0], 0.01), np.median(actions[:, 0])]
+    assert f"| x | {' | '.join(f'{value:.1f}' for value in shown)} |" in card
+    assert "[More Information Needed]" not in card and "Recorded in the simulator" in card
+    assert "put the T on its place in 4 of 4 episodes played: 100.0 %" in card
+    assert "seeds 7000 to 7003" in card and "assets/" in card and str(REPOSITORY) not in card
+    for name in re.findall(r"card/\w+\.\w+", card):
+        assert (tmp_path / "data" / name).stat().st_size > 1000
+
+
+def test_an_edited_card_stays_until_it_is_out_of_date(tmp_path, short_blocks):
+    flags, card = "--observations keypoints --resume --episodes", tmp_path / "data/README.md"
+    record(tmp_path / "data", f"{flags} 4")
+    card.write_text("My words.")
+    before = notes(tmp_path / "data"), content(tmp_path / "data")
+    record(tmp_path / "data", f"{flags} 4")
+    assert card.read_text() == "My words."
+    assert (notes(tmp_path / "data"), content(tmp_path / "data")) == before
+    record(tmp_path / "data", f"{flags} 5")
+    assert "| episodes | 5, of which" in card.read_text() and "My words." not in card.read_text()
+    card.unlink()
+    record(tmp_path / "data", f"{flags} 5")
+    assert "| episodes | 5, of which" in card.read_text()
+
+
+def test_sampled_actions_are_of_the_seed(tmp_path, short_blocks):
+    for name, sampled in (("one", "--sampled"), ("same", "--sampled"), ("other", "--device cpu")):
+        record(tmp_path / name, f"--episodes 4 --observations keypoints {sampled}")
+    assert content(tmp_path / "one") == content(tmp_path / "same")
+    sampled, modes = (
+        LeRobotDataset("local/any", root=tmp_path / name).hf_dataset.with_format("numpy")["action"][0]
+        for name in ("one", "other")
+    )
+    assert (sampled != modes).all()
+
+
+def test_the_card_links_to_where_the_dataset_will_be(tmp_path, short_blocks):
+    for name, flags in (("mine", "--repo-id me/pusht"), ("nameless", "")):
+        record(tmp_path / name, f"--episodes 1 --observations keypoints {flags}")
+    link = "visualize_dataset?path="
+    assert f"{link}me/pusht" in (tmp_path / "mine/README.md").read_text()
+    assert link not in (tmp_path / "nameless/README.md").read_text()
+
+
+def test_demonstrations_of_people(tmp_path, finished, capsys):
+    """Episodes of ours, as such a file has them."""
+    frames = LeRobotDataset("local/any", root=finished).hf_dataset.with_format("numpy")[:]
+    states = np.stack(frames["sim.state"])
+    ends = np.flatnonzero(frames["next.done"]) + 1
+    people = tmp_path / "people.npz"
+    np.savez(people, state=states[:, :5], action=np.stack(frames["action"]), episode_ends=ends)
+    flags = f"--import-human {people} --root {tmp_path / 'data'} --resolution 32"
+    for resume in ("", "--resume"):
+        assert collect_dataset.main(f"{flags} {resume}".split())
+        assert f"data: 2 episodes, {len(states)} frames" in capsys.readouterr().out
+    assert collect_dataset.main(["--verify", str(tmp_path / "data")])
+    assert "2 of 2 episodes replay within 1 px" in capsys.readouterr().out
+    card = (tmp_path / "data/README.md").read_text()
+    assert "Recorded by people for [Diffusion Policy]" in card and "| policy | people |" in card
+    assert "Recorded in the simulator" not in card and "episodes played" not in card
+    assert "| starts | as recorded |" in card
+
+
+class Hub(dict):
+    """What was uploaded to me/pusht, by path, in place of huggingface_hub's client."""
+
+    def __init__(self, monkeypatch):
+        for name in ("whoami", "create_repo", "upload_folder", "upload_file", "delete_tag", "create_tag"):
+            monkeypatch.setattr(HfApi, name, partialmethod(getattr(Hub, name), self))
+        monkeypatch.setattr(DatasetCard, "push_to_hub", lambda card, **_: self.update({"README.md": card}))
+        self.tags = []
+
+    def whoami(api, self):
+        pass
+
+    def create_repo(api, self, repo_id, repo_type, **_):
+        assert (repo_id, repo_type) == ("me/pusht", "dataset")
+
+    def upload_folder(api, self, repo_id, folder_path, **_):
+        assert repo_id == "me/pusht"
+        self.update({str(p.relative_to(folder_path)): p for p in folder_path.rglob("*") if p.is_file()})
+
+    def upload_file(api, self, path_or_fileobj, path_in_repo, repo_id, repo_type):
+        assert (repo_id, repo_type) == ("me/pusht", "dataset")
+        self[path_in_repo] = path_or_fileobj
+
+    def delete_tag(api, self, *_, **__):
+        pass
+
+    def create_tag(api, self, repo_id, tag, **_):
+        self.tags.append(tag)
+
+
+def test_it_is_pushed_with_its_own_card(tmp_path, short_blocks, monkeypatch, capsys):
+    hub = Hub(monkeypatch)
+    record(tmp_path / "data", "--episodes 1 --push-to-hub me/pusht")
+    assert capsys.readouterr().out.splitlines()[-1] == "https://huggingface.co/datasets/me/pusht"
+    card = (tmp_path / "data/README.md").read_text()
+    assert hub["README.md"].read_text() == card and "visualize_dataset?path=me/pusht" in card
+    assert "put the T on its place in 1 of 1 episodes played" in card
+    files = [str(p.relative_to(tmp_path / "data")) for p in tmp_path.rglob("data/**/*") if p.is_file()]
+    assert sorted(hub) == sorted(files) and hub.tags == ["v3.0"]
+
+
+@pytest.mark.parametrize("observations", ["pixels", "pixels --video", "keypoints"])
+def test_lerobot_train_takes_it_as_it_is(observations, tmp_path, short_blocks):
+    record(tmp_path / "data", f"--episodes 2 --observations {observations}")
+    checkpoint = lerobot_trains(tmp_path / "data", tmp_path / "run", steps=1)
+    config = json.loads((checkpoint / "pretrained_model/config.json").read_text())
+    seen = "observation.image" if observations.startswith("pixels") else "observation.environment_state"
+    assert config["input_features"].keys() == {seen, "observation.state"}
+    assert config["output_features"].keys() == {"action"}

@@ -207,7 +207,8 @@ def start_up_table(config: Config, trainer: Trainer, meta: LeRobotDatasetMetadat
     processes = trainer.accelerator.num_processes
     rows = {
         "run": f"{terms.output_dir.name} in {config.logs}, seed {terms.seed}",
-        "dataset": f"{meta.root}: {len(lengths):,} episodes, {frames.num_frames:,} frames, {meta.fps} fps",
+        "dataset": f"{meta.root}: {len(lengths):,} episodes, {frames.num_recorded:,} frames, {meta.fps} fps"
+        f"{', and their mirror images' * frames.mirror}",
         "episodes": f"{lengths.min()} to {lengths.max()} frames, {lengths.mean():.1f} on average",
         "input": f"{inputs}; decoded, {frames.place()}",
         "output": f"action (2,), chunks of {policy.chunk_size}, {policy.n_action_steps} of them played",

@@ -35,6 +35,7 @@ class DatasetConfig:
     root: Path | None = None  # folder of a LeRobot dataset; None: repo_id's, from LeRobot's cache or the Hub
     repo_id: str = ""  # its name on the Hub; empty: local/<folder>
     episodes: int = 0  # learn from the first so many; 0: all
+    mirror: bool = False  # learn from each a second time, as seen in the mirror (`envs/symmetry.py`)
     imagenet_stats: bool = True  # normalise pictures as ImageNet's are, not by the dataset's own numbers
     memory_gb: float = 8.0  # of decoded pictures held in memory; larger ones lie in a file beside the run
 

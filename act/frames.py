@@ -2,7 +2,8 @@
 
 LeRobot's trainer decodes every picture anew each time it is drawn, in worker processes. PushT's datasets fit
 in memory: 25,650 pictures of 96 x 96 are 709 MB. The batches are those of LeRobot's dataset, sampler and
-loader, in the same order, bit for bit.
+loader, in the same order, bit for bit; with `dataset.mirror`, those of a dataset that goes on, after its
+last episode, with the mirror images of all.
 """
 
 import hashlib
@@ -19,11 +20,16 @@ import torch
 from accelerate.data_loader import BatchSamplerShard
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
-from lerobot.utils.constants import ACTION
+from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 from torch.utils.data import BatchSampler
 
 from act.dataset import DatasetConfig, features_of, read_pictures, read_vectors, reading
 from common.errors import UserError
+from envs.symmetry import mirror_on_board
+
+# What the mirror takes vectors for, and their shapes in PushT's datasets.
+_ON_BOARD = {ACTION: "agent_pos", OBS_STATE: "agent_pos", OBS_ENV_STATE: "keypoints"}
+_SHAPES = {OBS_STATE: (2,), OBS_ENV_STATE: (16,)}
 
 
 class Frames:
@@ -55,17 +61,23 @@ class Frames:
         self.preprocessor = preprocessor
         self.device = device
         self.offsets = torch.arange(chunk_size, device=device)
-        self.lengths = np.array(meta.episodes["length"])[: config.episodes or None]
+        self.lengths = np.array(meta.episodes["length"])[: config.episodes or None]  # of recorded episodes
         ends = np.cumsum(self.lengths)
-        self.num_frames = int(ends[-1])
+        self.num_recorded = int(ends[-1])
+        self.mirror = config.mirror
+        self.num_frames = self.num_recorded * (1 + self.mirror)
         # Of each frame: the last one of its episode.
-        self.last = torch.from_numpy(np.repeat(ends - 1, self.lengths)).to(device)
+        last = np.repeat(ends - 1, self.lengths)
+        last = np.concatenate([last, last + self.num_recorded]) if self.mirror else last
+        self.last = torch.from_numpy(last).to(device)
 
         if missing := set(inputs) - set(meta.features):
             raise UserError(f"{meta.root}: has no {', '.join(sorted(missing))}, which the policy looks at")
         cameras = [name for name, feature in inputs.items() if feature.type is FeatureType.VISUAL]
         vectors = [name for name in inputs if name not in cameras] + [ACTION]
-        shapes = {name: (self.num_frames, *features_of(meta)[name].shape) for name in cameras}
+        shapes = {name: (self.num_recorded, *features_of(meta)[name].shape) for name in cameras}
+        if self.mirror:
+            _check_mirrors(meta, inputs)
         self.gigabytes = sum(math.prod(shape) for shape in shapes.values()) / 1e9  # of pictures
         self.memory_gb = config.memory_gb
         room = (
@@ -76,11 +88,14 @@ class Frames:
         digest = _digest(meta, [*inputs, ACTION], ends)
         self.pictures = {name: room(shape) for name, shape in shapes.items()}
         with reading(meta.root):
-            raw = read_vectors(meta, vectors, self.num_frames)
+            raw = read_vectors(meta, vectors, self.num_recorded)
             for array in raw.values():
                 digest.update(array.tobytes())
             for name, pictures in self.pictures.items():
                 read_pictures(meta, name, self.lengths, np.asarray(pictures), digest)
+        if self.mirror:
+            digest.update(b"mirror")
+            raw = {name: np.concatenate([a, mirror_on_board(_ON_BOARD[name], a)]) for name, a in raw.items()}
         self.fingerprint = digest.hexdigest()
         # The normalisation is per number, so it can be done once for all.
         normal = preprocessor({name: torch.from_numpy(array) for name, array in raw.items()})
@@ -120,12 +135,19 @@ class Frames:
 
     def _draw(self, indices: torch.Tensor, here: torch.Tensor) -> dict[str, torch.Tensor]:
         drawn = {}
+        if self.mirror:
+            mirrored = (here >= self.num_recorded)[:, None, None, None]
+            here, indices = here % self.num_recorded, indices % self.num_recorded
         for name, pictures in self.pictures.items():
             if isinstance(pictures, np.memmap):
                 chosen = torch.from_numpy(pictures[indices.numpy()])
             else:
                 chosen = pictures[here if pictures.device == self.device else indices]
-            drawn[name] = chosen.to(self.device, non_blocking=True).to(torch.float32) / 255.0
+            chosen = chosen.to(self.device, non_blocking=True)
+            if self.mirror:
+                image = chosen.flip(2, 3).transpose(2, 3)  # across the diagonal from the lower left
+                chosen = torch.where(mirrored, image, chosen)
+            drawn[name] = chosen.to(torch.float32) / 255.0
         normal = self.preprocessor(drawn)
         return {name: normal[name] for name in drawn}
 
@@ -161,6 +183,19 @@ class Order:
             return list(order.split(self.batch_size))[done:]
         batches = BatchSampler(order.tolist(), self.batch_size, drop_last=False)
         return [torch.tensor(batch) for batch in BatchSamplerShard(batches, *self.processes)][done:]
+
+
+def _check_mirrors(meta: LeRobotDatasetMetadata, inputs: dict[str, PolicyFeature]) -> None:
+    """Raise UserError where a feature is not known to have a mirror image."""
+    for name, feature in inputs.items():
+        if feature.type is FeatureType.VISUAL:
+            wanted, known = "a square", feature.shape[1] == feature.shape[2]
+        else:
+            wanted, known = f"of shape {_SHAPES[name]}", tuple(feature.shape) == _SHAPES[name]
+        if not known:
+            raise UserError(
+                f"{meta.root}: dataset.mirror must be false, for {name} is not {wanted} but {feature.shape}"
+            )
 
 
 def _digest(meta: LeRobotDatasetMetadata, names: Sequence[str], ends: np.ndarray) -> Any:

@@ -27,6 +27,20 @@ _MIRRORED: dict[str, tuple[list[int], list[int]]] = {  # feature -> order and si
 }
 
 
+_MIDDLE = 256.0  # px, of the board in x and y
+
+
+def mirror_on_board(name: str, points: np.ndarray) -> np.ndarray:
+    """Where points lie in the mirror.
+
+    Args:
+        name: "agent_pos", which stands for any point, or "keypoints", of which the mirror exchanges pairs.
+        points: (..., 2) or (..., 16), in pixels.
+    """
+    order, signs = _MIRRORED[name]
+    return (points - _MIDDLE)[..., order] * np.array(signs, points.dtype) + _MIDDLE
+
+
 class Symmetry(NamedTuple):
     """A mirrored vector is `vector[..., order] * signs`."""
 

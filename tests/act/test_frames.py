@@ -14,6 +14,7 @@ from accelerate.data_loader import prepare_data_loader
 from lerobot.configs.default import DatasetConfig as LeRobotDatasetConfig
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets.factory import make_dataset as open_lerobots
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.datasets.sampler import EpisodeAwareSampler
 from lerobot.policies import make_pre_post_processors
 from PIL import Image
@@ -23,6 +24,7 @@ from act.dataset import DatasetConfig, features_of, open_dataset
 from act.frames import Frames, Order
 from act.policy import PolicyConfig, act_config, choose_inputs
 from common.errors import UserError
+from envs.vector import PushTVectorEnv
 
 CHUNK = 7
 POLICY = PolicyConfig(chunk_size=CHUNK, n_action_steps=2)
@@ -95,6 +97,96 @@ def test_batches_are_lerobots(datasets, tmp_path, kind, settings):
         assert set(our) == {*terms.input_features, "action", "action_is_pad"}
         for name, tensor in our.items():
             assert tensor.dtype == their[name].dtype and torch.equal(tensor, their[name]), name
+
+
+@pytest.mark.parametrize("settings", [{}, {"memory_gb": 0.0}])
+@pytest.mark.parametrize("camera", [True, False], ids=["pictures", "keypoints"])
+def test_the_mirror_images_are_those_of_mirrored_boards(tmp_path, camera, settings):
+    """As the environment observes and draws them."""
+    (boards, actions), (mirrored, answers) = boards_and_mirror_images()
+    real, image = observe(boards), observe(mirrored)
+    record_boards(tmp_path / "data", real | {"action": actions}, camera)
+    frames, pre, terms = open_ours(tmp_path / "data", tmp_path, mirror=True, **settings)
+    count = len(boards)
+    assert (frames.num_recorded, frames.num_frames) == (count, 2 * count)
+    assert [len(batch) for batch in Order(frames.num_frames, count, 0).epoch(0)] == [count, count]
+
+    here, there = torch.arange(count), torch.arange(count, 2 * count)
+    plain, seen = frames.batch(here), frames.batch(there)
+    unmirrored = open_ours(tmp_path / "data", tmp_path)[0].batch(here)
+    assert all(torch.equal(tensor, unmirrored[name]) for name, tensor in plain.items())
+    expected = pre({name: torch.from_numpy(array) for name, array in (image | {"action": answers}).items()})
+    for name in terms.input_features:
+        if name == "observation.image":  # which the drawing rounds to pixels
+            off, unlike = (seen[name] - expected[name]).abs(), (seen[name] - plain[name]).abs()
+            assert off.mean() < 0.2 * unlike.mean()
+        else:
+            torch.testing.assert_close(seen[name], expected[name], atol=1e-4, rtol=0)
+    assert torch.equal(seen["action_is_pad"], plain["action_is_pad"])
+    last = count // 2 - 1  # of the first of two episodes
+    steps = (torch.arange(count)[:, None] + torch.arange(CHUNK)).clamp_max(last)[: last + 1]
+    torch.testing.assert_close(seen["action"][: last + 1], expected["action"][steps], atol=1e-4, rtol=0)
+
+    mixed = frames.batch(order := torch.tensor([3, count + 3, 5, 2 * count - 1]))
+    for name, tensor in mixed.items():
+        assert torch.equal(tensor, torch.cat([plain[name], seen[name]])[order]), name
+    assert frames.fingerprint != open_ours(tmp_path / "data", tmp_path)[0].fingerprint
+
+
+def test_what_has_no_mirror_image_is_refused(make_dataset, tmp_path):
+    root = make_dataset(tmp_path / "dataset", state_size=3)
+    with pytest.raises(
+        UserError, match=r"mirror must be false, for observation.state is not of shape \(2,\)"
+    ):
+        open_ours(root, tmp_path, mirror=True)
+
+
+def boards_and_mirror_images():
+    """Twice boards (12, 5) and actions (12, 2), the second time across x + y = 512, written out."""
+    rng = np.random.default_rng(0)
+    agent, block, actions = rng.uniform([[[50]], [[200]], [[0]]], [[[150]], [[312]], [[512]]], (3, 12, 2))
+    angle = rng.uniform(-np.pi, np.pi, (12, 1))
+    image = np.concatenate([512 - agent[:, ::-1], 512 - block[:, ::-1], np.pi / 2 - angle], axis=1)
+    boards = np.concatenate([agent, block, angle], axis=1)
+    return (boards, actions.astype(np.float32)), (image, (512 - actions[:, ::-1]).astype(np.float32))
+
+
+def observe(boards):
+    """What the environment shows of these boards, under LeRobot's names, as a loader gives it."""
+    env = PushTVectorEnv(len(boards), pixels=96)
+    raw, _ = env.reset(seed=list(range(len(boards))), options={"states": boards})
+    return {
+        "observation.state": raw["agent_pos"].astype(np.float32),
+        "observation.environment_state": raw["keypoints"].reshape(len(boards), 16).astype(np.float32),
+        "observation.image": raw["pixels"].transpose(0, 3, 1, 2).astype(np.float32) / 255.0,
+    }
+
+
+def record_boards(root, columns, camera):
+    """Two episodes of them, by LeRobot's own API."""
+    names = [
+        name
+        for name in columns
+        if name != ("observation.environment_state" if camera else "observation.image")
+    ]
+    features = {
+        name: {"dtype": "float32", "shape": columns[name].shape[1:], "names": None}
+        if name != "observation.image"
+        else {"dtype": "image", "shape": (96, 96, 3), "names": ["height", "width", "channel"]}
+        for name in names
+    }
+    dataset = LeRobotDataset.create("local/boards", 10, features, root=root, use_videos=False)
+    count = len(columns["action"])
+    for index in range(count):
+        frame = {name: columns[name][index] for name in names}
+        if camera:
+            frame["observation.image"] = np.round(frame["observation.image"].transpose(1, 2, 0) * 255).astype(
+                np.uint8
+            )
+        dataset.add_frame(frame | {"task": "push the T"})
+        if index in (count // 2 - 1, count - 1):
+            dataset.save_episode()
+    dataset.finalize()
 
 
 def test_what_exceeds_the_memory_lies_in_a_file_without_a_name(datasets, tmp_path):

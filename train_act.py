@@ -10,33 +10,28 @@ Started again under the same name, a run goes on from its last checkpoint. Ctrl-
 
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from lerobot.configs.default import DatasetConfig as LeRobotDatasetConfig
-from lerobot.configs.train import TrainPipelineConfig
-from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.policies import make_pre_post_processors
 
 from act.checkpoint import continue_terms, find_training, publish, read_ours
-from act.dataset import DatasetConfig, features_of, open_dataset
+from act.config import Config, in_lerobots_terms
+from act.dataset import open_dataset
 from act.frames import Frames
-from act.learner import Learner, OptimizerConfig
+from act.learner import Learner
+from act.overview import start_up_table, warn_of_long_chunks
 from act.player import ACTPlayer
-from act.policy import PolicyConfig, act_config, build_policy
-from act.trainer import Trainer, TrainingConfig
+from act.policy import build_policy
+from act.trainer import Trainer
 from common.config import config_path, parse, to_dict
 from common.device import choose_device
 from common.errors import UserError, report_user_errors
-from common.hub import check_hub_name
 from common.logger import Logger
 from common.run import (
     StopRequest,
-    check_name,
     choose_folder,
     command_line,
     last_checkpoint,
@@ -64,71 +59,6 @@ MAY_CHANGE_ON_RESUME = (
     "training.save_freq",
     "training.video_freq",
 )
-
-
-@dataclass(frozen=True)
-class Config:
-    """Everything about a training run."""
-
-    run_name: str = ""  # folder below logs/; empty: the config file's name and the seed
-    seed: int = 1  # of everything random
-    steps: int = 100_000  # updates of the whole training
-    batch_size: int = 64  # samples per update and process
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: cuda, else cpu
-    threads: int = 0  # CPU threads of PyTorch; 0: its own choice
-    logs: Path = Path("logs")  # where runs are kept
-    resume: bool = True  # go on where a run of this name stopped; --no-resume: begin anew under a new name
-    start_from: Path | None = None  # a run or checkpoint to go on from in a new run; also lerobot-train's
-    wandb_project: str = ""  # log to Weights & Biases too
-    push_to_hub: str = ""  # upload the best policy to this name (user/policy) when it is finished
-    dataset: DatasetConfig = field(default_factory=DatasetConfig)  # what to learn from
-    policy: PolicyConfig = field(default_factory=PolicyConfig)  # the network
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # the updates
-    training: TrainingConfig = field(default_factory=TrainingConfig)  # the loop
-
-    def validate(self) -> None:
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("seed", "threads"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        check_name(self.run_name)
-        check_hub_name(self.push_to_hub, "policy")
-
-
-def in_lerobots_terms(
-    config: Config, meta: LeRobotDatasetMetadata, device: torch.device, folder: Path
-) -> TrainPipelineConfig:
-    """The training as `lerobot-train` would be asked for it; it stands in every checkpoint."""
-    optimizer = config.optimizer
-    return TrainPipelineConfig(
-        dataset=LeRobotDatasetConfig(
-            repo_id=meta.repo_id,
-            root=str(meta.root.absolute()),
-            episodes=list(range(config.dataset.episodes)) or None,
-            use_imagenet_stats=config.dataset.imagenet_stats,
-            video_backend="pyav",
-        ),
-        policy=act_config(
-            config.policy,
-            features_of(meta),
-            device=device.type,
-            optimizer_lr=optimizer.lr,
-            optimizer_lr_backbone=optimizer.lr_backbone,
-            optimizer_weight_decay=optimizer.weight_decay,
-        ),
-        output_dir=folder.absolute(),
-        job_name=folder.name,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        steps=config.steps,
-        env_eval_freq=0,
-        log_freq=config.training.log_freq,
-        save_freq=config.training.save_freq,
-        optimizer=optimizer.lerobot_optimizer(),
-        scheduler=optimizer.lerobot_scheduler(config.steps),
-    )
 
 
 def build_trainer(
@@ -169,7 +99,7 @@ def build_trainer(
         folder,
         accelerator,
     )
-    return trainer, start_up_table(config, trainer, meta, backbone)
+    return trainer, start_up_table(trainer, meta, backbone)
 
 
 def go_on(trainer: Trainer, source: Path, least_steps: int) -> None:
@@ -184,42 +114,6 @@ def go_on(trainer: Trainer, source: Path, least_steps: int) -> None:
             f"{source} has been trained for {trainer.step:,} steps already: "
             f"steps must be more, got {trainer.lerobot.steps}"
         )
-
-
-def warn_of_long_chunks(chunk_size: int, frames: Frames) -> None:
-    """Say so where no episode is as long as a chunk."""
-    longest, mean = frames.lengths.max(), frames.lengths.mean()
-    if chunk_size > longest:
-        print(
-            f"warning: policy.chunk_size {chunk_size} is longer than every episode "
-            f"(the longest has {longest} frames, the mean {mean:.1f}), "
-            "so the end of each chunk is padding that nothing is learnt from",
-            file=sys.stderr,
-        )
-
-
-def start_up_table(config: Config, trainer: Trainer, meta: LeRobotDatasetMetadata, backbone: str) -> str:
-    """What is about to be trained; `backbone` is what the ResNet begins with, in words."""
-    frames, terms, policy = trainer.frames, trainer.lerobot, trainer.lerobot.policy
-    size = sum(p.numel() for p in trainer.learner.policy.parameters())
-    lengths, precision = frames.lengths, config.optimizer.precision
-    inputs = ", ".join(f"{name} {tuple(f.shape)}" for name, f in policy.input_features.items())
-    processes = trainer.accelerator.num_processes
-    rows = {
-        "run": f"{terms.output_dir.name} in {config.logs}, seed {terms.seed}",
-        "dataset": f"{meta.root}: {len(lengths):,} episodes, {frames.num_recorded:,} frames, {meta.fps} fps"
-        f"{', and their mirror images' * frames.mirror}",
-        "episodes": f"{lengths.min()} to {lengths.max()} frames, {lengths.mean():.1f} on average",
-        "input": f"{inputs}; decoded, {frames.place()}",
-        "output": f"action (2,), chunks of {policy.chunk_size}, {policy.n_action_steps} of them played",
-        "policy": f"ACT, {size:,} parameters; ResNet: {backbone}",
-        "device": f"{trainer.learner.device}, {processes} process{'es' * (processes > 1)}, "
-        f"{torch.get_num_threads()} CPU threads, {precision}",
-        "length": f"{terms.steps:,} steps of {terms.batch_size} samples, "
-        f"{terms.steps * trainer.samples_per_step / frames.num_frames:,.1f} epochs",
-        "watch": f"tensorboard --logdir {config.logs}",
-    }
-    return "\n".join(f"  {name:<10} {value}" for name, value in rows.items())
 
 
 @report_user_errors()

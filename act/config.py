@@ -1,0 +1,82 @@
+"""Everything about a training of ACT, and the same in LeRobot's terms."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lerobot.configs.default import DatasetConfig as LeRobotDatasetConfig
+from lerobot.configs.train import TrainPipelineConfig
+from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+
+from act.dataset import DatasetConfig, features_of
+from act.learner import OptimizerConfig
+from act.policy import PolicyConfig, act_config
+from act.trainer import TrainingConfig
+from common.hub import check_hub_name
+from common.run import check_name
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything about a training run."""
+
+    run_name: str = ""  # folder below logs/; empty: the config file's name and the seed
+    seed: int = 1  # of everything random
+    steps: int = 100_000  # updates of the whole training
+    batch_size: int = 64  # samples per update and process
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: cuda, else cpu
+    threads: int = 0  # CPU threads of PyTorch; 0: its own choice
+    logs: Path = Path("logs")  # where runs are kept
+    resume: bool = True  # go on where a run of this name stopped; --no-resume: begin anew under a new name
+    start_from: Path | None = None  # a run or checkpoint to go on from in a new run; also lerobot-train's
+    wandb_project: str = ""  # log to Weights & Biases too
+    push_to_hub: str = ""  # upload the best policy to this name (user/policy) when it is finished
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)  # what to learn from
+    policy: PolicyConfig = field(default_factory=PolicyConfig)  # the network
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # the updates
+    training: TrainingConfig = field(default_factory=TrainingConfig)  # the loop
+
+    def validate(self) -> None:
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("seed", "threads"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        check_name(self.run_name)
+        check_hub_name(self.push_to_hub, "policy")
+
+
+def in_lerobots_terms(
+    config: Config, meta: LeRobotDatasetMetadata, device: torch.device, folder: Path
+) -> TrainPipelineConfig:
+    """The training as `lerobot-train` would be asked for it; it stands in every checkpoint."""
+    optimizer = config.optimizer
+    return TrainPipelineConfig(
+        dataset=LeRobotDatasetConfig(
+            repo_id=meta.repo_id,
+            root=str(meta.root.absolute()),
+            episodes=list(range(config.dataset.episodes)) or None,
+            use_imagenet_stats=config.dataset.imagenet_stats,
+            video_backend="pyav",
+        ),
+        policy=act_config(
+            config.policy,
+            features_of(meta),
+            device=device.type,
+            optimizer_lr=optimizer.lr,
+            optimizer_lr_backbone=optimizer.lr_backbone,
+            optimizer_weight_decay=optimizer.weight_decay,
+        ),
+        output_dir=folder.absolute(),
+        job_name=folder.name,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        steps=config.steps,
+        env_eval_freq=0,
+        log_freq=config.training.log_freq,
+        save_freq=config.training.save_freq,
+        optimizer=optimizer.lerobot_optimizer(),
+        scheduler=optimizer.lerobot_scheduler(config.steps),
+    )

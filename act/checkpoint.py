@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from act.learner import Learner
 from act.policy import export
 from common.checkpoint import TRAINING_STATE, load_json, load_tensors, save_json, save_tensors
-from common.errors import UserError
+from common.errors import UserError, reason
 from common.hub import uploading
 
 OURS = "trainer"
@@ -91,8 +91,7 @@ def read(folder: Path, learner: Learner) -> tuple[dict[str, Any], dict[str, torc
         learner.continue_at(train_utils.load_training_step(training))
         load_rng_state(training)
     except (OSError, KeyError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{folder}: not the checkpoint of such a training: {reason}") from None
+        raise UserError(f"{folder}: not the checkpoint of such a training: {reason(error)}") from None
     return state, tensors
 
 
@@ -149,8 +148,7 @@ def continue_terms(folder: Path, fresh: TrainPipelineConfig) -> TrainPipelineCon
     try:
         terms = TrainPipelineConfig.from_pretrained(model)
     except Exception as error:  # draccus raises its own, of no common class
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{model}: no training to go on from: {reason}") from None
+        raise UserError(f"{model}: no training to go on from: {reason(error)}") from None
     if terms.policy is None or terms.policy.type != "act":
         raise UserError(f"{model}: this is a policy of type {getattr(terms.policy, 'type', None)}, not act")
     if not terms.use_policy_training_preset or terms.optimizer.type != "adamw":

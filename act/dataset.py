@@ -19,9 +19,9 @@ from lerobot.utils.constants import ACTION, IMAGENET_STATS
 from lerobot.utils.feature_utils import dataset_to_policy_features
 from PIL import Image
 
-from common.errors import UserError
+from common.errors import UserError, reason
+from envs.observations import FPS
 
-FPS = 10  # of PushT
 ACTION_SHAPE = (2,)  # a target on the board
 TOLERANCE = 1e-4  # seconds that a video's frame may be off, LeRobot's default
 # What reading a broken file raises: pyarrow's errors are ValueErrors or OSErrors, PyAV's are OSErrors.
@@ -64,7 +64,7 @@ def open_dataset(config: DatasetConfig) -> LeRobotDatasetMetadata:
         meta = LeRobotDatasetMetadata(config.repo_id or f"local/{config.root.name}", root=config.root)
     except (*BROKEN, HTTPError) as error:
         hint = "is it whole?" if config.root else "is that its name, and is there a network?"
-        raise UserError(f"{name}: this dataset cannot be opened, {hint} ({_line(error)})") from None
+        raise UserError(f"{name}: this dataset cannot be opened, {hint} ({reason(error)})") from None
     if not meta.total_episodes or not meta.total_frames:
         raise UserError(f"{name}: this dataset is empty")
     _check_whole(meta, name)
@@ -113,7 +113,7 @@ def reading(name: str | Path) -> Iterator[None]:
     try:
         yield
     except BROKEN as error:
-        raise UserError(f"{name}: this dataset is damaged: {_line(error)}") from None
+        raise UserError(f"{name}: this dataset is damaged: {reason(error)}") from None
 
 
 def read_vectors(
@@ -186,8 +186,3 @@ def _read_video(meta: LeRobotDatasetMetadata, name: str, lengths: np.ndarray) ->
 
 def _data_files(meta: LeRobotDatasetMetadata) -> list[Path]:
     return sorted((meta.root / "data").glob("*/*.parquet"))
-
-
-def _line(error: Exception) -> str:
-    """What an exception says, in one line of bearable length."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

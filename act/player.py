@@ -13,7 +13,7 @@ from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 
 from act.policy import skip_attention_weights
 from common.checkpoint import load_tensors
-from common.errors import UserError
+from common.errors import UserError, reason
 from envs.observations import RawObservation
 
 # Observations per pass, by whether they are pictures: always as many, filled up if need be, so that a chunk
@@ -173,8 +173,7 @@ def load_player(
             config, str(folder), preprocessor_overrides={"device_processor": {"device": config.device}}
         )
     except Exception as error:  # draccus, LeRobot and PyTorch raise many kinds
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{folder}: this ACT cannot be opened: {reason}") from None
+        raise UserError(f"{folder}: this ACT cannot be opened: {reason(error)}") from None
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise UserError(f"{folder}: some weights are not finite, so the training had diverged")
     skip_attention_weights(policy)

@@ -45,6 +45,7 @@ ROWS = {
     "fast expert": Row(collect="--policy assets/sac_expert_fast"),
     "50 episodes": Row(collect="--episodes 50"),
     "200 episodes": Row(collect="--episodes 200"),
+    "200 episodes, mirrored": Row(collect="--episodes 200", train="--dataset.mirror"),
     "1000 episodes": Row(collect="--episodes 1000"),
     "noise of 5 px": Row(collect="--noise 5"),
     "noise of 10 px": Row(collect="--noise 10"),

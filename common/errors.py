@@ -1,5 +1,6 @@
 """Mistakes of the person at the prompt, told in one line instead of a traceback."""
 
+import errno
 import io
 import os
 import sys
@@ -14,19 +15,24 @@ class UserError(Exception):
     """
 
 
+def reason(error: BaseException) -> str:
+    """What an exception says, for the end of a sentence: one line of bearable length."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 @contextmanager
 def report_user_errors() -> Iterator[None]:
     """Print a `UserError` as `error: ...` on stderr and exit with code 2.
 
     A reader that has seen enough of our output (`| head`) ends the script without a word, as usual, Ctrl-C
-    with one; nothing else is caught. Lines go out one by one, also into a file, so that a log tells how far a
-    script is.
+    with one, and so does a full disk where nobody has said more; nothing else is caught. Lines go out one by
+    one, also into a file, so that a log tells how far a script is.
 
     Decorates a script's `main` (`@report_user_errors()`) or wraps a block (`with report_user_errors():`).
 
     Raises:
-        SystemExit: code 2, in place of a `UserError`; code 130 after Ctrl-C; code 141 where nobody reads any
-            more.
+        SystemExit: code 2, in place of a `UserError` or of a full disk; code 130 after Ctrl-C; code 141
+            where nobody reads any more.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
@@ -40,5 +46,18 @@ def report_user_errors() -> Iterator[None]:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the last flush fails as well
+        _close_stdout()
         raise SystemExit(141) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        where = error.filename or "the disk, or where the output goes,"
+        print(f"error: {where} has no space left", file=sys.stderr)
+        if not error.filename:
+            _close_stdout()
+        raise SystemExit(2) from None
+
+
+def _close_stdout() -> None:
+    """Else the last flush fails as well."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

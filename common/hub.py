@@ -7,7 +7,7 @@ from httpx import HTTPError
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from common.errors import UserError
+from common.errors import UserError, reason
 
 
 def check_hub_name(name: str, kind: str, setting: str = "push_to_hub") -> None:
@@ -38,8 +38,7 @@ def uploading(name: str, whole: str, again: str) -> Iterator[None]:
     try:
         yield
     except (HTTPError, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{name}: could not be uploaded ({reason}); {whole}: log in with `hf auth login`, "
+            f"{name}: could not be uploaded ({reason(error)}); {whole}: log in with `hf auth login`, "
             f"see that there is a network, and start {again}"
         ) from None

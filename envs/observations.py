@@ -11,6 +11,7 @@ import numpy as np
 RawObservation = dict[str, np.ndarray]
 _HALF_BOARD = 256.0  # pixels
 GOAL_POSE = np.array([256.0, 256.0, np.pi / 4])  # x, y in pixels, angle: where gym-pusht wants the block
+FPS = 10  # control steps per second, and pictures
 SUCCESS_COVERAGE = 0.95  # gym-pusht's success_threshold: more of the goal covered ends an episode
 
 

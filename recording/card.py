@@ -16,12 +16,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from common.video import write_video
+from envs.observations import FPS
 from envs.pictures import SUCCESS, mosaic, save_figure
 from envs.pixels import Renderer
 from envs.rollout import Episode
 from envs.summary import wilson_interval
 from recording.dataset import Dataset, Notes
-from recording.schema import FPS, IMPORT
+from recording.schema import IMPORT
 
 SHOWN, SIDE = 9, 160  # episodes in the film, pixels of each
 MOMENTS = 8  # of an episode on the contact sheet

@@ -12,14 +12,15 @@ import pyarrow.parquet as pq
 from common.checkpoint import load_json
 from common.config import differences, from_dict, to_dict
 from common.errors import UserError
+from envs.observations import FPS
 from recording.dataset import INFO, NOTES, STATS, TASKS, Dataset, Notes
 from recording.files import REPAIR, NumberedFile, count_frames, reading
-from recording.schema import FPS, IMAGE, TASK, Recipe
+from recording.schema import IMAGE, TASK, Recipe
 
 
 def is_dataset(root: Path) -> bool:
-    """Whether a folder is a LeRobot dataset, of whatever kind and state."""
-    return (root / INFO).is_file()
+    """Whether a folder is a LeRobot dataset, of whatever kind and state, or what is left of one of ours."""
+    return (root / INFO).is_file() or (root / NOTES).is_file()
 
 
 def open_dataset(root: Path) -> Dataset:
@@ -31,7 +32,9 @@ def open_dataset(root: Path) -> Dataset:
     if not root.exists():
         raise UserError(f"{root}: no such folder, so there is no dataset")
     if not is_dataset(root):
-        raise UserError(f"{root}: not a LeRobot dataset, meta/info.json is missing; choose another --root")
+        raise UserError(f"{root}: not a LeRobot dataset, {INFO} is missing; choose another --root")
+    if not (root / INFO).is_file():
+        raise UserError(f"{root}: damaged: {INFO} is missing; {REPAIR}")
     info = load_json(root / INFO)
     version = info.get("codebase_version") if isinstance(info, dict) else None
     if version != "v3.0":

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from lerobot.datasets.utils import DEFAULT_DATA_PATH, DEFAULT_EPISODES_PATH, DEFAULT_VIDEO_PATH
 from lerobot.datasets.video_utils import concatenate_video_files
 
-from common.errors import UserError
+from common.errors import UserError, reason
 
 FILES_PER_FOLDER = 1_000  # LeRobot's default
 DAMAGE = (  # what readers of Parquet, JSON and videos raise, and Pillow (SyntaxError)
@@ -36,9 +36,9 @@ def reading(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise UserError(f"{path}: missing; {REPAIR}") from None
     except DAMAGE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{path}: damaged ({reason}), as when a recorder is killed before it closes its files; {REPAIR}"
+            f"{path}: damaged ({reason(error)}), as when a recorder is killed before it closes its files; "
+            f"{REPAIR}"
         ) from None
 
 

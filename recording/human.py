@@ -10,11 +10,11 @@ import numpy as np
 import pygame
 
 from common.errors import UserError
-from envs.observations import RawObservation
+from envs.observations import FPS, RawObservation
 from envs.pixels import Renderer
 from recording.dataset import Dataset
 from recording.play import RecordingEnv, play
-from recording.schema import FPS, Recorded
+from recording.schema import Recorded
 
 SIDE, BAR = 640, 56  # pixels of the board on the screen, and of the text below it
 INVISIBLE = "dummy", "offscreen"  # SDL's screens that nobody sees, to which it turns if there is no other

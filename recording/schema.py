@@ -11,9 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from envs.observations import SUCCESS_COVERAGE
+from envs.observations import FPS, SUCCESS_COVERAGE
 
-FPS = 10
 HUMAN, IMPORT = "human", "import"  # policies: a person at the mouse, and episodes from elsewhere
 TASK = "Push the T-shaped blue block onto the T-shaped green target surface."
 IMAGE = "observation.image"

@@ -23,6 +23,8 @@ from tests.collect_dataset.runs import REPOSITORY, SMALL, content
         ("--root data --noise 2", "data: exists; --overwrite replaces it, or choose another --root"),
         ("--root other", "other: exists; --overwrite replaces it, or choose another --root"),
         ("--root cut", "cut: exists; --overwrite replaces it, or choose another --root"),
+        ("--root headless", "headless: exists; --overwrite replaces it, or choose another --root"),
+        ("--root headless --resume", "headless: damaged: meta/info.json is missing; .*--overwrite"),
         ("--root data --resume --noise 2", "data was recorded otherwise .*noise: 0.0 -> 2.0"),
         (
             "--root data --resume --policy scripted",
@@ -75,12 +77,13 @@ from tests.collect_dataset.runs import REPOSITORY, SMALL, content
 )
 def test_bad_input_is_answered_in_one_sentence(flags, message, finished, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for name in ("data", "other", "old", "cut", "short", "fast"):
+    for name in ("data", "other", "old", "cut", "short", "fast", "headless"):
         shutil.copytree(finished, name)
     Path("no_dataset").mkdir()
     Path("no_dataset/file").touch()
     Path("file").touch()
     Path("other/meta/recording.json").unlink()
+    Path("headless/meta/info.json").unlink()
     info = json.loads(Path("old/meta/info.json").read_text())
     Path("old/meta/info.json").write_text(json.dumps(info | {"codebase_version": "v2.1"}))
     Path("short/meta/info.json").write_text(json.dumps(info | {"total_episodes": 7}))

@@ -1,8 +1,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+FULL = Path("/dev/full")
 
 SCRIPT = """
 from common.errors import UserError, report_user_errors
@@ -38,6 +41,20 @@ def test_other_exits_pass_through():
 def test_ctrl_c_is_a_word_and_exit_code_130():
     done = run("KeyboardInterrupt")
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_a_full_disk_is_a_sentence():
+    done = run("OSError(28, 'No space left on device', 'data/x')")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: data/x has no space left\n")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="only Linux has such a file")
+def test_so_is_output_into_a_full_one():
+    script = SCRIPT.replace("raise {error}", "print('line')")
+    with FULL.open("w") as full:
+        done = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: the disk, or where the output goes, has no space left\n"
 
 
 def test_a_reader_that_has_seen_enough_ends_it_silently():

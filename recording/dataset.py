@@ -31,8 +31,7 @@ from common.checkpoint import save_json
 from common.run import undisturbed
 from envs.observations import FPS
 from recording.files import NumberedFile, extend, extend_rows, extend_video, last_file, shorten
-from recording.play import column_stats
-from recording.schema import IMAGE, ROBOT, TASK, Recipe, Recorded, features
+from recording.schema import IMAGE, ROBOT, TASK, Recipe, Recorded, column_stats, features
 from recording.versions import link_all, next_version, remove
 
 FRAMES_PER_FILE = 10_000  # 13 MB of pictures of 96 x 96; what an `append` writes again at most

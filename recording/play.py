@@ -6,7 +6,6 @@ An episode depends on the recipe and on its seed, not on what is recorded beside
 from collections.abc import Sequence
 
 import numpy as np
-from lerobot.datasets.compute_stats import get_feature_stats
 
 from common.seeding import split_seed
 from envs.observations import SUCCESS_COVERAGE, RawObservation
@@ -14,7 +13,7 @@ from envs.pusht import PushTEnv
 from envs.rollout import Episode, Policy, rollout
 from envs.vector import MAX_EPISODE_STEPS, PushTVectorEnv
 from recording.pictures import encode_mp4, encode_png, histogram, picture_stats
-from recording.schema import IMAGE, Recipe, Recorded, columns
+from recording.schema import IMAGE, Recipe, Recorded, column_stats, columns
 
 
 class RecordingEnv(PushTVectorEnv):
@@ -163,8 +162,3 @@ def add_pictures(
     if pictures:
         recorded.stats[IMAGE] = picture_stats(histograms)
         recorded.video = encode_mp4(pictures) if recipe.video else b""
-
-
-def column_stats(values: np.ndarray) -> dict[str, np.ndarray]:
-    """LeRobot's statistics of an episode's values (T,) or (T, k)."""
-    return get_feature_stats(values, axis=0, keepdims=values.ndim == 1)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from lerobot.datasets.compute_stats import get_feature_stats
 
 from envs.observations import FPS, SUCCESS_COVERAGE
 
@@ -138,6 +139,11 @@ def columns(
     stored = {name: values[name].astype(wanted[name]["dtype"]) for name in wanted if name != IMAGE}
     # Seconds in float64, of which LeRobot makes its statistics; stored they are float32.
     return stored | {"timestamp": np.arange(steps) / FPS, "frame_index": np.arange(steps)}
+
+
+def column_stats(values: np.ndarray) -> dict[str, np.ndarray]:
+    """LeRobot's statistics of an episode's values (T,) or (T, k)."""
+    return get_feature_stats(values, axis=0, keepdims=values.ndim == 1)
 
 
 def _feature(dtype: str, size: int, names: Any = None) -> dict[str, Any]:

@@ -27,8 +27,8 @@ from envs.vector import PushTVectorEnv
 from recording.dataset import STATS, Dataset, all_stats
 from recording.files import NumberedFile, reading
 from recording.pictures import decode_png, histogram, picture_stats
-from recording.play import Noise, column_stats, steps_on_place
-from recording.schema import IMAGE, IMPORT, Recipe
+from recording.play import Noise, steps_on_place
+from recording.schema import IMAGE, IMPORT, Recipe, column_stats
 
 LEVER = 100.0  # pixels from the T's middle to its far end: what an angle is worth
 ROUNDING = 1e-6  # of float32 beside float64, in pixels or rewards; far below any difference that matters

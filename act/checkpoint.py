@@ -153,6 +153,8 @@ def continue_terms(folder: Path, fresh: TrainPipelineConfig) -> TrainPipelineCon
         raise UserError(f"{model}: this is a policy of type {getattr(terms.policy, 'type', None)}, not act")
     if not terms.use_policy_training_preset or terms.optimizer.type != "adamw":
         raise UserError(f"{model}: was trained with another optimiser than ACT's own, which is the one here")
+    if getattr(terms.scheduler, "num_decay_steps", None) == terms.steps:  # it is to end with the training
+        terms.scheduler.num_decay_steps = fresh.steps
     terms.dataset, terms.steps, terms.output_dir = fresh.dataset, fresh.steps, fresh.output_dir
     terms.policy.device, terms.policy.pretrained_backbone_weights = fresh.policy.device, None
     terms.policy.push_to_hub = terms.resume = False

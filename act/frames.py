@@ -3,7 +3,7 @@
 LeRobot's trainer decodes every picture anew each time it is drawn, in worker processes. PushT's datasets fit
 in memory: 25,650 pictures of 96 x 96 are 709 MB. The batches are those of LeRobot's dataset, sampler and
 loader, in the same order, bit for bit; with `dataset.mirror`, those of a dataset that goes on, after its
-last episode, with the mirror images of all.
+last episode, with the mirror images of all, and has the same statistics.
 """
 
 import hashlib
@@ -25,11 +25,10 @@ from torch.utils.data import BatchSampler
 
 from act.dataset import DatasetConfig, features_of, read_pictures, read_vectors, reading
 from common.errors import UserError
-from envs.symmetry import mirror_on_board
+from envs.symmetry import mirror_points
 
-# What the mirror takes vectors for, and their shapes in PushT's datasets.
-_ON_BOARD = {ACTION: "agent_pos", OBS_STATE: "agent_pos", OBS_ENV_STATE: "keypoints"}
-_SHAPES = {OBS_STATE: (2,), OBS_ENV_STATE: (16,)}
+# What the mirror takes vectors for; `ACTPlayer` refuses other inputs than these and pictures.
+_POINTS = {ACTION: "agent_pos", OBS_STATE: "agent_pos", OBS_ENV_STATE: "keypoints"}
 
 
 class Frames:
@@ -41,7 +40,7 @@ class Frames:
         chunk_size: actions per sample.
         preprocessor: LeRobot's; normalises.
         device: where batches come out.
-        config: episodes and memory.
+        config: which episodes, their mirror images, and the memory.
         folder: for the file of what is too large for the memory.
 
     Raises:
@@ -71,36 +70,41 @@ class Frames:
         last = np.concatenate([last, last + self.num_recorded]) if self.mirror else last
         self.last = torch.from_numpy(last).to(device)
 
-        if missing := set(inputs) - set(meta.features):
-            raise UserError(f"{meta.root}: has no {', '.join(sorted(missing))}, which the policy looks at")
+        _check_features(meta, inputs)
         cameras = [name for name, feature in inputs.items() if feature.type is FeatureType.VISUAL]
         vectors = [name for name in inputs if name not in cameras] + [ACTION]
-        shapes = {name: (self.num_recorded, *features_of(meta)[name].shape) for name in cameras}
-        if self.mirror:
-            _check_mirrors(meta, inputs)
-        self.gigabytes = sum(math.prod(shape) for shape in shapes.values()) / 1e9  # of pictures
         self.memory_gb = config.memory_gb
-        room = (
-            partial(torch.empty, dtype=torch.uint8)
-            if self.gigabytes <= self.memory_gb
-            else partial(_map_file, folder)
-        )
-        digest = _digest(meta, [*inputs, ACTION], ends)
+        shapes = {name: (self.num_recorded, *inputs[name].shape) for name in cameras}
+        self.gigabytes = sum(math.prod(shape) for shape in shapes.values()) / 1e9  # of pictures
+        in_memory = partial(torch.empty, dtype=torch.uint8)
+        room = in_memory if self.gigabytes <= self.memory_gb else partial(_map_file, folder)
         self.pictures = {name: room(shape) for name, shape in shapes.items()}
+
+        points = {name: torch.from_numpy(array) for name, array in self._read(meta, vectors, ends).items()}
+        normal = preprocessor(points)  # per number, so it can be done once for all
+        self.vectors = {name: normal[name].to(device) for name in vectors}
+        self.pictures = {name: _place(pictures, device) for name, pictures in self.pictures.items()}
+
+    def _read(
+        self, meta: LeRobotDatasetMetadata, vectors: Sequence[str], ends: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Fill `pictures`, set `fingerprint`, and return the vectors, each (num_frames, k), as recorded."""
+        digest = hashlib.sha256(ends.tobytes())
+        for name in (*self.pictures, *vectors):  # by what they are normalised
+            for _, values in sorted(meta.stats[name].items()):
+                digest.update(np.asarray(values, np.float64).tobytes())
         with reading(meta.root):
-            raw = read_vectors(meta, vectors, self.num_recorded)
-            for array in raw.values():
+            points = read_vectors(meta, vectors, self.num_recorded)
+            for array in points.values():
                 digest.update(array.tobytes())
             for name, pictures in self.pictures.items():
                 read_pictures(meta, name, self.lengths, np.asarray(pictures), digest)
         if self.mirror:
             digest.update(b"mirror")
-            raw = {name: np.concatenate([a, mirror_on_board(_ON_BOARD[name], a)]) for name, a in raw.items()}
+            seen = {name: mirror_points(_POINTS[name], a, bool(self.pictures)) for name, a in points.items()}
+            points = {name: np.concatenate([array, seen[name]]) for name, array in points.items()}
         self.fingerprint = digest.hexdigest()
-        # The normalisation is per number, so it can be done once for all.
-        normal = preprocessor({name: torch.from_numpy(array) for name, array in raw.items()})
-        self.vectors = {name: normal[name].to(device) for name in vectors}
-        self.pictures = {name: _place(pictures, device) for name, pictures in self.pictures.items()}
+        return points
 
     def batch(self, indices: torch.Tensor) -> dict[str, torch.Tensor]:
         """The samples that begin at these frames, as LeRobot's loader and preprocessor make them.
@@ -142,7 +146,7 @@ class Frames:
             if isinstance(pictures, np.memmap):
                 chosen = torch.from_numpy(pictures[indices.numpy()])
             else:
-                chosen = pictures[here if pictures.device == self.device else indices]
+                chosen = pictures[here if pictures.device == here.device else indices]
             chosen = chosen.to(self.device, non_blocking=True)
             if self.mirror:
                 image = chosen.flip(2, 3).transpose(2, 3)  # across the diagonal from the lower left
@@ -185,26 +189,15 @@ class Order:
         return [torch.tensor(batch) for batch in BatchSamplerShard(batches, *self.processes)][done:]
 
 
-def _check_mirrors(meta: LeRobotDatasetMetadata, inputs: dict[str, PolicyFeature]) -> None:
-    """Raise UserError where a feature is not known to have a mirror image."""
+def _check_features(meta: LeRobotDatasetMetadata, inputs: dict[str, PolicyFeature]) -> None:
+    """Raise UserError where the dataset has not what the policy looks at."""
+    there = features_of(meta)
+    if missing := set(inputs) - set(there):
+        raise UserError(f"{meta.root}: has no {', '.join(sorted(missing))}, which the policy looks at")
     for name, feature in inputs.items():
-        if feature.type is FeatureType.VISUAL:
-            wanted, known = "a square", feature.shape[1] == feature.shape[2]
-        else:
-            wanted, known = f"of shape {_SHAPES[name]}", tuple(feature.shape) == _SHAPES[name]
-        if not known:
-            raise UserError(
-                f"{meta.root}: dataset.mirror must be false, for {name} is not {wanted} but {feature.shape}"
-            )
-
-
-def _digest(meta: LeRobotDatasetMetadata, names: Sequence[str], ends: np.ndarray) -> Any:
-    """A SHA-256 of where the episodes end and of the statistics by which these features are normalised."""
-    digest = hashlib.sha256(ends.tobytes())
-    for name in names:
-        for _, values in sorted(meta.stats[name].items()):
-            digest.update(np.asarray(values, np.float64).tobytes())
-    return digest
+        ours, wanted = tuple(there[name].shape), tuple(feature.shape)
+        if ours != wanted:
+            raise UserError(f"{meta.root}: has {name} of shape {ours}, the policy looks at one of {wanted}")
 
 
 def _map_file(folder: Path, shape: tuple[int, ...]) -> np.memmap:
@@ -234,4 +227,4 @@ def _place(pictures: torch.Tensor | np.memmap, device: torch.device) -> torch.Te
     if device.type != "cuda" or isinstance(pictures, np.memmap):
         return pictures
     free, _ = torch.cuda.mem_get_info(device)
-    return pictures.to(device) if pictures.nbytes < free / 2 else pictures.pin_memory()
+    return pictures.to(device) if pictures.nbytes < free / 2 else pictures

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 from urllib.error import URLError
 
@@ -30,7 +31,7 @@ from torch import nn
 from torchvision.models import get_model_weights
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from common.errors import UserError
+from common.errors import UserError, reason
 
 DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
 
@@ -258,7 +259,7 @@ def load_imagenet(policy: ACTPolicy, wanted: Literal["auto", "imagenet", "none"]
         whether it has them now.
 
     Raises:
-        UserError: they are wanted by name and cannot be had.
+        UserError: they are wanted by name and cannot be had, or are damaged.
     """
     if wanted == "none" or not policy.config.image_features:
         return False
@@ -268,12 +269,14 @@ def load_imagenet(policy: ACTPolicy, wanted: Literal["auto", "imagenet", "none"]
         if not file.exists():
             _download(url, file)
         weights = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, URLError, RuntimeError) as error:
+        weights = {name: weight for name, weight in weights.items() if not name.startswith("fc.")}
+        policy.model.backbone.load_state_dict(weights)
+    except (OSError, URLError, RuntimeError, UnpicklingError) as error:
+        if file.exists():
+            raise UserError(f"{file}: damaged, delete it ({reason(error)})") from None
         if wanted == "auto":
             return False
-        raise UserError(f"{file}: not here, and {url} cannot be had: {error}") from None
-    weights = {name: weight for name, weight in weights.items() if not name.startswith("fc.")}
-    policy.model.backbone.load_state_dict(weights)
+        raise UserError(f"{file}: not here, and {url} cannot be had: {reason(error)}") from None
     return True
 
 

@@ -26,6 +26,8 @@ from common.errors import UserError
 from common.logger import Logger
 from envs.summary import scalars
 
+NORM_SAMPLES = 1_024  # on which the average's batch norms are measured
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -86,7 +88,9 @@ class Trainer:
         self.is_main = accelerator.is_main_process
 
         small = any(max(f.shape[1:]) <= 32 for f in lerobot.policy.image_features.values())
-        if learner.trains_batch_norms and small and frames.num_frames % lerobot.batch_size == 1:
+        fills_up = accelerator.num_processes > 1 and lerobot.batch_size > 1  # an epoch's last batches
+        one_left = (frames.num_frames - 1) % lerobot.batch_size == 0
+        if learner.trains_batch_norms and small and one_left and not fills_up:
             raise UserError(
                 f"batch_size {lerobot.batch_size} leaves one of {frames.num_frames:,} frames for the last "
                 "batch, and batch norms cannot be trained on one small picture: choose another batch_size"
@@ -185,6 +189,7 @@ class Trainer:
         """Play the evaluation's episodes with the average of the weights, log, and save."""
         started = perf_counter()
         if self.is_main:
+            self._measure_norms()
             policy = self.learner.averaged
             self.evaluation = self.evaluate(policy) | {"step": self.step}
             logger.log(self.step, scalars(self.evaluation))
@@ -196,6 +201,13 @@ class Trainer:
                 self.checkpoints.best = self.evaluation
         self.save()
         self._rate = self._rate[0] + perf_counter() - started, self._rate[1]
+
+    def _measure_norms(self) -> None:
+        """On frames from all over the dataset, always the same ones."""
+        last, count = self.frames.num_frames - 1, min(NORM_SAMPLES, self.frames.num_frames)
+        spread = torch.linspace(0, last, count, dtype=torch.float64).long()
+        batches = max(count // self.lerobot.batch_size, 1)
+        self.learner.measure_norms(self.frames.batch(spread[first::batches]) for first in range(batches))
 
     def _check_finite(self) -> None:
         for name, value in self._metrics.items():
@@ -246,6 +258,7 @@ class Trainer:
                 )
             if self._due(self.config.save_freq):
                 self.checkpoints.keep(self.step)
+            self._measure_norms()
             self.checkpoints.save(self.step, self._write)
         self.accelerator.wait_for_everyone()
 
@@ -270,17 +283,22 @@ class Trainer:
     def load(self, folder: Path) -> None:
         """Go on from a checkpoint as if the training had not stopped; from LeRobot's, as nearly as it allows.
 
+        From another run's checkpoint the training may go on with other data.
+
         Raises:
             UserError: it is not whole, not of this configuration, or not of this dataset.
         """
         state, tensors = lerobot_checkpoint.read(folder, self.learner)
-        if folder.resolve().parent == self.checkpoints.folder.resolve():  # else those of another run
+        ours = folder.resolve().parent == self.checkpoints.folder.resolve()  # and not another run's
+        if ours:
             told = state or lerobot_checkpoint.read_latest_of_ours(self.checkpoints.folder)
             self.checkpoints.best, self.checkpoints.kept = told.get("best", {}), told.get("kept", [])
         if not state:
             where = lerobot_checkpoint.read_position(folder, self.frames.num_frames, self.lerobot.batch_size)
             self.epoch, self.drawn = where["epoch"], where["start_index"]
             return
+        if state["dataset"] != self.frames.fingerprint and not ours:
+            return  # other data begins with its first epoch
         if state["dataset"] != self.frames.fingerprint:
             raise UserError(
                 f"{folder}: trained on another dataset than the one that is there now: bring that back, "

@@ -5,7 +5,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 class UserError(Exception):
@@ -40,22 +40,28 @@ def report_user_errors() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _say("interrupted")
         raise SystemExit(130) from None
     except BrokenPipeError:
         _close_stdout()
         raise SystemExit(141) from None
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = error.filename or "the disk, or where the output goes,"
-        print(f"error: {where} has no space left", file=sys.stderr)
+        _say(f"error: {where} has no space left")
         if not error.filename:
             _close_stdout()
         raise SystemExit(2) from None
+
+
+def _say(line: str) -> None:
+    """On stderr, unless that goes to the full disk too."""
+    with suppress(OSError):
+        print(line, file=sys.stderr)
 
 
 def _close_stdout() -> None:

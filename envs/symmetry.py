@@ -5,7 +5,7 @@ in the mirror. For features and actions alike the mirror is a change of order an
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -27,18 +27,18 @@ _MIRRORED: dict[str, tuple[list[int], list[int]]] = {  # feature -> order and si
 }
 
 
-_MIDDLE = 256.0  # px, of the board in x and y
-
-
-def mirror_on_board(name: str, points: np.ndarray) -> np.ndarray:
+def mirror_points(name: Literal["agent_pos", "keypoints"], points: np.ndarray, drawn: bool) -> np.ndarray:
     """Where points lie in the mirror.
 
     Args:
-        name: "agent_pos", which stands for any point, or "keypoints", of which the mirror exchanges pairs.
+        name: what they are: "agent_pos" stands for any single one; of keypoints the mirror exchanges pairs.
         points: (..., 2) or (..., 16), in pixels.
+        drawn: in the mirror of pictures. The environment draws a point at the pixel of its whole number, and
+            a flip exchanges pixel 0 with pixel 511, so that mirror stands half a pixel beside the board's.
     """
     order, signs = _MIRRORED[name]
-    return (points - _MIDDLE)[..., order] * np.array(signs, points.dtype) + _MIDDLE
+    middle = np.float32(255.5 if drawn else 256.0)
+    return (points - middle)[..., order] * np.array(signs, points.dtype) + middle
 
 
 class Symmetry(NamedTuple):

@@ -102,53 +102,65 @@ def test_batches_are_lerobots(datasets, tmp_path, kind, settings):
 @pytest.mark.parametrize("settings", [{}, {"memory_gb": 0.0}])
 @pytest.mark.parametrize("camera", [True, False], ids=["pictures", "keypoints"])
 def test_the_mirror_images_are_those_of_mirrored_boards(tmp_path, camera, settings):
-    """As the environment observes and draws them."""
-    (boards, actions), (mirrored, answers) = boards_and_mirror_images()
+    """As the environment observes and draws them; a flipped picture shows them half a pixel from there."""
+    boards, actions = random_boards()
+    mirrored, answers = mirror_image(boards, actions, 511 if camera else 512)
     real, image = observe(boards), observe(mirrored)
     record_boards(tmp_path / "data", real | {"action": actions}, camera)
     frames, pre, terms = open_ours(tmp_path / "data", tmp_path, mirror=True, **settings)
     count = len(boards)
     assert (frames.num_recorded, frames.num_frames) == (count, 2 * count)
-    assert [len(batch) for batch in Order(frames.num_frames, count, 0).epoch(0)] == [count, count]
 
-    here, there = torch.arange(count), torch.arange(count, 2 * count)
-    plain, seen = frames.batch(here), frames.batch(there)
-    unmirrored = open_ours(tmp_path / "data", tmp_path)[0].batch(here)
-    assert all(torch.equal(tensor, unmirrored[name]) for name, tensor in plain.items())
-    expected = pre({name: torch.from_numpy(array) for name, array in (image | {"action": answers}).items()})
-    for name in terms.input_features:
-        if name == "observation.image":  # which the drawing rounds to pixels
-            off, unlike = (seen[name] - expected[name]).abs(), (seen[name] - plain[name]).abs()
-            assert off.mean() < 0.2 * unlike.mean()
-        else:
-            torch.testing.assert_close(seen[name], expected[name], atol=1e-4, rtol=0)
+    plain, seen = frames.batch(torch.arange(count)), frames.batch(torch.arange(count, 2 * count))
+    unmirrored = open_ours(tmp_path / "data", tmp_path)[0]
+    assert frames.fingerprint != unmirrored.fingerprint
+    for name, tensor in unmirrored.batch(torch.arange(count)).items():
+        assert torch.equal(tensor, plain[name]), name
+    expected = normalised(pre, image | {"action": answers})
+    for name in set(terms.input_features) - {"observation.image"}:
+        torch.testing.assert_close(seen[name], expected[name], atol=1e-4, rtol=0)
+    if camera:
+        beside = normalised(pre, observe(mirror_image(boards, actions, 512)[0]))["observation.image"]
+        off, nearly, unlike = (
+            (seen["observation.image"] - other).abs().mean()
+            for other in (expected["observation.image"], beside, plain["observation.image"])
+        )
+        assert off < 0.9 * nearly and off < 0.2 * unlike  # the goal is where it was, half a pixel away
     assert torch.equal(seen["action_is_pad"], plain["action_is_pad"])
-    last = count // 2 - 1  # of the first of two episodes
-    steps = (torch.arange(count)[:, None] + torch.arange(CHUNK)).clamp_max(last)[: last + 1]
-    torch.testing.assert_close(seen["action"][: last + 1], expected["action"][steps], atol=1e-4, rtol=0)
+    half = count // 2  # the first of two episodes
+    steps = (torch.arange(half)[:, None] + torch.arange(CHUNK)).clamp_max(half - 1)
+    torch.testing.assert_close(seen["action"][:half], expected["action"][steps], atol=1e-4, rtol=0)
 
     mixed = frames.batch(order := torch.tensor([3, count + 3, 5, 2 * count - 1]))
     for name, tensor in mixed.items():
         assert torch.equal(tensor, torch.cat([plain[name], seen[name]])[order]), name
-    assert frames.fingerprint != open_ours(tmp_path / "data", tmp_path)[0].fingerprint
 
 
-def test_what_has_no_mirror_image_is_refused(make_dataset, tmp_path):
-    root = make_dataset(tmp_path / "dataset", state_size=3)
-    with pytest.raises(
-        UserError, match=r"mirror must be false, for observation.state is not of shape \(2,\)"
-    ):
-        open_ours(root, tmp_path, mirror=True)
+def test_features_of_another_shape_are_refused(datasets, tmp_path):
+    """As when a policy that was trained elsewhere goes on here."""
+    _, pre, terms = open_ours(datasets["image"], tmp_path)
+    config = DatasetConfig(root=datasets["video"])
+    message = r"has observation.image of shape \(3, 64, 64\), the policy looks at one of \(3, 16, 16\)"
+    with pytest.raises(UserError, match=message):
+        Frames(open_dataset(config), terms.input_features, CHUNK, pre, torch.device("cpu"), config, tmp_path)
 
 
-def boards_and_mirror_images():
-    """Twice boards (12, 5) and actions (12, 2), the second time across x + y = 512, written out."""
+def normalised(pre, columns):
+    return pre({name: torch.from_numpy(array) for name, array in columns.items()})
+
+
+def random_boards():
+    """Boards (12, 5) and actions (12, 2)."""
     rng = np.random.default_rng(0)
-    agent, block, actions = rng.uniform([[[50]], [[200]], [[0]]], [[[150]], [[312]], [[512]]], (3, 12, 2))
-    angle = rng.uniform(-np.pi, np.pi, (12, 1))
-    image = np.concatenate([512 - agent[:, ::-1], 512 - block[:, ::-1], np.pi / 2 - angle], axis=1)
-    boards = np.concatenate([agent, block, angle], axis=1)
-    return (boards, actions.astype(np.float32)), (image, (512 - actions[:, ::-1]).astype(np.float32))
+    agent, block, actions = rng.uniform([[[50]], [[150]], [[0]]], [[[150]], [[362]], [[511]]], (3, 12, 2))
+    return np.concatenate([agent, block, rng.uniform(-np.pi, np.pi, (12, 1))], axis=1), actions.astype("f4")
+
+
+def mirror_image(boards, actions, total):
+    """Across the diagonal x + y = total, written out."""
+    agent, block, angle = boards[:, :2], boards[:, 2:4], boards[:, 4:]
+    image = np.concatenate([total - agent[:, ::-1], total - block[:, ::-1], np.pi / 2 - angle], axis=1)
+    return image, total - actions[:, ::-1]
 
 
 def observe(boards):

@@ -108,9 +108,30 @@ def test_the_average_follows_the_weights():
             expected[name] = decay * expected[name] + (1 - decay) * parameter.detach()
     for name, average in learner.averaged.named_parameters():
         torch.testing.assert_close(average, expected[name], rtol=1e-5, atol=1e-7, msg=name)
-    buffers = dict(learner.policy.named_buffers())
-    assert all(torch.equal(average, buffers[name]) for name, average in learner.averaged.named_buffers())
     assert not learner.averaged.training and learner.policy.training
+
+
+def test_the_averages_batch_norms_have_the_statistics_of_what_they_see():
+    learner = make_learner(replace(PLAIN, ema=0.5), image=True, trains_norms=True)
+    for batch in BATCHES:
+        learner.update(batch)
+    learner.measure_norms(BATCHES[:2])
+    assert not any(module.training for module in learner.averaged.modules())
+
+    seen = {}
+    backbone = deepcopy(learner.averaged.model.backbone).train()
+    for name, module in backbone.named_modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.register_forward_pre_hook(lambda _, x, name=name: seen.setdefault(name, []).append(x[0]))
+    for batch in BATCHES[:2]:
+        backbone(batch[IMAGE])
+    measured = dict(learner.averaged.model.backbone.named_modules())
+    assert len(seen) == 20
+    for name, activations in seen.items():
+        mean = torch.stack([x.mean((0, 2, 3)) for x in activations]).mean(0)
+        var = torch.stack([x.var((0, 2, 3)) for x in activations]).mean(0)
+        torch.testing.assert_close(measured[name].running_mean, mean, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(measured[name].running_var, var, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("trains_norms", [False, True])

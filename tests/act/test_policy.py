@@ -109,6 +109,18 @@ def test_imagenet_weights_that_cannot_be_had(monkeypatch, tmp_path):
     assert not Path(tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.parametrize("content", [b"<html>sign in</html>", None], ids=["a page", "another network"])
+@pytest.mark.parametrize("wanted", ["auto", "imagenet"])
+def test_damaged_imagenet_weights_are_a_sentence(monkeypatch, tmp_path, wanted, content):
+    """And not trained without, by somebody who believes that they are there."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    file = tmp_path / "checkpoints" / "resnet18-f37072fd.pth"
+    file.parent.mkdir()
+    file.write_bytes(content) if content else torch.save({"conv1.weight": torch.zeros(3)}, file)
+    with pytest.raises(UserError, match="resnet18-f37072fd.pth: damaged, delete it"):
+        build_policy(terms(STATE, IMAGE), 1, wanted)
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

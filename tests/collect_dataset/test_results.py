@@ -11,7 +11,12 @@ from huggingface_hub import DatasetCard, HfApi
 from lerobot.datasets import LeRobotDataset
 
 import collect_dataset
+from envs.rollout import rollout
+from envs.vector import PushTVectorEnv
+from policies import load_policy
 from tests.act.test_interop import lerobot_trains
+from tests.act.test_player import make as make_act
+from tests.act.tiny import IMAGE, KEYPOINTS, STATE
 from tests.collect_dataset.runs import REPOSITORY, SMALL, content, notes, record
 
 
@@ -31,6 +36,19 @@ def test_failures_are_kept_when_asked_for(tmp_path, short_blocks):
     )
     good = LeRobotDataset("local/any", root=tmp_path / "good").meta.episodes
     assert min(good["max_coverage"]) >= 0.5
+
+
+@pytest.mark.parametrize("inputs", [(STATE, KEYPOINTS), (STATE, IMAGE)], ids=["keypoints", "pictures"])
+def test_an_act_is_recorded_as_it_plays(tmp_path, short_blocks, inputs):
+    make_act(tmp_path / "act", inputs)
+    flags = f"--policy {tmp_path / 'act'} --all --episodes 3 --observations keypoints"
+    record(tmp_path / "data", f"{flags} --workers 2")
+    policy = load_policy(str(tmp_path / "act"))
+    episodes = list(rollout(PushTVectorEnv(3, pixels=policy.pixels), policy, [7000, 7001, 7002]))
+    opened = LeRobotDataset("local/any", root=tmp_path / "data").hf_dataset.with_format("numpy")
+    actions = np.concatenate([episode.actions for episode in episodes])
+    # How many are played together changes the last digits of what a network says.
+    np.testing.assert_allclose(np.stack(list(opened["action"])), actions, atol=0.01)
 
 
 def test_without_a_root_it_goes_by_who_plays(tmp_path, short_blocks, monkeypatch, capsys):

@@ -67,11 +67,12 @@ def test_a_dataset_of_another_state_is_refused_before_it_is_decoded(
     )
 
 
-def test_a_last_batch_too_small_for_batch_norms_is_a_sentence(make_dataset, tmp_path, tiny, capfd):
+@pytest.mark.parametrize("batch_size", [4, 1])
+def test_a_batch_too_small_for_batch_norms_is_a_sentence(make_dataset, tmp_path, tiny, capfd, batch_size):
     root = make_dataset(tmp_path / "pictures", lengths=(5, 4), pictures=32, keypoints=False)
     with pytest.raises(SystemExit):
-        train_act.main(command_line(tiny, root, tmp_path))
-    assert "batch_size 4 leaves one of 9 frames for the last batch" in capfd.readouterr().err
+        train_act.main(command_line(tiny, root, tmp_path, "--batch-size", str(batch_size)))
+    assert f"batch_size {batch_size} leaves one of 9 frames for the last batch" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer_state.safetensors", "trainer.safetensors"])

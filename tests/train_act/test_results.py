@@ -8,6 +8,10 @@ from copy import deepcopy
 
 import pytest
 import torch
+from huggingface_hub import HfApi
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.policies.act.modeling_act import ACTPolicy
+from lerobot.utils.constants import IMAGENET_STATS
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import evaluate
@@ -82,7 +86,10 @@ def test_saved_policy_is_the_average_and_not_the_weights(uninterrupted):
     torch.testing.assert_close(average, weights, rtol=0.0, atol=0.1)
 
 
-def test_an_update_does_not_wait_for_the_device(train, monkeypatch):
+@pytest.mark.parametrize(
+    "dataset, flags", [(0, ()), (16, ()), (16, ("--dataset.mirror",))], indirect=["dataset"]
+)
+def test_an_update_does_not_wait_for_the_device(train, monkeypatch, flags):
     """On a GPU these operations would: they bring a number, or a size, to the CPU."""
     waits, called = {"aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal"}, []
 
@@ -98,7 +105,7 @@ def test_an_update_does_not_wait_for_the_device(train, monkeypatch):
             learn(trainer)
 
     monkeypatch.setattr(train_act.Trainer, "_learn", watched)
-    train("--steps", "8", "--training.eval-episodes", "1")
+    train("--steps", "8", "--training.eval-episodes", "1", *flags)
     assert "aten::l1_loss" in called or "aten::sub" in called
     assert not waits & set(called)
 
@@ -112,6 +119,15 @@ def test_pictures_train_real_batch_norms_and_play(make_dataset, tmp_path, tiny):
     assert parts["config.json"]["input_features"].keys() == {"observation.image", "observation.state"}
     train_act.main(command_line(tiny, root, tmp_path, *flags[2:], "--steps", "3"))
     assert contents(tmp_path / "run")["training_step.json"]["step"] == 3
+
+    # What is saved has the statistics of the dataset's pictures, seen through its own weights.
+    saved = tmp_path / "run" / "checkpoints" / "last" / "pretrained_model"
+    backbone = ACTPolicy.from_pretrained(saved).model.backbone
+    pictures = torch.stack([frame["observation.image"] for frame in LeRobotDataset("local/x", root=root)])
+    mean, std = (torch.tensor(IMAGENET_STATS[key]) for key in ("mean", "std"))
+    activations = backbone.conv1((pictures - mean) / std).detach()
+    torch.testing.assert_close(backbone.bn1.running_mean, activations.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(backbone.bn1.running_var, activations.var((0, 2, 3)), rtol=1e-3, atol=1e-4)
 
 
 def test_two_processes_learn_what_one_learns_of_their_batches(dataset, tmp_path):
@@ -134,6 +150,21 @@ def test_two_processes_learn_what_one_learns_of_their_batches(dataset, tmp_path)
     for name, weight in two["model.safetensors"].items():
         if not name.endswith("in_proj_bias"):  # a third of it has a gradient of rounding only
             torch.testing.assert_close(weight, one["model.safetensors"][name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_the_best_policy_is_published_where_lerobot_looks_for_it(train, tmp_path, monkeypatch, capfd):
+    hub = {}
+    monkeypatch.setattr(HfApi, "create_repo", lambda _, name, **told: hub.update({name: told["repo_type"]}))
+    monkeypatch.setattr(
+        HfApi,
+        "upload_folder",
+        lambda _, repo_id, folder_path: hub.update({p.name: p.read_bytes() for p in folder_path.iterdir()}),
+    )
+    train("--steps", "1", "--push-to-hub", "me/act")
+    assert capfd.readouterr().out.endswith("published https://huggingface.co/me/act\n")
+    best = tmp_path / "run" / "checkpoints" / "best" / "pretrained_model"
+    assert hub == {"me/act": "model"} | {path.name: path.read_bytes() for path in best.iterdir()}
+    assert {"config.json", "model.safetensors"} <= hub.keys()
 
 
 @pytest.mark.parametrize(

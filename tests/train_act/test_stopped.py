@@ -5,12 +5,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from itertools import count
+from itertools import chain, count
 
 import pytest
 import torch
 
 import train_act
+from act.frames import Order
 from tests.runs import metrics
 from tests.train_act.runs import ROOT, TINY, assert_same, command_line, contents
 
@@ -59,6 +60,29 @@ def test_killed_ten_times_it_ends_with_the_same_weights(tiny, dataset, tmp_path,
     assert_same(ours, theirs)
 
 
+def test_mirror_images_are_drawn_too_and_in_the_same_order_after_a_stop(train, tmp_path, monkeypatch):
+    """26 frames and their images are 13 batches of 4."""
+    batch, learn, steps, drawn = train_act.Frames.batch, train_act.Trainer._learn, count(1), []
+
+    def watched(frames, indices):
+        drawn.append(indices.tolist())
+        return batch(frames, indices)
+
+    def learn_and_signal(trainer):
+        learn(trainer)
+        if next(steps) == 16 + 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(train_act.Frames, "batch", watched)
+    monkeypatch.setattr(train_act.Trainer, "_learn", learn_and_signal)
+    flags = ("--dataset.mirror", "--steps", "16")
+    assert train(*flags, "--run-name", "whole")
+    assert not train(*flags) and train(*flags)
+    whole, stopped = drawn[:16], drawn[16:]
+    assert whole == stopped
+    assert sorted(chain(*whole[:13])) == list(range(52))
+
+
 def test_a_finished_training_trains_on(train, tmp_path, uninterrupted):
     """To a larger number of steps; with a constant learning rate as if that had been asked for at once."""
     constant = ("--optimizer.schedule", "constant")
@@ -90,3 +114,33 @@ def test_another_run_starts_from_one_of_ours(train, refused, tmp_path, source, c
         assert all(torch.equal(ours[part][name], tensor) for name, tensor in theirs[part].items())
     kept = {path.name for path in (tmp_path / "other" / "checkpoints").iterdir()}
     assert kept == {"last", "best", "step_00000012"}
+
+
+def test_another_run_ends_a_falling_learning_rate_later(train, tmp_path):
+    """At its own end, as the first one does with more steps."""
+    train("--steps", "8")
+    train("--run-name", "other", "--start-from", str(tmp_path / "run"), "--steps", "16")
+    train("--steps", "16")
+    ours, theirs = (contents(tmp_path / name)["model.safetensors"] for name in ("other", "run"))
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+
+def test_another_run_goes_on_with_other_data_from_their_first_epoch(train, tmp_path, monkeypatch):
+    train("--steps", "3")
+    weights = contents(tmp_path / "run")["trainer.safetensors"]
+    batch, learn, drawn, first = train_act.Frames.batch, train_act.Trainer._learn, [], []
+
+    def watched(frames, indices):
+        drawn.append(indices.tolist())
+        return batch(frames, indices)
+
+    def learn_and_look(trainer):
+        first.append({name: tensor.clone() for name, tensor in trainer.learner.policy.state_dict().items()})
+        learn(trainer)
+
+    monkeypatch.setattr(train_act.Frames, "batch", watched)
+    monkeypatch.setattr(train_act.Trainer, "_learn", learn_and_look)
+    train("--run-name", "other", "--start-from", str(tmp_path / "run"), "--dataset.mirror", "--steps", "5")
+    assert all(torch.equal(tensor, weights[f"weights.{name}"]) for name, tensor in first[0].items())
+    assert drawn == [indices.tolist() for indices in Order(52, 4, seed=1).epoch(0)[:2]]
+    assert contents(tmp_path / "other")["trainer.json"]["drawn"] == 8

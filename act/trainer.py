@@ -22,7 +22,7 @@ from act import checkpoint as lerobot_checkpoint
 from act.frames import Frames, Order
 from act.learner import METRICS, Learner
 from common.checkpoint import Checkpoints, save_json
-from common.errors import UserError
+from common.errors import UserError, reason
 from common.logger import Logger
 from envs.summary import scalars
 
@@ -309,7 +309,7 @@ class Trainer:
             self._metrics, self.evaluation = state["metrics"], state["evaluation"]
             self._sums.copy_(tensors["sums"])
         except (KeyError, RuntimeError) as error:
-            raise UserError(f"{folder}: not the state of such a training: {error}") from None
+            raise UserError(f"{folder}: not the state of such a training: {reason(error)}") from None
 
 
 def _merit(evaluation: dict[str, Any]) -> tuple[float, float]:

@@ -26,6 +26,8 @@ from lerobot.scripts import lerobot_train
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is beside it, not above it
 
 import train_act
+from act.config import Config as TrainConfig
+from act.config import in_lerobots_terms
 from act.dataset import open_dataset
 from common.config import parse
 from common.device import choose_device
@@ -36,7 +38,7 @@ LEROBOT, OURS, TUNED = "lerobot-train", "ours", "ours, compiled"
 
 
 @dataclass(frozen=True)
-class Config(train_act.Config):
+class Config(TrainConfig):
     """train_act.py's settings, and what to measure."""
 
     updates: int = 50  # measured in each turn
@@ -82,7 +84,7 @@ def measure_lerobot(config: Config, folder: Path) -> float:
 
     lerobot_train.update_policy = timed
     device = choose_device(config.device)
-    terms = train_act.in_lerobots_terms(config, open_dataset(config.dataset), device, folder / "lerobot")
+    terms = in_lerobots_terms(config, open_dataset(config.dataset), device, folder / "lerobot")
     terms.num_workers, terms.save_checkpoint = config.workers, False
     with suppress(Enough):
         lerobot_train.train(terms)

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from common.errors import UserError
+from common.errors import UserError, reason
 
 TRAINING_STATE = "training_state"
 
@@ -81,7 +81,9 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
         flush(path.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(f"{path}: could not be written, earlier checkpoints are intact: {error}") from error
+        raise UserError(
+            f"{path}: could not be written, earlier checkpoints are intact: {reason(error)}"
+        ) from error
 
 
 def link(name: Path, folder: Path) -> None:
@@ -100,7 +102,7 @@ def link(name: Path, folder: Path) -> None:
             _delete(name)
         temporary.replace(name)
     except OSError as error:
-        raise UserError(f"{name}: could not be written, it leads where it led: {error}") from error
+        raise UserError(f"{name}: could not be written, it leads where it led: {reason(error)}") from error
 
 
 def prune(checkpoints: Path, keep: Callable[[Path], bool]) -> None:
@@ -139,7 +141,7 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     except FileNotFoundError:
         raise UserError(f"{path}: missing, so its folder is not whole") from None
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: damaged or truncated ({error})") from None
+        raise UserError(f"{path}: damaged or truncated ({reason(error)})") from None
 
 
 def save_json(path: Path, content: Any) -> None:
@@ -157,7 +159,7 @@ def load_json(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: missing, so its folder is not whole") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged or truncated ({error})") from None
+        raise UserError(f"{path}: damaged or truncated ({reason(error)})") from None
 
 
 def flush(path: Path) -> None:

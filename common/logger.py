@@ -13,7 +13,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from common.errors import UserError
+from common.errors import UserError, reason
 from common.video import encode_gif
 
 
@@ -147,7 +147,7 @@ def _wandb_run(folder: Path, project: str, config: dict | None) -> Any:
                 config=config,
             )
         except wandb.Error as error:
-            raise UserError(f"wandb_project {project}: {error}") from None
+            raise UserError(f"wandb_project {project}: {reason(error)}") from None
 
 
 @contextmanager

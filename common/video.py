@@ -7,7 +7,7 @@ import imageio.v2 as imageio
 import imageio.v3
 import numpy as np
 
-from common.errors import UserError
+from common.errors import UserError, reason
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None:
@@ -30,7 +30,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None
                 writer.append_data(frame)
         temporary.replace(path)
     except OSError as error:
-        raise UserError(f"{path}: could not be written: {error}") from None
+        raise UserError(f"{path}: could not be written: {reason(error)}") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -45,7 +45,7 @@ def write_gif(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode_gif(np.stack(list(frames)), fps))
     except OSError as error:
-        raise UserError(f"{path}: could not be written: {error}") from None
+        raise UserError(f"{path}: could not be written: {reason(error)}") from None
 
 
 def encode_gif(frames: np.ndarray, fps: int = 10) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pygame
 
-from common.errors import UserError
+from common.errors import UserError, reason
 from envs.observations import FPS, RawObservation
 from envs.pixels import Renderer
 from recording.dataset import Dataset
@@ -55,7 +55,7 @@ class Window:
             self.screen = pygame.display.set_mode((SIDE, SIDE + BAR))
         except pygame.error as error:
             raise UserError(
-                f"--policy human needs a screen to open a window on, and there is none ({error}); "
+                f"--policy human needs a screen to open a window on, and there is none ({reason(error)}); "
                 "start it from a desktop"
             ) from None
         pygame.display.set_caption("PushT")

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from common.errors import UserError
+from common.errors import UserError, reason
 from common.run import StopRequest
 from envs import physics
 from envs.observations import SUCCESS_COVERAGE
@@ -108,7 +108,7 @@ def load(path: Path) -> Demonstrations:
             f"{path}: has no {error.args[0]}; it must hold state, action and episode_ends"
         ) from None
     except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}: damaged, or no file of demonstrations ({error})") from None
+        raise UserError(f"{path}: damaged, or no file of demonstrations ({reason(error)})") from None
     images = arrays.get("img")
     whole = ends.ndim == 1 and np.issubdtype(ends.dtype, np.integer) and len(ends) > 0
     whole = whole and actions.shape == (ends[-1], 2) and states.shape == (ends[-1], 5)

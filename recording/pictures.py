@@ -16,7 +16,7 @@ from lerobot.datasets.compute_stats import DEFAULT_QUANTILES, auto_downsample_he
 from lerobot.datasets.video_utils import encode_video_frames
 from PIL import Image
 
-from common.errors import UserError
+from common.errors import UserError, reason
 from envs.observations import FPS
 
 _LEVELS = np.arange(256, dtype=np.float32)
@@ -51,8 +51,8 @@ def encode_mp4(pictures: Sequence[bytes]) -> bytes:
             return video.read_bytes()
     except (OSError, av.FFmpegError) as error:
         raise UserError(
-            f"{tempfile.gettempdir()}: no video could be made there ({error}), what was saved before is "
-            "intact: make room, or set TMPDIR to another folder, and go on with --resume"
+            f"{tempfile.gettempdir()}: no video could be made there ({reason(error)}), what was saved before "
+            "is intact: make room, or set TMPDIR to another folder, and go on with --resume"
         ) from None
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from common.errors import UserError
+from common.errors import UserError, reason
 
 
 class Batch(NamedTuple):
@@ -110,7 +110,9 @@ class ReplayBuffer:
         try:
             self.storage = Batch(*(torch.zeros(capacity, *size, device=device) for size in sizes))
         except RuntimeError as error:  # out of memory has no class of its own on the CPU
-            raise UserError(f"buffer_capacity {capacity:,} does not fit into the memory: {error}") from None
+            raise UserError(
+                f"buffer_capacity {capacity:,} does not fit into the memory: {reason(error)}"
+            ) from None
 
     def add(self, transitions: Batch) -> None:
         """Store transitions, at most `capacity`, over the oldest ones."""

@@ -60,6 +60,41 @@ def test_killed_ten_times_it_ends_with_the_same_weights(tiny, dataset, tmp_path,
     assert_same(ours, theirs)
 
 
+def test_processes_stop_together_when_one_is_asked_to_and_go_on(dataset, tmp_path):
+    """They ask each other where they log; the second of them hears of it in step 3."""
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import os, signal, sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "import train_act\n"
+        "learn = train_act.Trainer._learn\n"
+        "def learn_and_signal(trainer):\n"
+        "    learn(trainer)\n"
+        "    if 'stops' in sys.argv[0] and trainer.step == 3 and not trainer.is_main:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "train_act.Trainer._learn = learn_and_signal\n"
+        "sys.exit(0 if train_act.main() else 1)\n"
+    )
+    shutil.copy(script, tmp_path / "stops.py")
+
+    def launch(script, logs):
+        (tmp_path / "config.yaml").write_text(f"logs: {logs}\n{TINY}")
+        launcher = f"-m torch.distributed.run --nproc_per_node 2 {tmp_path / script}"
+        flags = f"--config {tmp_path / 'config.yaml'} --dataset.root {dataset} --run-name run --batch-size 2"
+        flags += " --steps 6 --training.log-freq 2 --training.eval-freq 0"
+        command = [sys.executable, *launcher.split(), *flags.split()]
+        return subprocess.run(command, capture_output=True, timeout=300).returncode
+
+    assert launch("train.py", tmp_path / "whole") == 0
+    assert launch("stops.py", tmp_path / "stopped") != 0
+    assert contents(tmp_path / "stopped" / "run")["training_step.json"]["step"] == 4
+    assert launch("train.py", tmp_path / "stopped") == 0
+    ours, theirs = (contents(tmp_path / name / "run") for name in ("stopped", "whole"))
+    assert ours["training_step.json"] == theirs["training_step.json"]
+    for name, weight in theirs["model.safetensors"].items():
+        assert torch.equal(ours["model.safetensors"][name], weight), name
+
+
 def test_mirror_images_are_drawn_too_and_in_the_same_order_after_a_stop(train, tmp_path, monkeypatch):
     """26 frames and their images are 13 batches of 4."""
     batch, learn, steps, drawn = train_act.Frames.batch, train_act.Trainer._learn, count(1), []

@@ -1,0 +1,75 @@
+"""Datasets that do not suit."""
+
+import shutil
+
+import pytest
+import torch
+
+from act.dataset import DatasetConfig, features_of, open_dataset
+from act.frames import Frames
+from act.policy import choose_inputs
+from common.errors import UserError
+from tests.act.changed import CHUNK, change_info, change_stats, damage, open_ours, rewrite, truncate
+
+
+def test_an_image_policy_does_not_see_the_simulators_state(datasets):
+    features = features_of(open_dataset(DatasetConfig(root=datasets["image"])))
+    assert set(choose_inputs(features)) == {"observation.image", "observation.state"}
+    everything = ("observation.image", "observation.state", "observation.environment_state")
+    assert list(choose_inputs(features, everything)) == list(everything)
+
+
+def test_features_of_another_shape_are_refused(datasets, tmp_path):
+    """As when a policy that was trained elsewhere goes on here."""
+    _, pre, terms = open_ours(datasets["image"], tmp_path)
+    config = DatasetConfig(root=datasets["video"])
+    message = r"has observation.image of shape \(3, 64, 64\), the policy looks at one of \(3, 16, 16\)"
+    with pytest.raises(UserError, match=message):
+        Frames(open_dataset(config), terms.input_features, CHUNK, pre, torch.device("cpu"), config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "how, message",
+    [
+        (shutil.rmtree, "no such folder; collect_dataset.py"),
+        (lambda root: shutil.rmtree(root / "meta"), "not the folder of a LeRobot dataset"),
+        (lambda root: shutil.rmtree(root / "data"), "damaged"),
+        (lambda root: shutil.rmtree(root / "meta" / "episodes"), "cannot be opened"),
+        (truncate("data/*/*.parquet"), "damaged"),
+        (truncate("meta/episodes/*/*.parquet"), "cannot be opened"),
+        (change_info(total_frames=27), "says 3 episodes of 27 frames, its table of episodes has 3 of 26"),
+        (change_info(total_episodes=4), "says 4 episodes of 26 frames, its table of episodes has 3 of 26"),
+        (
+            lambda root: rewrite(root, "data/*/*.parquet", lambda table: table.slice(0, 25)),
+            "hold 25 frames, its description says 26",
+        ),
+        (
+            lambda root: rewrite(root, "meta/episodes/*/*.parquet", lambda table: table.slice(1)),
+            "its table of episodes has 2 of 17",
+        ),
+        (lambda root: (root / "meta" / "stats.json").unlink(), "no statistics of observation.state, action"),
+        (lambda root: change_stats(root, lambda stats: stats.pop("action")), "has no statistics of action"),
+        (lambda root: change_stats(root, lambda s: s["action"].pop("std")), "has no statistics of action"),
+        (change_info(total_episodes=0, total_frames=0), "is empty"),
+        (change_info(fps=30), "has 30 frames per second, PushT has 10"),
+    ],
+)
+def test_a_damaged_dataset_is_refused(datasets, tmp_path, how, message):
+    with pytest.raises(UserError, match=message):
+        open_ours(damage(datasets["image"], tmp_path, how), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "shape, inputs, message",
+    [
+        ({"action_size": 3}, (), r"must be of shape \(2,\), PushT's, got \(3,\)"),
+        ({"keypoints": False}, (), "has no observation.environment_state, it has"),
+        ({}, ("observation.image", "observation.state"), "has no observation.image, it has"),
+        ({}, ("observation.environment_state",), "must have observation.state"),
+        ({}, ("observation.state", "action"), "ACT cannot look at action"),
+    ],
+)
+def test_a_dataset_without_what_the_policy_wants_is_refused(make_dataset, tmp_path, shape, inputs, message):
+    root = make_dataset(tmp_path / "dataset", **shape)
+    with pytest.raises(UserError, match=message):
+        choose_inputs(features_of(open_dataset(DatasetConfig(root=root))), inputs)

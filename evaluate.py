@@ -15,12 +15,11 @@ from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from common.checkpoint import save_json
 from common.config import parse
-from common.device import choose_device
+from common.device import choose_device, use_threads
 from common.errors import UserError, report_user_errors
 from common.provenance import provenance
 from common.run import command_line
@@ -188,7 +187,7 @@ def make_folders(*folders: Path) -> None:
 @report_user_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, description=__doc__)
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     name = str(config.policy or default_policy())
     name = name if name in WITHOUT_FOLDER else str(find_checkpoint(name))
     policy = load_policy(

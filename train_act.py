@@ -27,7 +27,7 @@ from act.player import ACTPlayer
 from act.policy import build_policy
 from act.trainer import Trainer
 from common.config import config_path, parse, to_dict
-from common.device import choose_device
+from common.device import choose_device, use_threads
 from common.errors import UserError, report_user_errors
 from common.logger import Logger
 from common.run import (
@@ -120,8 +120,7 @@ def go_on(trainer: Trainer, source: Path, least_steps: int) -> None:
 def main(argv: list[str] | None = None) -> bool:
     """Train; returns whether the training is finished."""
     config = parse(Config, argv, DEFAULT_CONFIG, description=__doc__)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     torch.set_flush_denormal(True)  # Adam's moments decay into denormals, which CPUs handle slowly
     torch.backends.cudnn.benchmark = True  # shapes do not change
     accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision="no")

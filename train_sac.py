@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 
 from common.config import config_path, parse, to_dict
-from common.device import choose_device
+from common.device import choose_device, use_threads
 from common.errors import UserError, report_user_errors
 from common.logger import Logger
 from common.run import (
@@ -152,8 +152,7 @@ def start_up_table(config: Config, trainer: Trainer, folder: Path) -> str:
 def main(argv: list[str] | None = None) -> bool:
     """Train; returns whether the training is finished."""
     config = parse(Config, argv, DEFAULT_CONFIG, description=__doc__)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     torch.set_flush_denormal(True)  # Adam's moments decay into denormals, which CPUs handle slowly
 
     name = config.run_name or f"{config_path(argv, DEFAULT_CONFIG).stem}_seed{config.seed}"

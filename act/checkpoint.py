@@ -128,14 +128,15 @@ def find_training(path: Path) -> Path:
     """The checkpoint that a training goes on from: the path itself, the policy in it, or a run's last one.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is none.
     """
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; --start-from takes a checkpoint or the folder of a run")
-    if path.name == PRETRAINED_MODEL_DIR:
-        return path.parent
     last = path / "checkpoints" / "last"
-    return last if last.is_dir() else path
+    found = path.parent if path.name == PRETRAINED_MODEL_DIR else last if last.is_dir() else path
+    if not (found / PRETRAINED_MODEL_DIR / "train_config.json").is_file():
+        raise UserError(f"{path}: holds no training of ACT's, ours or lerobot-train's, to go on from")
+    return found
 
 
 def continue_terms(folder: Path, fresh: TrainPipelineConfig) -> TrainPipelineConfig:

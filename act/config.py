@@ -44,6 +44,8 @@ class Config:
         for name in ("seed", "threads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.seed >= 2**32:
+            raise ValueError(f"seed must be below 2^32, NumPy's largest, got {self.seed}")
         check_name(self.run_name)
         check_hub_name(self.push_to_hub, "policy")
 

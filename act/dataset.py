@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from httpx import HTTPError
-from lerobot.configs.types import PolicyFeature
+from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.datasets.utils import BackwardCompatibilityError
 from lerobot.datasets.video_utils import decode_video_frames
 from lerobot.utils.constants import ACTION, IMAGENET_STATS
 from lerobot.utils.feature_utils import dataset_to_policy_features
@@ -25,7 +26,7 @@ from envs.observations import FPS
 ACTION_SHAPE = (2,)  # a target on the board
 TOLERANCE = 1e-4  # seconds that a video's frame may be off, LeRobot's default
 # What reading a broken file raises: pyarrow's errors are ValueErrors or OSErrors, PyAV's are OSErrors.
-BROKEN = (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError)
+BROKEN = (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ def open_dataset(config: DatasetConfig) -> LeRobotDatasetMetadata:
         if config.root is None:
             LeRobotDataset(config.repo_id)  # fetches what is not in the cache
         meta = LeRobotDatasetMetadata(config.repo_id or f"local/{config.root.name}", root=config.root)
+    except BackwardCompatibilityError:
+        raise UserError(
+            f"{name}: this dataset is of LeRobot's format before v3.0; LeRobot has a converter: "
+            "python -m lerobot.scripts.convert_dataset_v21_to_v30"
+        ) from None
     except (*BROKEN, HTTPError) as error:
         hint = "is it whole?" if config.root else "is that its name, and is there a network?"
         raise UserError(f"{name}: this dataset cannot be opened, {hint} ({reason(error)})") from None
@@ -96,6 +102,13 @@ def _check_whole(meta: LeRobotDatasetMetadata, name: str | Path) -> None:
         )
     if missing := [key for key in features if not {"mean", "std"} <= (meta.stats or {}).get(key, {}).keys()]:
         raise UserError(f"{name}: this dataset is damaged: it has no statistics of {', '.join(missing)}")
+    with reading(name):
+        for key, feature in features.items():
+            shape = (3, 1, 1) if feature.type is FeatureType.VISUAL else tuple(feature.shape)
+            for part in ("mean", "std"):
+                values = np.asarray(meta.stats[key][part], np.float64)
+                if values.shape != shape or not np.isfinite(values).all():
+                    raise ValueError(f"the {part} of {key} in its statistics is not {shape} finite numbers")
 
 
 def features_of(meta: LeRobotDatasetMetadata) -> dict[str, PolicyFeature]:

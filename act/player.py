@@ -65,6 +65,8 @@ class ACTPlayer:
                 f"{source}: n_action_steps must be from 1 to {config.chunk_size}, its chunk_size, "
                 f"got {n_action_steps}"
             )
+        if self.temporal_ensemble_coeff is not None:
+            _check_ensemble(self.temporal_ensemble_coeff, config.chunk_size, source)
         self.pixels = _check_inputs(policy, source)
         self.rows = ROWS[self.pixels > 0]
         self._queue = np.empty((0, self.n_action_steps, 2))
@@ -132,6 +134,13 @@ def lerobot_observation(raw: RawObservation, policy: ACTPolicy) -> dict[str, tor
         else:
             observation[name] = torch.from_numpy(raw["agent_pos"]).to(torch.float32)
     return observation
+
+
+def _check_ensemble(coeff: float, chunk_size: int, source: str | Path) -> None:
+    """Raise UserError where the weights of overlapping chunks are no numbers to average with."""
+    sums = torch.exp(-coeff * torch.arange(chunk_size)).cumsum(0)
+    if not sums.isfinite().all():
+        raise UserError(f"{source}: temporal_ensemble_coeff must be nearer to 0, say 0.01, got {coeff:g}")
 
 
 def _check_inputs(policy: ACTPolicy, source: str | Path) -> int:

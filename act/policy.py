@@ -116,7 +116,7 @@ def choose_inputs(
             raise UserError(
                 f"ACT cannot look at {name}, it looks at cameras, {OBS_STATE} and {OBS_ENV_STATE}"
             )
-    if OBS_STATE not in names or len(names) < 2:
+    if OBS_STATE not in names or len(set(names)) < 2:
         raise UserError(
             f"policy.inputs must have {OBS_STATE} and at least one camera or {OBS_ENV_STATE}, "
             f"got {', '.join(names)}"

@@ -30,7 +30,7 @@ from act.config import Config as TrainConfig
 from act.config import in_lerobots_terms
 from act.dataset import open_dataset
 from common.config import parse
-from common.device import choose_device
+from common.device import choose_device, use_threads
 from common.errors import report_user_errors
 from common.provenance import provenance, write_report
 
@@ -47,6 +47,14 @@ class Config(TrainConfig):
     workers: int = 4  # processes of LeRobot's loader, its default
     only: str = ""  # measure this contestant once, and print its updates per second
     json: Path = field(default=Path("logs/benchmarks/act_speed.json"))  # where to write the results
+
+    def validate(self) -> None:
+        super().validate()
+        for name, least in {"updates": 1, "turns": 1, "warm_up": 0, "workers": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.only not in ("", LEROBOT, OURS, TUNED):
+            raise ValueError(f"only must be one of {LEROBOT}, {OURS} and {TUNED}, got {self.only}")
 
 
 class Stopwatch:
@@ -100,8 +108,7 @@ def measure_ours(config: Config, folder: Path) -> float:
 
 def measure(config: Config) -> float:
     """One contestant's updates per second, in this process."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     config = replace(config, steps=config.warm_up + config.updates + 1)
     if config.only == TUNED:
         on_gpu = choose_device(config.device).type == "cuda"

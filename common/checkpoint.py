@@ -68,7 +68,7 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         UserError: the disk is full or cannot be written.
     """
-    if path.exists():
+    if path.is_dir():
         return
     temporary = path.with_name(f".{path.name}.partial")
     try:
@@ -107,7 +107,7 @@ def link(name: Path, folder: Path) -> None:
 
 def prune(checkpoints: Path, keep: Callable[[Path], bool]) -> None:
     """Delete what neither `last` nor `best` nor `keep` wants, and every training state but `last`'s."""
-    if not checkpoints.exists():
+    if not checkpoints.is_dir():
         return
     last, best = ((checkpoints / name).resolve() for name in ("last", "best"))
     for folder in list(checkpoints.iterdir()):

@@ -4,6 +4,20 @@ import torch
 
 from common.errors import UserError
 
+MOST_THREADS = 1_024  # some thousands more crash PyTorch
+
+
+def use_threads(count: int) -> None:
+    """Let PyTorch compute with so many CPU threads; 0 leaves the choice to it.
+
+    Raises:
+        UserError: they are more than there can be.
+    """
+    if count > MOST_THREADS:
+        raise UserError(f"threads must be at most {MOST_THREADS}, got {count}")
+    if count:
+        torch.set_num_threads(count)
+
 
 def choose_device(name: str) -> torch.device:
     """`auto` is CUDA when there is one, else the CPU; mps has to be named.

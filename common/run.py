@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from common.checkpoint import TRAINING_STATE, link
 from common.config import differences, from_dict, load_yaml, save_yaml, to_dict
 from common.errors import UserError
 
@@ -43,7 +44,7 @@ def last_checkpoint(folder: Path, config: Any, may_change: Sequence[str]) -> Pat
         may_change: settings, by dotted key, that a resumed run may have changed.
 
     Raises:
-        UserError: the run has another configuration or its checkpoint is gone.
+        UserError: the run has another configuration, or its checkpoint is gone.
     """
     saved, last = folder / "config.yaml", folder / "checkpoints" / "last"
     if saved.exists() and last.parent.exists():
@@ -56,7 +57,26 @@ def last_checkpoint(folder: Path, config: Any, may_change: Sequence[str]) -> Pat
             )
     if last.is_symlink() and not last.exists():
         raise UserError(f"{last} leads to {last.readlink()}, which is gone: --no-resume begins anew")
+    if not last.exists():
+        _find_last(last)
     return last if last.exists() else None
+
+
+def _find_last(last: Path) -> None:
+    """Make the link where a kill, or a copy without links, left checkpoints and no way to the last one.
+
+    Raises:
+        UserError: none of them can be gone on with, and beginning anew would delete them.
+    """
+    there = sorted(last.parent.glob("step_*"))
+    whole = [path for path in there if (path / TRAINING_STATE).is_dir()]
+    if there and not whole:
+        raise UserError(
+            f"{last.parent} has {there[-1].name} without its {TRAINING_STATE}, so the run cannot go on: "
+            "--no-resume begins anew"
+        )
+    if whole:
+        link(last, whole[-1])
 
 
 def write_down(folder: Path, config: Any, command: str) -> None:

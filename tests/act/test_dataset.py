@@ -50,6 +50,16 @@ def test_features_of_another_shape_are_refused(datasets, tmp_path):
         (lambda root: (root / "meta" / "stats.json").unlink(), "no statistics of observation.state, action"),
         (lambda root: change_stats(root, lambda stats: stats.pop("action")), "has no statistics of action"),
         (lambda root: change_stats(root, lambda s: s["action"].pop("std")), "has no statistics of action"),
+        (
+            lambda root: change_stats(root, lambda s: s["action"].__setitem__("mean", [1.0, 2.0, 3.0])),
+            r"the mean of action in its statistics is not \(2,\) finite numbers",
+        ),
+        (
+            lambda root: change_stats(root, lambda s: s["action"].__setitem__("std", [1.0, float("nan")])),
+            r"the std of action in its statistics is not \(2,\) finite numbers",
+        ),
+        (change_info(codebase_version="v2.1"), "of LeRobot's format before v3.0; LeRobot has a converter"),
+        (change_info(features=[]), "cannot be opened, is it whole"),
         (change_info(total_episodes=0, total_frames=0), "is empty"),
         (change_info(fps=30), "has 30 frames per second, PushT has 10"),
     ],

@@ -145,6 +145,10 @@ def test_a_policy_for_another_robot_is_refused(changed, inputs, message):
     "settings, message",
     [
         ({"n_action_steps": 7}, "n_action_steps must be from 1 to 6, its chunk_size, got 7"),
+        (
+            {"temporal_ensemble_coeff": -100.0},
+            "temporal_ensemble_coeff must be nearer to 0, say 0.01, got -100",
+        ),
         ({"n_action_steps": 0}, "n_action_steps must be from 1 to 6, its chunk_size, got 0"),
         (
             {"n_action_steps": 2, "temporal_ensemble_coeff": 0.01},

@@ -118,6 +118,25 @@ def test_mirror_images_are_drawn_too_and_in_the_same_order_after_a_stop(train, t
     assert sorted(chain(*whole[:13])) == list(range(52))
 
 
+def test_a_run_without_its_links_goes_on(train, refused, tmp_path):
+    """As some copies are, which else would have been begun anew in place of its checkpoints."""
+    constant = ("--optimizer.schedule", "constant")
+    train(*constant, "--run-name", "whole")
+    train(*constant, "--steps", "16")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    for name in ("last", "best"):
+        (checkpoints / name).unlink()
+    assert train(*constant)
+    assert_same(contents(tmp_path / "run"), contents(tmp_path / "whole"))
+
+    for state in checkpoints.glob("step_*/training_state"):
+        shutil.rmtree(state)
+    (checkpoints / "last").unlink()
+    there = {path.name for path in checkpoints.iterdir()}
+    assert "has step_00000024 without its training_state, so the run cannot go on" in refused(*constant)
+    assert {path.name for path in checkpoints.iterdir()} == there
+
+
 def test_a_finished_training_trains_on(train, tmp_path, uninterrupted):
     """To a larger number of steps; with a constant learning rate as if that had been asked for at once."""
     constant = ("--optimizer.schedule", "constant")

@@ -1,4 +1,3 @@
-import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,9 +95,9 @@ def test_the_first_signal_asks_and_the_second_interrupts(number, capfd):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
         assert not stop()
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert stop()
         assert "stopping after this step" in capfd.readouterr().err
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

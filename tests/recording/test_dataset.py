@@ -1,5 +1,4 @@
 import errno
-import os
 import signal
 from dataclasses import replace
 
@@ -193,7 +192,7 @@ def test_ctrl_c_during_a_save_waits_until_it_is_known_what_was_saved(block, new_
 
     def flush(path):
         if path == dataset.root.parent:  # the new version is in place
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(recording.versions, "flush", flush)
     for episodes in (block[:2], block[2:]):

@@ -1,6 +1,5 @@
 """Training ACT from the command line: stopped, killed, gone on with, and started from another."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -23,7 +22,7 @@ def test_stopped_and_resumed_is_the_same_training(train, tmp_path, monkeypatch, 
     def learn_and_signal(trainer):
         learn(trainer)
         if next(steps) in stops:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(train_act.Trainer, "_learn", learn_and_signal)
     assert [train() for _ in stops] == [False] * len(stops)
@@ -71,7 +70,7 @@ def test_processes_stop_together_when_one_is_asked_to_and_go_on(dataset, tmp_pat
         "def learn_and_signal(trainer):\n"
         "    learn(trainer)\n"
         "    if 'stops' in sys.argv[0] and trainer.step == 3 and not trainer.is_main:\n"
-        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
         "train_act.Trainer._learn = learn_and_signal\n"
         "sys.exit(0 if train_act.main() else 1)\n"
     )
@@ -106,7 +105,7 @@ def test_mirror_images_are_drawn_too_and_in_the_same_order_after_a_stop(train, t
     def learn_and_signal(trainer):
         learn(trainer)
         if next(steps) == 16 + 5:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(train_act.Frames, "batch", watched)
     monkeypatch.setattr(train_act.Trainer, "_learn", learn_and_signal)

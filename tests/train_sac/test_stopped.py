@@ -1,6 +1,5 @@
 """Training from the command line: stopped, killed, diverging, on a full disk; and started again."""
 
-import os
 import runpy
 import shutil
 import signal
@@ -32,7 +31,7 @@ def test_signals_stop_it_and_the_same_command_goes_on(uninterrupted, train, tmp_
 
     def step_and_be_stopped(env, actions):
         if number := signals.get(next(steps)):
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
         return step(env, actions)
 
     monkeypatch.setattr(TrainingEnv, "step", step_and_be_stopped)
@@ -51,7 +50,7 @@ def test_only_a_finished_training_ends_with_zero(tiny, tmp_path, monkeypatch):
 
     def step_and_be_stopped(env, actions):
         if next(steps) == 100:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return step(env, actions)
 
     monkeypatch.setattr(TrainingEnv, "step", step_and_be_stopped)

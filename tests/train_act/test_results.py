@@ -141,8 +141,8 @@ def test_two_processes_learn_what_one_learns_of_their_batches(dataset, tmp_path)
         configs[processes] = tmp_path / f"{processes}.yaml"
         configs[processes].write_text(f"logs: {tmp_path / str(processes)}\n{TINY}")
     train_act.main(["--config", str(configs[1]), *flags.split()])
-    launch = f"-m torch.distributed.run --nproc_per_node 2 train_act.py --config {configs[2]} --batch-size 2"
-    command = [sys.executable, *launch.split(), *flags.split()]
+    launch = "-m torch.distributed.run --standalone --nproc_per_node 2 train_act.py"
+    command = [sys.executable, *launch.split(), "--config", configs[2], "--batch-size", "2", *flags.split()]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
 
     one, two = (contents(tmp_path / str(processes) / "run") for processes in (1, 2))

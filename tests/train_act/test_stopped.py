@@ -78,7 +78,7 @@ def test_processes_stop_together_when_one_is_asked_to_and_go_on(dataset, tmp_pat
 
     def launch(script, logs):
         (tmp_path / "config.yaml").write_text(f"logs: {logs}\n{TINY}")
-        launcher = f"-m torch.distributed.run --nproc_per_node 2 {tmp_path / script}"
+        launcher = f"-m torch.distributed.run --standalone --nproc_per_node 2 {tmp_path / script}"
         flags = f"--config {tmp_path / 'config.yaml'} --dataset.root {dataset} --run-name run --batch-size 2"
         flags += " --steps 6 --training.log-freq 2 --training.eval-freq 0"
         command = [sys.executable, *launcher.split(), *flags.split()]

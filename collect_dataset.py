@@ -81,6 +81,8 @@ class Config(Settings):
         if self.import_human:
             others = "policy", "episodes", "workers", "give_up", "device", "sampled", "noise", "hold"
             self._refuse("--import-human", *others, "min_coverage", "seed")
+        elif self.hindsight:
+            raise ValueError("hindsight must be left out without --import-human: it moves demonstrations")
 
     def _refuse(self, flag: str, *names: str) -> None:
         """Raise ValueError where one of these is set that has no meaning with a flag."""

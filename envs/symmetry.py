@@ -1,7 +1,12 @@
-"""PushT is its own mirror image across the diagonal x + y = 512, along which the goal's stem lies.
+"""Where PushT is the same: in its mirror, and, as far as the walls are not touched, anywhere on the board.
 
-What happens on one side therefore tells what happens on the other: a learner may see half of its transitions
-in the mirror. For features and actions alike the mirror is a change of order and of signs.
+It is its own mirror image across the diagonal x + y = 512, along which the goal's stem lies. What happens on
+one side therefore tells what happens on the other: a learner may see half of its transitions in the mirror.
+For features and actions alike the mirror is a change of order and of signs.
+
+Its physics do not know where the board's middle is or how the board is turned. So the same episode happens
+elsewhere too, and a T that was brought nearly to the goal was brought there exactly, if all had begun a few
+pixels beside.
 """
 
 from collections.abc import Sequence
@@ -39,6 +44,19 @@ def mirror_points(name: Literal["agent_pos", "keypoints"], points: np.ndarray, d
     order, signs = _MIRRORED[name]
     middle = np.float32(255.5 if drawn else 256.0)
     return (points - middle)[..., order] * np.array(signs, points.dtype) + middle
+
+
+def carry(points: np.ndarray, pose: np.ndarray, onto: np.ndarray) -> np.ndarray:
+    """Where points lie after the rigid motion of the board that takes one pose onto another.
+
+    Args:
+        points: (..., 2) pixels.
+        pose: (3,) x and y in pixels, angle in radians.
+        onto: (3,) the same.
+    """
+    turn = onto[2] - pose[2]
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    return (points - pose[:2]) @ rotation.T + onto[:2]
 
 
 class Symmetry(NamedTuple):

@@ -32,6 +32,10 @@ PEOPLE = (
     "MIT License, (c) 2023 Columbia Artificial Intelligence and Robotics Lab); rewards were computed from "
     "the recorded states."
 )
+MOVED = (
+    " Each demonstration was moved by a few pixels and degrees, to where its T ends on the goal, and played "
+    "there in the simulator; those that a wall keeps from it are as they were recorded."
+)
 CITATION = """@inproceedings{chi2023diffusionpolicy,
   title={Diffusion Policy: Visuomotor Policy Learning via Action Diffusion},
   author={Chi, Cheng and Feng, Siyuan and Du, Yilun and Xu, Zhenjia and Cousineau, Eric
@@ -67,6 +71,7 @@ def write_card(folder: Path, dataset: Dataset, repo_id: str) -> None:
 def _description(dataset: Dataset, rows: dict, frames: dict) -> str:
     notes, lengths = dataset.notes, rows["length"]
     imported = notes.recipe.policy == IMPORT
+    origin = (PEOPLE + MOVED * notes.recipe.hindsight) if imported else SIMULATOR
     numbers = {
         "episodes": f"{len(lengths):,}, of which {int(rows['success'].sum()):,} end with the T on its place",
         "frames": f"{lengths.sum():,} at {FPS} Hz, {lengths.min()} to {lengths.max()} an episode, "
@@ -80,7 +85,7 @@ def _description(dataset: Dataset, rows: dict, frames: dict) -> str:
     settings = ", ".join(
         f"{name} {value}" for name, value in asdict(notes.recipe).items() if name != "policy"
     )
-    return f"""PushT: an agent pushes a T onto its place. {PEOPLE if imported else SIMULATOR}
+    return f"""PushT: an agent pushes a T onto its place. {origin}
 `collect_dataset.py --verify`, of the recorder, plays it again and compares.
 
 ![Episodes from left to right](card/contact_sheet.png)

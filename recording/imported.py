@@ -7,6 +7,10 @@ one, `<name>_img.npz`, beside it) or in the original zarr folder.
 They hold no rewards: the reward of frame t is that of the recorded state t + 1, and after the last one that
 of the simulator playing the last action. Where that replay has lost the recording, the last reward is
 repeated.
+
+People stopped when the T looked right, at a coverage of 0.9, and 7 of them succeeded. In hindsight
+(Andrychowicz et al. 2017) each knew exactly how to bring the T to where it ended: `Recipe.hindsight` moves a
+whole demonstration by those few pixels and degrees, and plays it there in the simulator.
 """
 
 import hashlib
@@ -24,8 +28,9 @@ from tqdm import tqdm
 from common.errors import UserError, reason
 from common.run import StopRequest
 from envs import physics
-from envs.observations import SUCCESS_COVERAGE
+from envs.observations import GOAL_POSE, SUCCESS_COVERAGE
 from envs.pixels import Renderer
+from envs.symmetry import carry
 from envs.vector import PushTVectorEnv
 from recording.dataset import Dataset
 from recording.pictures import encode_png, histogram
@@ -59,7 +64,7 @@ def import_human(dataset: Dataset, path: Path) -> bool:
         UserError: the file is not such a file, or the disk is full.
     """
     recipe, source = dataset.notes.recipe, load(path)
-    pictures = source.images if recipe.observations == "pixels" else None
+    pictures = source.images if recipe.observations == "pixels" and not recipe.hindsight else None
     if pictures is not None and recipe.resolution != pictures.shape[1]:
         raise UserError(f"resolution must be {pictures.shape[1]} with {path}, whose pictures are recorded")
     env = PushTVectorEnv(1)
@@ -125,6 +130,8 @@ def load(path: Path) -> Demonstrations:
 
 def _episode(env: PushTVectorEnv, recipe: Recipe, source: Demonstrations, place: slice) -> Recorded:
     states, actions = source.states[place].astype(np.float64), source.actions[place].astype(np.float64)
+    if recipe.hindsight:
+        states, actions = _in_hindsight(env, states, actions)
     replayed, coverage = _replay(env, states[0], actions)
     recorded_coverage, keypoints = _geometry(env, states)
     lost = np.abs(replayed[:, :4] - states[:, :4]).max() > LOST
@@ -138,8 +145,25 @@ def _episode(env: PushTVectorEnv, recipe: Recipe, source: Demonstrations, place:
     return episode
 
 
+def _in_hindsight(
+    env: PushTVectorEnv, states: np.ndarray, actions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """States (T, 5) and actions (T, 2) of a demonstration moved to where its T ends on the goal.
+
+    One that fails there, for it meets a wall, or would have to begin beyond one, stays where it was.
+    """
+    _replay(env, states[0], actions)
+    end = env.envs[0].get_state()[2:5]
+    agent, block = (carry(states[:, place], end, GOAL_POSE) for place in (slice(0, 2), slice(2, 4)))
+    moved = np.column_stack([agent, block, states[:, 4] + GOAL_POSE[2] - end[2]])
+    targets = np.clip(carry(actions, end, GOAL_POSE), 0.0, 512.0)
+    replayed, coverage = _replay(env, moved[0], targets)
+    inside = np.all((moved[0, :4] >= 0.0) & (moved[0, :4] <= 512.0))
+    return (replayed[:, :5], targets) if inside and coverage > SUCCESS_COVERAGE else (states, actions)
+
+
 def _pictures(recipe: Recipe, source: Demonstrations, place: slice, states: np.ndarray) -> list[np.ndarray]:
-    if source.images is not None:
+    if source.images is not None and not recipe.hindsight:
         return list(source.images[place])
     renderer = Renderer(recipe.resolution, recipe.resolution)
     return [renderer.draw(state[:2], state[2:5]) for state in states]

@@ -3,7 +3,7 @@ import pytest
 
 from envs.actions import ActionDecoder
 from envs.observations import FEATURES, features, rotate
-from envs.symmetry import mirror
+from envs.symmetry import carry, mirror
 from envs.vector import PushTVectorEnv
 
 NAMES = [name for name in FEATURES if name != "block_angle"]
@@ -81,6 +81,37 @@ def test_the_simulator_does_in_the_mirror_what_it_does(mode, frame, speed_limit)
             assert names is VIEWS[1] or np.median(np.abs(seen - expected)) < 1e-6
     moved = np.linalg.norm(raws[0]["block_pose"][:, :2] - first_pose[:, :2], axis=1)
     assert np.median(moved) > 10
+
+
+def test_the_simulator_does_elsewhere_what_it_does():
+    """A board shifted and turned by a little, up to the solver's rounding."""
+    here, there = np.array([256.0, 256.0, 0.0]), np.array([261.0, 249.0, 0.1])
+    starts = start_states()[0]
+    moved = np.column_stack(
+        [carry(starts[:, :2], here, there), carry(starts[:, 2:4], here, there), starts[:, 4] + 0.1]
+    )
+    envs = PushTVectorEnv(COUNT), PushTVectorEnv(COUNT)
+    raws = [
+        env.reset(seed=list(range(COUNT)), options={"states": states})[0]
+        for env, states in zip(envs, (starts, moved), strict=True)
+    ]
+    for _ in range(12):
+        targets = raws[0]["block_pose"][:, :2]
+        raws = [envs[0].step(targets)[0], envs[1].step(carry(targets, here, there))[0]]
+        gaps = np.abs(carry(raws[0]["keypoints"], here, there) - raws[1]["keypoints"]).max(axis=(1, 2))
+        assert np.quantile(gaps, 0.7) < 0.02 and np.median(gaps) < 1e-6
+    assert np.median(np.linalg.norm(raws[0]["block_pose"][:, :2] - starts[:, 2:4], axis=1)) > 10
+
+
+def test_a_pose_is_carried_onto_the_other():
+    """Points told in the T's own frame are where they were in it."""
+    rng = np.random.default_rng(2)
+    pose, onto = rng.uniform([0, 0, -4], [512, 512, 4], (2, 3))
+    points = rng.uniform(-50, 50, (4, 5, 2))
+    at = [
+        rotate(points.reshape(-1, 2), np.full(20, p[2])).reshape(points.shape) + p[:2] for p in (pose, onto)
+    ]
+    np.testing.assert_allclose(carry(at[0], pose, onto), at[1])
 
 
 def test_an_angle_that_wraps_has_no_mirror_image():

@@ -130,6 +130,40 @@ def test_no_success_that_was_not_one(source, tmp_path):
             assert rows["next.success"][t] == (coverage > 0.95)
 
 
+def test_in_hindsight_demonstrations_end_on_the_goal(source, tmp_path, capsys):
+    """The same ways as recorded, a little aside, and successes when the stock simulator plays them."""
+    np.savez(tmp_path / "people.npz", **source)
+    dataset = dataset_at(tmp_path / "data", source, hindsight=True)
+    assert import_human(dataset, tmp_path / "people.npz")
+    rows = LeRobotDataset("local/people", root=dataset.root).hf_dataset.with_format("numpy")[:]
+    ends = source["episode_ends"]
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        for name, recorded in (
+            ("action", source["action"][start:end]),
+            ("observation.state", source["state"][start:end, :2]),
+        ):
+            moved = np.stack(rows[name][start:end])
+            assert 1e-3 < np.abs(moved - recorded).max() < 120
+            between = [np.linalg.norm(points[:, None] - points, axis=2) for points in (moved, recorded)]
+            np.testing.assert_allclose(*between, atol=1.0)
+    np.testing.assert_array_equal(rows["next.reward"][ends - 1], 1.0)
+    assert verify(dataset)  # pictures, too, and successes
+    assert f"{EPISODES} of {EPISODES} episodes replay within 1 px" in capsys.readouterr().out
+    assert dataset.notes.successes == EPISODES
+
+
+def test_a_demonstration_that_cannot_be_moved_stays(tmp_path):
+    """Its T lies far from the goal, and the agent would have to be beyond the wall."""
+    states = np.tile([500.0, 500.0, 150.0, 150.0, np.pi / 4], (4, 1))
+    np.savez(tmp_path / "people.npz", state=states, action=states[:, :2], episode_ends=[4])
+    recipe = Recipe(policy=IMPORT, all=True, observations="keypoints", hindsight=True)
+    dataset = Dataset(tmp_path / "data", Notes(recipe, next_seed=0))
+    assert import_human(dataset, tmp_path / "people.npz")
+    rows = LeRobotDataset("local/people", root=dataset.root).hf_dataset.with_format("numpy")[:]
+    np.testing.assert_allclose(np.stack(rows["sim.state"])[:, :5], states, rtol=1e-6)
+    np.testing.assert_array_equal(np.stack(rows["action"]), states[:, :2])
+
+
 @pytest.mark.parametrize(
     ("column", "change", "message"),
     [

@@ -88,7 +88,10 @@ def read(folder: Path, learner: Learner) -> tuple[dict[str, Any], dict[str, torc
         _load_weights(learner.averaged, model)
         _load_weights(learner.policy, _part(tensors, "weights") or model)
         learner.load_moments(load_optimizer_state_dict(training), _part(tensors, "norms"))
-        learner.continue_at(train_utils.load_training_step(training))
+        step = train_utils.load_training_step(training)
+        if step < 0:
+            raise ValueError(f"it says that it has been trained for {step} steps")
+        learner.continue_at(step)
         load_rng_state(training)
     except (OSError, KeyError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         raise UserError(f"{folder}: not the checkpoint of such a training: {reason(error)}") from None
@@ -101,8 +104,13 @@ def read_ours(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     Raises:
         UserError: it is damaged.
     """
-    state = folder / TRAINING_STATE / f"{OURS}.json"
-    return (load_json(state), load_tensors(state.with_suffix(".safetensors"))) if state.exists() else ({}, {})
+    file = folder / TRAINING_STATE / f"{OURS}.json"
+    if not file.exists():
+        return {}, {}
+    state = load_json(file)
+    if not isinstance(state, dict):
+        raise UserError(f"{file}: not the state of a training")
+    return state, load_tensors(file.with_suffix(".safetensors"))
 
 
 def read_latest_of_ours(checkpoints: Path) -> dict[str, Any]:

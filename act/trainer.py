@@ -297,9 +297,10 @@ class Trainer:
             where = lerobot_checkpoint.read_position(folder, self.frames.num_frames, self.lerobot.batch_size)
             self.epoch, self.drawn = where["epoch"], where["start_index"]
             return
-        if state["dataset"] != self.frames.fingerprint and not ours:
+        same_data = state.get("dataset") == self.frames.fingerprint
+        if not same_data and not ours:
             return  # other data begins with its first epoch
-        if state["dataset"] != self.frames.fingerprint:
+        if not same_data:
             raise UserError(
                 f"{folder}: trained on another dataset than the one that is there now: bring that back, "
                 "or begin anew with another --run-name or --no-resume"
@@ -308,7 +309,7 @@ class Trainer:
             self.epoch, self.drawn, self._summed = state["epoch"], state["drawn"], state["summed"]
             self._metrics, self.evaluation = state["metrics"], state["evaluation"]
             self._sums.copy_(tensors["sums"])
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, RuntimeError, TypeError) as error:
             raise UserError(f"{folder}: not the state of such a training: {reason(error)}") from None
 
 

@@ -88,6 +88,20 @@ def test_a_damaged_checkpoint_is_a_sentence(train, refused, tmp_path, name):
     assert str(tmp_path / "run" / "checkpoints" / "last") in message and "deserializing" in message
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("trainer.json", "[]", "not the state of a training"),
+        ("trainer.json", '{"epoch": 0}', "trained on another dataset"),
+        ("training_step.json", '{"step": -1}', "it says that it has been trained for -1 steps"),
+    ],
+)
+def test_a_checkpoint_that_tells_nonsense_is_a_sentence(train, refused, tmp_path, name, content, message):
+    train("--steps", "2")
+    (tmp_path / "run" / "checkpoints" / "last" / "training_state" / name).write_text(content)
+    assert message in refused()
+
+
 def test_a_finished_policy_that_cannot_be_published_is_finished(train, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")

@@ -82,7 +82,7 @@ class Config(Settings):
             others = "policy", "episodes", "workers", "give_up", "device", "sampled", "noise", "hold"
             self._refuse("--import-human", *others, "min_coverage", "seed")
         elif self.hindsight:
-            raise ValueError("hindsight must be left out without --import-human: it moves demonstrations")
+            raise ValueError("hindsight must be left out without --import-human, which it is about")
 
     def _refuse(self, flag: str, *names: str) -> None:
         """Raise ValueError where one of these is set that has no meaning with a flag."""

@@ -32,9 +32,9 @@ PEOPLE = (
     "MIT License, (c) 2023 Columbia Artificial Intelligence and Robotics Lab); rewards were computed from "
     "the recorded states."
 )
-MOVED = (
-    " Each demonstration was moved by a few pixels and degrees, to where its T ends on the goal, and played "
-    "there in the simulator; those that a wall keeps from it are as they were recorded."
+HINDSIGHT = (
+    " Each demonstration, and stretches of it, were moved to where their T ends on the goal and played there "
+    "in the simulator; those that succeed were kept."
 )
 CITATION = """@inproceedings{chi2023diffusionpolicy,
   title={Diffusion Policy: Visuomotor Policy Learning via Action Diffusion},
@@ -71,7 +71,7 @@ def write_card(folder: Path, dataset: Dataset, repo_id: str) -> None:
 def _description(dataset: Dataset, rows: dict, frames: dict) -> str:
     notes, lengths = dataset.notes, rows["length"]
     imported = notes.recipe.policy == IMPORT
-    origin = (PEOPLE + MOVED * notes.recipe.hindsight) if imported else SIMULATOR
+    origin = (PEOPLE + HINDSIGHT * notes.recipe.hindsight) if imported else SIMULATOR
     numbers = {
         "episodes": f"{len(lengths):,}, of which {int(rows['success'].sum()):,} end with the T on its place",
         "frames": f"{lengths.sum():,} at {FPS} Hz, {lengths.min()} to {lengths.max()} an episode, "

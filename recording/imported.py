@@ -9,8 +9,9 @@ of the simulator playing the last action. Where that replay has lost the recordi
 repeated.
 
 People stopped when the T looked right, at a coverage of 0.9, and 7 of them succeeded. In hindsight
-(Andrychowicz et al. 2017) each knew exactly how to bring the T to where it ended: `Recipe.hindsight` moves a
-whole demonstration by those few pixels and degrees, and plays it there in the simulator.
+(Andrychowicz et al. 2017) each showed how to bring the T to wherever it lay on the way: with
+`Recipe.hindsight` such stretches are moved to where their T ends on the goal, and played there in the
+simulator. Those that succeed are the dataset.
 """
 
 import hashlib
@@ -39,6 +40,11 @@ from recording.schema import Recipe, Recorded, columns
 
 BATCH = 50  # episodes saved at a time
 LOST = 1.0  # pixels between a replay and a recording beyond which the replay says nothing about it
+APART = 10.0  # pixels, between the places that one demonstration is made to end at in hindsight
+FAR = 30.0  # pixels, that the T has to come in a stretch
+SHORT = 30  # frames, below which a stretch is none
+LEVER = 50.0  # pixels that a radian is worth
+WALL = 5.0  # pixels from the edge of the board
 
 
 @dataclass(frozen=True)
@@ -61,24 +67,29 @@ def import_human(dataset: Dataset, path: Path) -> bool:
         False if Ctrl-C or SIGTERM came before.
 
     Raises:
-        UserError: the file is not such a file, or the disk is full.
+        UserError: the file is not such a file, nothing in it succeeds in hindsight, or the disk is full.
     """
     recipe, source = dataset.notes.recipe, load(path)
     pictures = source.images if recipe.observations == "pixels" and not recipe.hindsight else None
     if pictures is not None and recipe.resolution != pictures.shape[1]:
         raise UserError(f"resolution must be {pictures.shape[1]} with {path}, whose pictures are recorded")
     env = PushTVectorEnv(1)
-    places = list(source.episodes())[dataset.episodes :]
+    places = list(_stretches(env, source) if recipe.hindsight else source.episodes())
+    notes, places = dataset.notes, places[dataset.notes.attempts :]
     look = {"unit": "episode", "desc": "importing", "dynamic_ncols": True, "disable": None}
     with StopRequest("these episodes, to save") as stop, tqdm(total=len(places), **look) as bar:
         for first in range(0, len(places), BATCH):
-            batch = [_episode(env, recipe, source, place) for place in places[first : first + BATCH]]
-            notes = dataset.notes
-            successes = notes.successes + sum(episode.success for episode in batch)
-            dataset.append(batch, replace(notes, attempts=notes.attempts + len(batch), successes=successes))
-            bar.update(len(batch))
+            tried = [_episode(env, recipe, source, place) for place in places[first : first + BATCH]]
+            batch = [episode for episode in tried if episode.success or not recipe.hindsight]
+            successes = notes.successes + sum(episode.success for episode in tried)
+            notes = replace(notes, attempts=notes.attempts + len(tried), successes=successes)
+            if batch:
+                dataset.append(batch, notes)
+            bar.update(len(tried))
             if stop() and bar.n < len(places):
                 return False
+    if not dataset.episodes:
+        raise UserError(f"{path}: moved to where its T ends on the goal, no demonstration succeeds")
     return True
 
 
@@ -145,21 +156,43 @@ def _episode(env: PushTVectorEnv, recipe: Recipe, source: Demonstrations, place:
     return episode
 
 
+def _stretches(env: PushTVectorEnv, source: Demonstrations) -> Iterator[slice]:
+    """All that demonstrations are in hindsight: themselves, and their ways to where the T was before.
+
+    A way begins as early as it can, moved to where the T ends on the goal, without leaving the board.
+    """
+    for place in source.episodes():
+        yield place
+        states = source.states[place].astype(np.float64)
+        points = np.concatenate([states[:, None, :2], _geometry(env, states)[1]], axis=1)
+        latest = states[-1, 2:5]
+        for end in range(len(states) - 1, SHORT - 1, -1):
+            pose = states[end, 2:5]
+            if _distance(pose, latest) < APART:
+                continue
+            moved = carry(points[:end], pose, GOAL_POSE)
+            outside = np.flatnonzero(np.any(np.abs(moved - 256.0) > 256.0 - WALL, axis=(1, 2)))
+            start = outside[-1] + 1 if len(outside) else 0
+            if end - start >= SHORT and _distance(states[start, 2:5], pose) >= FAR:
+                latest = pose
+                yield slice(place.start + start, place.start + end)
+
+
+def _distance(pose: np.ndarray, other: np.ndarray) -> float:
+    turn = (pose[2] - other[2] + np.pi) % (2 * np.pi) - np.pi
+    return float(np.linalg.norm(pose[:2] - other[:2]) + LEVER * abs(turn))
+
+
 def _in_hindsight(
     env: PushTVectorEnv, states: np.ndarray, actions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """States (T, 5) and actions (T, 2) of a demonstration moved to where its T ends on the goal.
-
-    One that fails there, for it meets a wall, or would have to begin beyond one, stays where it was.
-    """
+    """States (T, 5) and actions (T, 2) of a demonstration, moved to where its T ends on the goal."""
     _replay(env, states[0], actions)
     end = env.envs[0].get_state()[2:5]
-    agent, block = (carry(states[:, place], end, GOAL_POSE) for place in (slice(0, 2), slice(2, 4)))
-    moved = np.column_stack([agent, block, states[:, 4] + GOAL_POSE[2] - end[2]])
+    agent, block = (carry(states[0, place], end, GOAL_POSE) for place in (slice(0, 2), slice(2, 4)))
+    start = np.array([*np.clip(agent, 0.0, 512.0), *block, states[0, 4] + GOAL_POSE[2] - end[2]])
     targets = np.clip(carry(actions, end, GOAL_POSE), 0.0, 512.0)
-    replayed, coverage = _replay(env, moved[0], targets)
-    inside = np.all((moved[0, :4] >= 0.0) & (moved[0, :4] <= 512.0))
-    return (replayed[:, :5], targets) if inside and coverage > SUCCESS_COVERAGE else (states, actions)
+    return _replay(env, start, targets)[0][:, :5], targets
 
 
 def _pictures(recipe: Recipe, source: Demonstrations, place: slice, states: np.ndarray) -> list[np.ndarray]:

@@ -33,7 +33,7 @@ class Settings:
     sampled: bool = False  # draw actions from the policy's distribution instead of taking its mode
     noise: float = 0.0  # standard deviation in pixels, added to actions as played; the clean one is the label
     hold: int = 0  # steps for which the T then has to stay on its place, for a clone to learn to stop
-    hindsight: bool = False  # move each imported demonstration so that its T ends on the goal
+    hindsight: bool = False  # of demonstrations, all stretches that, moved, end with the T on its place
     all: bool = False  # keep failures too, marked by next.success
     min_coverage: float = 0.0  # of the goal, at best, below which an episode is not kept
 

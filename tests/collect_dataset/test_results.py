@@ -110,22 +110,27 @@ def test_the_card_links_to_where_the_dataset_will_be(tmp_path, short_blocks):
     assert link not in (tmp_path / "nameless/README.md").read_text()
 
 
-def test_demonstrations_of_people(tmp_path, finished, capsys):
+@pytest.mark.parametrize(
+    ("hindsight", "content"), [("", "2 episodes, 66 frames"), ("--hindsight", "11 episodes, 430 frames")]
+)
+def test_demonstrations_of_people(hindsight, content, tmp_path, finished, capsys):
     """Episodes of ours, as such a file has them."""
     frames = LeRobotDataset("local/any", root=finished).hf_dataset.with_format("numpy")[:]
     states = np.stack(frames["sim.state"])
     ends = np.flatnonzero(frames["next.done"]) + 1
     people = tmp_path / "people.npz"
     np.savez(people, state=states[:, :5], action=np.stack(frames["action"]), episode_ends=ends)
-    flags = f"--import-human {people} --root {tmp_path / 'data'} --resolution 32"
+    flags = f"--import-human {people} --root {tmp_path / 'data'} --resolution 32 {hindsight}"
     for resume in ("", "--resume"):
         assert collect_dataset.main(f"{flags} {resume}".split())
-        assert f"data: 2 episodes, {len(states)} frames" in capsys.readouterr().out
+        assert f"data: {content}" in capsys.readouterr().out
     assert collect_dataset.main(["--verify", str(tmp_path / "data")])
-    assert "2 of 2 episodes replay within 1 px" in capsys.readouterr().out
+    episodes = content.split()[0]
+    assert f"{episodes} of {episodes} episodes replay within 1 px" in capsys.readouterr().out
     card = (tmp_path / "data/README.md").read_text()
     assert "Recorded by people for [Diffusion Policy]" in card and "| policy | people |" in card
     assert "Recorded in the simulator" not in card and "episodes played" not in card
+    assert ("those that succeed were kept" in card) == bool(hindsight)
     assert "| starts | as recorded |" in card
 
 

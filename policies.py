@@ -61,6 +61,8 @@ def load_policy(
         kind, folder, config = str(path), None, {}
     else:
         folder = find_weights(path)
+        if not (folder / "config.json").exists():
+            raise UserError(f"{folder / 'config.json'}: missing, and no checkpoints, so {path} is no policy")
         config = load_json(folder / "config.json")
         kind = config.get("algorithm", config.get("type")) if isinstance(config, dict) else None
     if kind == "act":

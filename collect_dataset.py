@@ -4,6 +4,7 @@
     python collect_dataset.py --root data/big --episodes 1000 --hold 10 --workers 2    more, on two cores
     python collect_dataset.py --policy human --root data/mine      you, with the mouse
     python collect_dataset.py --import-human pusht_cchi_v7_replay.zarr         the classic 206 demonstrations
+    python collect_dataset.py --import-human pusht_cchi_v7_replay.zarr --hindsight    made to succeed
     python collect_dataset.py --verify data/pusht_expert           play it again and compare
 
 At every moment the folder is a whole dataset of the episodes saved so far, whatever kills the recorder;
@@ -81,7 +82,9 @@ class Config(Settings):
         if self.import_human:
             others = "policy", "episodes", "workers", "give_up", "device", "sampled", "noise", "hold"
             self._refuse("--import-human", *others, "min_coverage", "seed")
-        elif self.hindsight:
+        if self.hindsight:
+            self._refuse("--hindsight", "all")
+        if self.hindsight and not self.import_human:
             raise ValueError("hindsight must be left out without --import-human, which it is about")
 
     def _refuse(self, flag: str, *names: str) -> None:
@@ -101,7 +104,7 @@ def make_recipe(config: Config) -> Recipe:
     """What the episodes depend on."""
     settings = {field.name: getattr(config, field.name) for field in fields(Settings)}
     if config.import_human:
-        settings |= {"all": True, "fingerprint": imported.fingerprint(config.import_human)}
+        settings |= {"all": not config.hindsight, "fingerprint": imported.fingerprint(config.import_human)}
         return Recipe(policy=IMPORT, **settings)
     if config.policy == HUMAN:
         return Recipe(policy=HUMAN, fingerprint=HUMAN, **settings | {"all": True})

@@ -26,6 +26,7 @@ from envs.observations import (
     check_features,
     feature_size,
     features,
+    wrap_angle,
 )
 from envs.rollout import Policy
 from sac.actor import Actor
@@ -182,7 +183,7 @@ class ScriptedPolicy:
         forward = to_goal / np.maximum(distance, 1e-6)
         left = np.stack([-forward[:, 1], forward[:, 0]], axis=1)
 
-        turn = (GOAL_POSE[2] - pose[:, 2] + np.pi) % (2 * np.pi) - np.pi
+        turn = wrap_angle(GOAL_POSE[2] - pose[:, 2])
         # Pushed left of its middle, the T turns backwards.
         offset = np.clip(-60.0 * turn, -40.0, 40.0)[:, None]
         ahead = np.sum((agent - middle) * forward, axis=1, keepdims=True)

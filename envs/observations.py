@@ -104,6 +104,11 @@ FEATURES: dict[str, Callable[[RawObservation], np.ndarray]] = {
 }
 
 
+def wrap_angle(angle: np.ndarray) -> np.ndarray:
+    """The same angles in [-pi, pi)."""
+    return (angle + np.pi) % (2.0 * np.pi) - np.pi
+
+
 def rotate(vectors: np.ndarray, angles: np.ndarray) -> np.ndarray:
     """Vectors (n, 2) turned by `angles` (n,), rad, as the board's angles turn: from x towards y."""
     x, y = vectors.T

@@ -46,7 +46,7 @@ def mirror_points(name: Literal["agent_pos", "keypoints"], points: np.ndarray, d
     return (points - middle)[..., order] * np.array(signs, points.dtype) + middle
 
 
-def carry(points: np.ndarray, pose: np.ndarray, onto: np.ndarray) -> np.ndarray:
+def rigid_transform(points: np.ndarray, pose: np.ndarray, onto: np.ndarray) -> np.ndarray:
     """Where points lie after the rigid motion of the board that takes one pose onto another.
 
     Args:

@@ -22,19 +22,19 @@ from envs.pixels import Renderer
 from envs.rollout import Episode
 from envs.summary import wilson_interval
 from recording.dataset import Dataset, Notes
-from recording.schema import IMPORT
+from recording.schema import IMPORT, Recipe
 
 SHOWN, SIDE = 9, 160  # episodes in the film, pixels of each
 MOMENTS = 8  # of an episode on the contact sheet
 SIMULATOR = "Recorded in the simulator of [gym-pusht](https://github.com/huggingface/gym-pusht)."
 PEOPLE = (
     "Recorded by people for [Diffusion Policy](https://diffusion-policy.cs.columbia.edu) (Chi et al. 2023; "
-    "MIT License, (c) 2023 Columbia Artificial Intelligence and Robotics Lab); rewards were computed from "
-    "the recorded states."
+    "MIT License, (c) 2023 Columbia Artificial Intelligence and Robotics Lab)"
 )
+AS_RECORDED = "; rewards were computed from the recorded states."
 HINDSIGHT = (
-    " Each demonstration, and stretches of it, were moved to where their T ends on the goal and played there "
-    "in the simulator; those that succeed were kept."
+    ". Every segment of their demonstrations was moved to where its T ends on the goal and played there in "
+    "the simulator, which the states and rewards are of; those that succeed were kept, up to their success."
 )
 CITATION = """@inproceedings{chi2023diffusionpolicy,
   title={Diffusion Policy: Visuomotor Policy Learning via Action Diffusion},
@@ -70,14 +70,12 @@ def write_card(folder: Path, dataset: Dataset, repo_id: str) -> None:
 
 def _description(dataset: Dataset, rows: dict, frames: dict) -> str:
     notes, lengths = dataset.notes, rows["length"]
-    imported = notes.recipe.policy == IMPORT
-    origin = (PEOPLE + HINDSIGHT * notes.recipe.hindsight) if imported else SIMULATOR
     numbers = {
         "episodes": f"{len(lengths):,}, of which {int(rows['success'].sum()):,} end with the T on its place",
         "frames": f"{lengths.sum():,} at {FPS} Hz, {lengths.min()} to {lengths.max()} an episode, "
         f"{lengths.mean():.1f} on average",
-        "policy": "people" if imported else f"`{notes.recipe.policy}`, {_success_rate(notes)}",
-        "starts": _seeds(rows["seed"]),
+        "policy": _player(notes),
+        "starts": _starts(rows["seed"], notes.recipe.hindsight),
         "target moves": _moves(frames),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in numbers.items())
@@ -85,7 +83,7 @@ def _description(dataset: Dataset, rows: dict, frames: dict) -> str:
     settings = ", ".join(
         f"{name} {value}" for name, value in asdict(notes.recipe).items() if name != "policy"
     )
-    return f"""PushT: an agent pushes a T onto its place. {origin}
+    return f"""PushT: an agent pushes a T onto its place. {_origin(notes.recipe)}
 `collect_dataset.py --verify`, of the recorder, plays it again and compares.
 
 ![Episodes from left to right](card/contact_sheet.png)
@@ -112,6 +110,20 @@ block x, y, angle, agent velocity): enough to draw a picture of any size, and no
 `meta/episodes` also has the seed, success and largest coverage of each episode."""
 
 
+def _origin(recipe: Recipe) -> str:
+    if recipe.policy != IMPORT:
+        return SIMULATOR
+    return PEOPLE + (HINDSIGHT if recipe.hindsight else AS_RECORDED)
+
+
+def _player(notes: Notes) -> str:
+    if notes.recipe.hindsight:
+        return f"people; of {notes.attempts:,} segments {notes.successes:,} succeed where they were moved to"
+    if notes.recipe.policy == IMPORT:
+        return "people"
+    return f"`{notes.recipe.policy}`, {_success_rate(notes)}"
+
+
 def _success_rate(notes: Notes) -> str:
     successes, attempts, hold = notes.successes, notes.attempts, notes.recipe.hold
     low, high = (100 * bound for bound in wilson_interval(successes, attempts))
@@ -120,8 +132,10 @@ def _success_rate(notes: Notes) -> str:
     return f"put the T on its place{held} in {successes:,} of {attempts:,} episodes played: {share}"
 
 
-def _seeds(seeds: np.ndarray) -> str:
-    return "as recorded" if seeds.min() < 0 else f"seeds {seeds.min()} to {seeds.max()} of `PushT-v0`"
+def _starts(seeds: np.ndarray, moved: bool) -> str:
+    if seeds.min() < 0:
+        return "moved" if moved else "as recorded"
+    return f"seeds {seeds.min()} to {seeds.max()} of `PushT-v0`"
 
 
 def _moves(frames: dict[str, np.ndarray]) -> str:

@@ -15,7 +15,7 @@ from common.errors import UserError
 from envs.observations import FPS
 from recording.dataset import INFO, NOTES, STATS, TASKS, Dataset, Notes
 from recording.files import REPAIR, NumberedFile, count_frames, reading
-from recording.schema import IMAGE, TASK, Recipe
+from recording.schema import IMAGE, TASK, Recipe, Settings
 
 
 def is_dataset(root: Path) -> bool:
@@ -123,7 +123,8 @@ def _require(true: bool, otherwise: str) -> None:
 
 def _read_notes(path: Path) -> Notes:
     content = load_json(path)
-    if isinstance(content, dict):
+    if isinstance(content, dict) and isinstance(content.get("recipe"), dict):
+        content["recipe"] = to_dict(Settings()) | content["recipe"]  # of before there was a setting
         notes = from_dict(Notes, content, f"{path}: ")
         if to_dict(notes) == content:  # nothing is missing
             return notes

@@ -10,8 +10,8 @@ repeated.
 
 People stopped when the T looked right, at a coverage of 0.9, and 7 of them succeeded. In hindsight
 (Andrychowicz et al. 2017) each showed how to bring the T to wherever it lay on the way: with
-`Recipe.hindsight` such stretches are moved to where their T ends on the goal, and played there in the
-simulator. Those that succeed are the dataset.
+`Recipe.hindsight` such segments are moved to where their T ends on the goal, and played there from rest in
+the simulator, up to their success. What does not succeed, for it met a wall, is left out.
 """
 
 import hashlib
@@ -29,9 +29,9 @@ from tqdm import tqdm
 from common.errors import UserError, reason
 from common.run import StopRequest
 from envs import physics
-from envs.observations import GOAL_POSE, SUCCESS_COVERAGE
+from envs.observations import GOAL_POSE, SUCCESS_COVERAGE, wrap_angle
 from envs.pixels import Renderer
-from envs.symmetry import carry
+from envs.symmetry import rigid_transform
 from envs.vector import PushTVectorEnv
 from recording.dataset import Dataset
 from recording.pictures import encode_png, histogram
@@ -40,10 +40,10 @@ from recording.schema import Recipe, Recorded, columns
 
 BATCH = 50  # episodes saved at a time
 LOST = 1.0  # pixels between a replay and a recording beyond which the replay says nothing about it
-APART = 10.0  # pixels, between the places that one demonstration is made to end at in hindsight
-FAR = 30.0  # pixels, that the T has to come in a stretch
-SHORT = 30  # frames, below which a stretch is none
-LEVER = 50.0  # pixels that a radian is worth
+APART = 10.0  # pixels, at least, from one end of a demonstration's segments to the next
+FAR = 30.0  # pixels that a part of a demonstration brings its T at least
+SHORT = 30  # frames, below which a part is none
+RADIAN = 50.0  # pixels that it counts as
 WALL = 5.0  # pixels from the edge of the board
 
 
@@ -70,17 +70,20 @@ def import_human(dataset: Dataset, path: Path) -> bool:
         UserError: the file is not such a file, nothing in it succeeds in hindsight, or the disk is full.
     """
     recipe, source = dataset.notes.recipe, load(path)
-    pictures = source.images if recipe.observations == "pixels" and not recipe.hindsight else None
+    if recipe.observations == "keypoints" or recipe.hindsight:
+        source = replace(source, images=None)
+    pictures = source.images
     if pictures is not None and recipe.resolution != pictures.shape[1]:
         raise UserError(f"resolution must be {pictures.shape[1]} with {path}, whose pictures are recorded")
-    env = PushTVectorEnv(1)
-    places = list(_stretches(env, source) if recipe.hindsight else source.episodes())
+    draws = recipe.hindsight and recipe.observations == "pixels"
+    env = PushTVectorEnv(1, "fast", recipe.resolution if draws else 0)
+    places = list(segments(env, source) if recipe.hindsight else source.episodes())
     notes, places = dataset.notes, places[dataset.notes.attempts :]
     look = {"unit": "episode", "desc": "importing", "dynamic_ncols": True, "disable": None}
     with StopRequest("these episodes, to save") as stop, tqdm(total=len(places), **look) as bar:
         for first in range(0, len(places), BATCH):
             tried = [_episode(env, recipe, source, place) for place in places[first : first + BATCH]]
-            batch = [episode for episode in tried if episode.success or not recipe.hindsight]
+            batch = [episode for episode in tried if recipe.accepts(episode.success, episode.max_coverage)]
             successes = notes.successes + sum(episode.success for episode in tried)
             notes = replace(notes, attempts=notes.attempts + len(tried), successes=successes)
             if batch:
@@ -139,38 +142,20 @@ def load(path: Path) -> Demonstrations:
     return Demonstrations(states, actions, ends, None if images is None else images.astype(np.uint8))
 
 
-def _episode(env: PushTVectorEnv, recipe: Recipe, source: Demonstrations, place: slice) -> Recorded:
-    states, actions = source.states[place].astype(np.float64), source.actions[place].astype(np.float64)
-    if recipe.hindsight:
-        states, actions = _in_hindsight(env, states, actions)
-    replayed, coverage = _replay(env, states[0], actions)
-    recorded_coverage, keypoints = _geometry(env, states)
-    lost = np.abs(replayed[:, :4] - states[:, :4]).max() > LOST
-    last = recorded_coverage[-1] if lost else coverage
-    rewarded = np.append(recorded_coverage[1:], last)
-    states = np.concatenate([states, replayed[:, 5:]], axis=1)
-    values = columns(recipe, states, keypoints, actions, actions, rewarded)
-    episode = Recorded(-1, bool(rewarded[-1] > SUCCESS_COVERAGE), float(rewarded.max()), values, [], {})
-    frames = _pictures(recipe, source, place, states) if recipe.observations == "pixels" else []
-    add_pictures(recipe, episode, [encode_png(f) for f in frames], [histogram(f) for f in frames])
-    return episode
+def segments(env: PushTVectorEnv, source: Demonstrations) -> Iterator[slice]:
+    """What demonstrations show in hindsight: the whole of each, and the ways to where its T was before.
 
-
-def _stretches(env: PushTVectorEnv, source: Demonstrations) -> Iterator[slice]:
-    """All that demonstrations are in hindsight: themselves, and their ways to where the T was before.
-
-    A way begins as early as it can, moved to where the T ends on the goal, without leaving the board.
+    Each begins as early as it can without leaving the board where it is moved to.
     """
     for place in source.episodes():
-        yield place
         states = source.states[place].astype(np.float64)
         points = np.concatenate([states[:, None, :2], _geometry(env, states)[1]], axis=1)
-        latest = states[-1, 2:5]
-        for end in range(len(states) - 1, SHORT - 1, -1):
-            pose = states[end, 2:5]
-            if _distance(pose, latest) < APART:
+        latest = None
+        for end in range(len(states), SHORT - 1, -1):
+            pose = states[min(end, len(states) - 1), 2:5]
+            if latest is not None and _distance(pose, latest) < APART:
                 continue
-            moved = carry(points[:end], pose, GOAL_POSE)
+            moved = rigid_transform(points[:end], pose, GOAL_POSE)
             outside = np.flatnonzero(np.any(np.abs(moved - 256.0) > 256.0 - WALL, axis=(1, 2)))
             start = outside[-1] + 1 if len(outside) else 0
             if end - start >= SHORT and _distance(states[start, 2:5], pose) >= FAR:
@@ -179,37 +164,69 @@ def _stretches(env: PushTVectorEnv, source: Demonstrations) -> Iterator[slice]:
 
 
 def _distance(pose: np.ndarray, other: np.ndarray) -> float:
-    turn = (pose[2] - other[2] + np.pi) % (2 * np.pi) - np.pi
-    return float(np.linalg.norm(pose[:2] - other[:2]) + LEVER * abs(turn))
+    return np.linalg.norm(pose[:2] - other[:2]) + RADIAN * abs(wrap_angle(pose[2] - other[2]))
+
+
+def _episode(env: PushTVectorEnv, recipe: Recipe, source: Demonstrations, place: slice) -> Recorded:
+    states, actions = source.states[place].astype(np.float64), source.actions[place].astype(np.float64)
+    if recipe.hindsight:
+        states, actions, coverage, frames = _in_hindsight(env, states, actions)
+    else:
+        states, coverage = _as_recorded(env, states, actions)
+        frames = _pictures(recipe, source, place, states) if recipe.observations == "pixels" else []
+    values = columns(recipe, states, _geometry(env, states)[1], actions, actions, coverage)
+    episode = Recorded(-1, bool(coverage[-1] > SUCCESS_COVERAGE), float(coverage.max()), values, [], {})
+    add_pictures(recipe, episode, [encode_png(f) for f in frames], [histogram(f) for f in frames])
+    return episode
+
+
+def _as_recorded(
+    env: PushTVectorEnv, states: np.ndarray, actions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """States (T, 7), with the simulator's velocities, and coverage (T,) after each action."""
+    replayed, played, _ = _replay(env, states[0], actions)
+    recorded = _geometry(env, states)[0]
+    lost = np.abs(replayed[:, :4] - states[:, :4]).max() > LOST
+    coverage = np.append(recorded[1:], recorded[-1] if lost else played[-1])
+    return np.concatenate([states, replayed[:, 5:]], axis=1), coverage
 
 
 def _in_hindsight(
     env: PushTVectorEnv, states: np.ndarray, actions: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """States (T, 5) and actions (T, 2) of a demonstration, moved to where its T ends on the goal."""
-    _replay(env, states[0], actions)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
+    """States (T, 7), actions (T, 2), coverage (T,) and pictures of what was moved, up to its success."""
+    _replay(env, states[0], actions, draw=False)
     end = env.envs[0].get_state()[2:5]
-    agent, block = (carry(states[0, place], end, GOAL_POSE) for place in (slice(0, 2), slice(2, 4)))
-    start = np.array([*np.clip(agent, 0.0, 512.0), *block, states[0, 4] + GOAL_POSE[2] - end[2]])
-    targets = np.clip(carry(actions, end, GOAL_POSE), 0.0, 512.0)
-    return _replay(env, start, targets)[0][:, :5], targets
+    agent, block = (rigid_transform(states[0, xy], end, GOAL_POSE) for xy in (slice(0, 2), slice(2, 4)))
+    start = np.array([*agent, *block, states[0, 4] + GOAL_POSE[2] - end[2]])
+    targets = np.clip(rigid_transform(actions, end, GOAL_POSE), 0.0, 512.0)
+    targets = targets.astype(np.float32).astype(np.float64)  # as they are stored
+    replayed, coverage, pictures = _replay(env, start, targets)
+    on_place = coverage > SUCCESS_COVERAGE
+    frames = int(on_place.argmax()) + 1 if on_place.any() else len(coverage)
+    return replayed[:frames], targets[:frames], coverage[:frames], pictures[:frames]
 
 
 def _pictures(recipe: Recipe, source: Demonstrations, place: slice, states: np.ndarray) -> list[np.ndarray]:
-    if source.images is not None and not recipe.hindsight:
+    if source.images is not None:
         return list(source.images[place])
     renderer = Renderer(recipe.resolution, recipe.resolution)
     return [renderer.draw(state[:2], state[2:5]) for state in states]
 
 
-def _replay(env: PushTVectorEnv, start: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, float]:
-    """States (T, 7) before each action played from `start`, and the coverage after the last."""
+def _replay(
+    env: PushTVectorEnv, start: np.ndarray, actions: np.ndarray, draw: bool = True
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """States (T, 7) and pictures, if `env` has any, before each action, and coverage (T,) after it."""
     env.reset(seed=[0], options={"states": start[None]})
-    states = []
+    states, coverage, pictures = [], [], []
     for action in actions:
         states.append(env.envs[0].get_state())
+        if draw and env.pixels:
+            pictures.append(env.observations()["pixels"][0])
         env.advance(action[None], np.ones(1, bool))
-    return np.stack(states), env.infos()["coverage"][0]
+        coverage.append(env.infos()["coverage"][0])
+    return np.stack(states), np.array(coverage), pictures
 
 
 def _geometry(env: PushTVectorEnv, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

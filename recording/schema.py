@@ -33,7 +33,7 @@ class Settings:
     sampled: bool = False  # draw actions from the policy's distribution instead of taking its mode
     noise: float = 0.0  # standard deviation in pixels, added to actions as played; the clean one is the label
     hold: int = 0  # steps for which the T then has to stay on its place, for a clone to learn to stop
-    hindsight: bool = False  # of demonstrations, all stretches that, moved, end with the T on its place
+    hindsight: bool = False  # with --import-human: every segment, moved so that its T ends on the goal
     all: bool = False  # keep failures too, marked by next.success
     min_coverage: float = 0.0  # of the goal, at best, below which an episode is not kept
 
@@ -59,6 +59,11 @@ class Recipe(Settings):
 
     policy: str = ""  # as it was named; or HUMAN, or IMPORT
     fingerprint: str = ""  # of the policy's files
+
+    @property
+    def simulated(self) -> bool:
+        """Whether its episodes were played in this simulator, where they come out equal again."""
+        return self.policy != IMPORT or self.hindsight
 
     def accepts(self, success: bool, max_coverage: float) -> bool:
         """Whether an episode belongs into the dataset."""

@@ -21,14 +21,14 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.run import StopRequest
-from envs.observations import FPS, SUCCESS_COVERAGE
+from envs.observations import FPS, SUCCESS_COVERAGE, wrap_angle
 from envs.pixels import Renderer
 from envs.vector import PushTVectorEnv
 from recording.dataset import STATS, Dataset, all_stats
 from recording.files import NumberedFile, reading
 from recording.pictures import decode_png, histogram, picture_stats
 from recording.play import Noise, steps_on_place
-from recording.schema import IMAGE, IMPORT, Recipe, column_stats
+from recording.schema import IMAGE, Recipe, column_stats
 
 LEVER = 100.0  # pixels from the T's middle to its far end: what an angle is worth
 ROUNDING = 1e-6  # of float32 beside float64, in pixels or rewards; far below any difference that matters
@@ -51,10 +51,9 @@ class Tolerance:
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Tolerance":
-        recorded = (
-            cls(state=1.0, reward=0.005, doubt=0.005, picture=0.3) if recipe.policy == IMPORT else cls()
-        )
-        return replace(recorded, picture=30.0) if recipe.video else recorded
+        elsewhere = cls(state=1.0, reward=0.005, doubt=0.005, picture=0.3)
+        tolerance = cls() if recipe.simulated else elsewhere
+        return replace(tolerance, picture=30.0) if recipe.video else tolerance
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ class _Judge:
         return f"episode {row['episode_index']}{seed}: {'; '.join(parts)}" if parts else ""
 
     def summary(self) -> str:
-        within = f"within {self.tolerance.state:g} px" if self.recipe.policy == IMPORT else "exactly"
+        within = "exactly" if self.recipe.simulated else f"within {self.tolerance.state:g} px"
         where = " where something is drawn" if self.recipe.video else ""
         if self.recipe.video:
             within += f", their video within {self.tolerance.picture:g} of 255,"
@@ -164,14 +163,13 @@ class _Judge:
         )
 
     def _replay(self, seed: int, stored: dict[str, np.ndarray]) -> Replay:
-        imported = seed < 0
-        start = _sane(stored["sim.state"][0, :5]) if imported else np.full(5, np.nan)
+        start = _sane(stored["sim.state"][0, :5]) if seed < 0 else np.full(5, np.nan)
         noise, on_place = Noise(self.recipe, max(seed, 0)), False
         observations, _ = self.env.reset(seed=[max(seed, 0)], options={"states": start[None]})
         steps, histograms = [], []
         for t, played in enumerate(stored.get("sim.action", stored["action"])):
             frame = {name: values[t] for name, values in stored.items()}
-            state = _state_difference(observations, frame, imported)
+            state = _state_difference(observations, frame, self.recipe.simulated)
             picture = self._picture_difference(observations, frame) if IMAGE in stored else 0.0
             if self.recipe.video:
                 histograms.append(histogram(observations["pixels"][0]))
@@ -230,7 +228,7 @@ class _Judge:
         stats = {name: column_stats(column) for name, column in values.items() if np.isfinite(column).all()}
         if IMAGE in stored and not self.recipe.video:
             stats[IMAGE] = picture_stats([histogram(picture) for picture in stored[IMAGE]])
-        elif IMAGE in stored and self.recipe.policy != IMPORT:
+        elif IMAGE in stored and self.recipe.simulated:
             stats[IMAGE] = picture_stats(replay.histograms)
         # The root of a difference of two sums of float32: another processor's may have few digits in common.
         right = {name: _agree(_stored_stats(row, name), stats[name], std=1e-3) for name in sorted(stats)}
@@ -278,12 +276,12 @@ def _sane(values: np.ndarray) -> np.ndarray:
     return np.clip(np.nan_to_num(values.astype(np.float64)), -512.0, 1024.0)
 
 
-def _state_difference(observations: dict, stored: dict[str, np.ndarray], imported: bool) -> float:
+def _state_difference(observations: dict, stored: dict[str, np.ndarray], simulated: bool) -> float:
     agent, pose = observations["agent_pos"][0], observations["block_pose"][0]
     state = stored["sim.state"]
-    turn = (state[4] - pose[2] + np.pi) % (2 * np.pi) - np.pi
+    turn = wrap_angle(state[4] - pose[2])
     gaps = [stored["observation.state"] - agent, state[:2] - agent, state[2:4] - pose[:2], [LEVER * turn]]
-    if not imported:
+    if simulated:
         gaps.append(state[5:] - observations["agent_vel"][0])
     if "observation.environment_state" in stored:
         gaps.append(stored["observation.environment_state"] - observations["keypoints"][0].ravel())

@@ -55,6 +55,7 @@ from tests.collect_dataset.runs import REPOSITORY, SMALL, content
         ("--import-human file --noise 3 --root new", "noise must be left out with --import-human"),
         ("--import-human file --policy random --root new", "policy must be left out with --import-human"),
         ("--import-human file --episodes 3 --root new", "episodes must be left out with --import-human"),
+        ("--import-human file --hindsight --all --root new", "all must be left out with --hindsight"),
         ("--hindsight --root new", "hindsight must be left out without --import-human"),
         ("--policy human --sampled --root new", "sampled must be left out with --policy human"),
         ("--push-to-hub me/pu\\ sht --root new", "push_to_hub must be of the form user/dataset"),

@@ -126,12 +126,17 @@ def test_demonstrations_of_people(hindsight, tmp_path, finished, capsys):
     episodes, count = map(int, said[0])
     assert episodes > 2 if hindsight else (episodes, count) == (2, len(states))
     assert collect_dataset.main(["--verify", str(tmp_path / "data")])
-    assert f"{episodes} of {episodes} episodes replay within 1 px" in capsys.readouterr().out
+    how = "exactly" if hindsight else "within 1 px"
+    assert f"{episodes} of {episodes} episodes replay {how}" in capsys.readouterr().out
     card = (tmp_path / "data/README.md").read_text()
-    assert "Recorded by people for [Diffusion Policy]" in card and "| policy | people |" in card
-    assert "Recorded in the simulator" not in card and "episodes played" not in card
-    assert ("those that succeed were kept" in card) == bool(hindsight)
-    assert "| starts | as recorded |" in card
+    assert "Recorded by people for [Diffusion Policy]" in card and "Recorded in the simulator" not in card
+    assert "episodes played" not in card
+    if hindsight:
+        assert re.search(rf"\| policy \| people; of \d+ segments {episodes} succeed", card)
+        assert "| starts | moved |" in card and "the recorded states" not in card
+    else:
+        assert "| policy | people |" in card and "| starts | as recorded |" in card
+        assert "computed from the recorded states" in card
 
 
 class Hub(dict):

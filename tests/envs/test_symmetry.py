@@ -3,7 +3,7 @@ import pytest
 
 from envs.actions import ActionDecoder
 from envs.observations import FEATURES, features, rotate
-from envs.symmetry import carry, mirror
+from envs.symmetry import mirror, rigid_transform
 from envs.vector import PushTVectorEnv
 
 NAMES = [name for name in FEATURES if name != "block_angle"]
@@ -88,7 +88,11 @@ def test_the_simulator_does_elsewhere_what_it_does():
     here, there = np.array([256.0, 256.0, 0.0]), np.array([261.0, 249.0, 0.1])
     starts = start_states()[0]
     moved = np.column_stack(
-        [carry(starts[:, :2], here, there), carry(starts[:, 2:4], here, there), starts[:, 4] + 0.1]
+        [
+            rigid_transform(starts[:, :2], here, there),
+            rigid_transform(starts[:, 2:4], here, there),
+            starts[:, 4] + 0.1,
+        ]
     )
     envs = PushTVectorEnv(COUNT), PushTVectorEnv(COUNT)
     raws = [
@@ -97,8 +101,10 @@ def test_the_simulator_does_elsewhere_what_it_does():
     ]
     for _ in range(12):
         targets = raws[0]["block_pose"][:, :2]
-        raws = [envs[0].step(targets)[0], envs[1].step(carry(targets, here, there))[0]]
-        gaps = np.abs(carry(raws[0]["keypoints"], here, there) - raws[1]["keypoints"]).max(axis=(1, 2))
+        raws = [envs[0].step(targets)[0], envs[1].step(rigid_transform(targets, here, there))[0]]
+        gaps = np.abs(rigid_transform(raws[0]["keypoints"], here, there) - raws[1]["keypoints"]).max(
+            axis=(1, 2)
+        )
         assert np.quantile(gaps, 0.7) < 0.02 and np.median(gaps) < 1e-6
     assert np.median(np.linalg.norm(raws[0]["block_pose"][:, :2] - starts[:, 2:4], axis=1)) > 10
 
@@ -111,7 +117,7 @@ def test_a_pose_is_carried_onto_the_other():
     at = [
         rotate(points.reshape(-1, 2), np.full(20, p[2])).reshape(points.shape) + p[:2] for p in (pose, onto)
     ]
-    np.testing.assert_allclose(carry(at[0], pose, onto), at[1])
+    np.testing.assert_allclose(rigid_transform(at[0], pose, onto), at[1])
 
 
 def test_an_angle_that_wraps_has_no_mirror_image():

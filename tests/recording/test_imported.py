@@ -130,45 +130,6 @@ def test_no_success_that_was_not_one(source, tmp_path):
             assert rows["next.success"][t] == (coverage > 0.95)
 
 
-def test_in_hindsight_demonstrations_succeed(source, tmp_path, capsys):
-    """They and stretches of them, somewhere else on the board: the stock simulator plays them."""
-    np.savez(tmp_path / "people.npz", **source)
-    dataset = dataset_at(tmp_path / "data", source, hindsight=True)
-    assert import_human(dataset, tmp_path / "people.npz")
-    opened = LeRobotDataset("local/people", root=dataset.root)
-    rows = opened.hf_dataset.with_format("numpy")[:]
-    recorded = source["action"], source["state"][:, :2]
-    steps = np.linalg.norm(np.diff(recorded[0], axis=0), axis=1)
-    starts, ends = (np.array(opened.meta.episodes[f"dataset_{side}_index"]) for side in ("from", "to"))
-    for start, end in zip(starts, ends, strict=True):
-        moved = np.stack(rows["action"][start:end]), np.stack(rows["observation.state"][start:end])
-        own = np.linalg.norm(np.diff(moved[0], axis=0), axis=1)
-        gaps = np.abs(np.lib.stride_tricks.sliding_window_view(steps, len(own)) - own).max(axis=1)
-        first = int(gaps.argmin())
-        on_board = np.all((moved[0] > 0) & (moved[0] < 512), axis=1)
-        begun = np.arange(end - start) > 5  # at rest; by now the agent has caught up with the recorded one
-        for points, way, where, atol in zip(moved, recorded, (on_board, begun), (1e-3, 2.0), strict=True):
-            ways = points[where], way[first : first + end - start][where]
-            np.testing.assert_allclose(
-                *(np.linalg.norm(w[:, None] - w, axis=2) for w in ways), atol=atol, rtol=1e-5
-            )
-    assert set(np.diff(source["episode_ends"], prepend=0)) <= set(ends - starts)
-    assert len(ends) > 2 * EPISODES or len(steps) < 150  # ours are too short to have any
-    np.testing.assert_array_equal(rows["next.reward"][ends - 1], 1.0)
-    assert verify(dataset)  # pictures, too, and successes
-    assert f"{len(ends)} of {len(ends)} episodes replay within 1 px" in capsys.readouterr().out
-
-
-def test_demonstrations_that_a_wall_makes_are_none(tmp_path):
-    """The agent pushes the T into a corner, which stops it; where the goal is, nothing does."""
-    states = np.tile([220.0, 220.0, 100.0, 100.0, np.pi / 4], (20, 1))
-    np.savez(tmp_path / "people.npz", state=states, action=np.full((20, 2), 20.0), episode_ends=[20])
-    recipe = Recipe(policy=IMPORT, all=True, observations="keypoints", hindsight=True)
-    with pytest.raises(UserError, match="moved to where its T ends on the goal, no demonstration succeeds"):
-        import_human(Dataset(tmp_path / "data", Notes(recipe, next_seed=0)), tmp_path / "people.npz")
-    assert not (tmp_path / "data").exists()
-
-
 @pytest.mark.parametrize(
     ("column", "change", "message"),
     [

@@ -12,7 +12,6 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from lerobot.policies import make_pre_post_processors
@@ -54,7 +53,7 @@ MAY_CHANGE_ON_RESUME = (
     "dataset.root",
     "dataset.memory_gb",
     "optimizer.compile",
-    "optimizer.pieces",
+    "optimizer.micro_batches",
     "training.log_freq",
     "training.save_freq",
     "training.video_freq",
@@ -121,8 +120,6 @@ def main(argv: list[str] | None = None) -> bool:
     """Train; returns whether the training is finished."""
     config = parse(Config, argv, DEFAULT_CONFIG, description=__doc__)
     use_threads(config.threads)
-    torch.set_flush_denormal(True)  # Adam's moments decay into denormals, which CPUs handle slowly
-    torch.backends.cudnn.benchmark = True  # shapes do not change
     accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision="no")
 
     name = config.run_name or f"{config_path(argv, DEFAULT_CONFIG).stem}_seed{config.seed}"
@@ -158,7 +155,7 @@ def report(config: Config, folder: Path, trainer: Trainer, finished: bool) -> No
         print(f"stopped at {trainer.step:,} steps, saved. To go on: {again}")
         return
     print(f"finished. Play it: python evaluate.py --policy {folder} --record")
-    cosine = config.optimizer.schedule == "cosine"
+    cosine = hasattr(trainer.lerobot.scheduler, "num_decay_steps")
     note = " (the learning rate then stands where it does half-way through such a training)" * cosine
     print(f"Train on: {again} and --steps {2 * config.steps}{note}")
     if config.push_to_hub:

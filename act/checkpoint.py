@@ -165,6 +165,7 @@ def continue_terms(folder: Path, fresh: TrainPipelineConfig) -> TrainPipelineCon
     if getattr(terms.scheduler, "num_decay_steps", None) == terms.steps:  # it is to end with the training
         terms.scheduler.num_decay_steps = fresh.steps
     terms.dataset, terms.steps, terms.output_dir = fresh.dataset, fresh.steps, fresh.output_dir
+    terms.seed = terms.seed or 0  # LeRobot may draw without one
     terms.policy.device, terms.policy.pretrained_backbone_weights = fresh.policy.device, None
     terms.policy.push_to_hub = terms.resume = False
     return terms

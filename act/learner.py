@@ -2,7 +2,7 @@
 
 As in LeRobot's trainer, with its optimiser, groups and schedules, so that either can go on where the other
 stopped. What is added: the fused AdamW, an average of the weights (EMA) to evaluate and save, batches
-computed in pieces, bfloat16, compilation, and no host sync: the numbers to log stay on the device.
+computed in micro-batches, bfloat16, compilation, and no host sync: the numbers to log stay on the device.
 """
 
 from collections.abc import Iterable
@@ -28,7 +28,11 @@ from act.policy import Loss, skip_attention_weights
 from common.errors import UserError
 
 METRICS = ("Loss/total", "Loss/l1", "Loss/kl", "Loss/gradient_norm")
-TF32 = {"float32": "highest", "tf32": "high", "bf16": "high"}  # as torch.set_float32_matmul_precision has it
+MATMUL_PRECISION = {
+    "float32": "highest",
+    "tf32": "high",
+    "bf16": "high",
+}  # as torch.set_float32_matmul_precision has it
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,11 @@ class OptimizerConfig:
     warmup_steps: int = 500  # during which the learning rates grow linearly
     ema: float = 0.999  # of the average of the weights that is evaluated and saved; 0: no average
     precision: Literal["float32", "tf32", "bf16"] = "tf32"  # of matrix products; tf32 exists on GPUs only
-    pieces: int = 1  # a batch's gradient is accumulated over; the same update in less memory
+    micro_batches: int = 1  # in which a batch's gradient is accumulated; the same update in less memory
     compile: bool = False  # torch.compile the loss and its gradient (with CUDA graphs on a GPU)
 
     def validate(self) -> None:
-        for name in ("lr", "grad_clip", "pieces"):
+        for name in ("lr", "grad_clip", "micro_batches"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("lr_backbone", "weight_decay", "warmup_steps"):
@@ -85,7 +89,7 @@ class Learner:
         accelerator: knows the other processes, if there are any.
 
     Raises:
-        UserError: a batch in pieces would be another update.
+        UserError: a batch in micro-batches would be another update.
     """
 
     def __init__(
@@ -100,8 +104,10 @@ class Learner:
         self.grad_clip = lerobot.optimizer.grad_clip_norm
         self.step = 0  # updates so far
         self._measured_at = -1  # step
-        torch.set_float32_matmul_precision(TF32[config.precision])
+        torch.set_float32_matmul_precision(MATMUL_PRECISION[config.precision])
         torch.backends.cudnn.allow_tf32 = config.precision != "float32"
+        torch.backends.cudnn.benchmark = True  # shapes do not change
+        torch.set_flush_denormal(True)  # Adam's moments decay into denormals, which CPUs handle slowly
 
         self.policy = policy.train()
         skip_attention_weights(policy)
@@ -110,10 +116,10 @@ class Learner:
         settings = {k: v for k, v in asdict(lerobot.optimizer).items() if k != "grad_clip_norm"}
         groups, self.num_known = parameter_groups(policy)
         self.trains_batch_norms = self.num_known < len(list(policy.parameters()))
-        if self.trains_batch_norms and config.pieces > 1:
+        if self.trains_batch_norms and config.micro_batches > 1:
             raise UserError(
-                "optimizer.pieces must be 1 where batch norms are trained, which look at the whole batch, "
-                f"got {config.pieces}"
+                "optimizer.micro_batches must be 1 where batch norms are trained, which look at the whole "
+                f"batch, got {config.micro_batches}"
             )
         self.optimizer = torch.optim.AdamW(groups, fused=True, **settings)
         self.scheduler = lerobot.scheduler.build(self.optimizer, lerobot.steps) if lerobot.scheduler else None
@@ -149,11 +155,11 @@ class Learner:
     def _gradient(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         size, action_size = batch["action"].shape[0], batch["action"].shape[2]
         num_valid = ((~batch["action_is_pad"]).sum() * action_size).clamp_min(1)
-        per_piece = -(-size // self.config.pieces)
-        starts = range(0, size, per_piece)
+        per_micro_batch = -(-size // self.config.micro_batches)
+        starts = range(0, size, per_micro_batch)
         losses = torch.zeros(3, device=self.device)
         for start in starts:
-            piece = {name: tensor[start : start + per_piece] for name, tensor in batch.items()}
+            piece = {name: tensor[start : start + per_micro_batch] for name, tensor in batch.items()}
             last = start == starts[-1]
             # Processes exchange gradients once per update.
             with nullcontext() if last or not self.accelerator else self.accelerator.no_sync(self.loss):

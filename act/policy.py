@@ -4,7 +4,7 @@ Zhao et al. 2023, "Learning Fine-Grained Bimanual Manipulation with Low-Cost Har
 network is `lerobot.policies.act` as it is. What is different here changes no checkpoint and, but for trained
 batch norms, no equation:
 
-* `Loss` is `ACTPolicy.forward` without its two host syncs, and can be computed in pieces.
+* `Loss` is `ACTPolicy.forward` without its two host syncs, and can be computed in micro-batches.
 * The attention layers do not return their weights, which nobody reads: PyTorch's fast path.
 * LeRobot's ResNet has frozen batch norms, which from scratch are none at all. `train_batch_norms` puts real
   ones in their place, `export` freezes them again: the same four tensors.
@@ -199,7 +199,7 @@ class Loss(nn.Module):
             batch_size: samples in the whole batch.
 
         Returns:
-            loss, L1 and divergence (3,); those of all pieces add up to the batch's.
+            loss, L1 and divergence (3,); those of all micro-batches add up to the batch's.
         """
         config = self.policy.config
         if config.image_features:

@@ -18,7 +18,7 @@ from lerobot.configs.train import TrainPipelineConfig
 from lerobot.policies.act.modeling_act import ACTPolicy
 from tqdm import tqdm
 
-from act import checkpoint as lerobot_checkpoint
+from act import checkpoint as act_checkpoint
 from act.frames import Frames, Order
 from act.learner import METRICS, Learner
 from common.checkpoint import Checkpoints, save_json
@@ -87,16 +87,9 @@ class Trainer:
         self.accelerator = accelerator
         self.is_main = accelerator.is_main_process
 
-        small = any(max(f.shape[1:]) <= 32 for f in lerobot.policy.image_features.values())
-        fills_up = accelerator.num_processes > 1 and lerobot.batch_size > 1  # an epoch's last batches
-        one_left = (frames.num_frames - 1) % lerobot.batch_size == 0
-        if learner.trains_batch_norms and small and one_left and not fills_up:
-            raise UserError(
-                f"batch_size {lerobot.batch_size} leaves one of {frames.num_frames:,} frames for the last "
-                "batch, and batch norms cannot be trained on one small picture: choose another batch_size"
-            )
+        self._check_last_batch()
         processes = accelerator.num_processes, accelerator.process_index
-        self.order = Order(frames.num_frames, lerobot.batch_size, lerobot.seed or 0, *processes)
+        self.order = Order(frames.num_frames, lerobot.batch_size, lerobot.seed, *processes)
         self.samples_per_step = lerobot.batch_size * accelerator.num_processes
         self.epoch = 0
         self.drawn = 0  # samples of this epoch that have been learnt from, by all processes
@@ -106,6 +99,18 @@ class Trainer:
         self._metrics: dict[str, float] = {}  # the latest logged
         self._rate = (0.0, 0)  # time and step of the latest logging
         self.evaluation: dict[str, Any] = {}  # the latest
+
+    def _check_last_batch(self) -> None:
+        """Batch norms cannot be trained on one small picture, which may be what an epoch ends with."""
+        lerobot, count = self.lerobot, self.frames.num_frames
+        small = any(max(f.shape[1:]) <= 32 for f in lerobot.policy.image_features.values())
+        fills_up = self.accelerator.num_processes > 1 and lerobot.batch_size > 1  # an epoch's last batches
+        one_left = (count - 1) % lerobot.batch_size == 0
+        if self.learner.trains_batch_norms and small and one_left and not fills_up:
+            raise UserError(
+                f"batch_size {lerobot.batch_size} leaves one of {count:,} frames for the last batch, and "
+                "batch norms cannot be trained on one small picture: choose another batch_size"
+            )
 
     @property
     def step(self) -> int:
@@ -275,7 +280,7 @@ class Trainer:
             "trains_batch_norms": self.learner.trains_batch_norms,
         }
         processes = self.accelerator.num_processes
-        lerobot_checkpoint.write(
+        act_checkpoint.write(
             folder, self.learner, self.processors, self.lerobot, processes, state, {"sums": self._sums}
         )
         save_json(folder / "evaluation.json", self.evaluation)
@@ -288,13 +293,13 @@ class Trainer:
         Raises:
             UserError: it is not whole, not of this configuration, or not of this dataset.
         """
-        state, tensors = lerobot_checkpoint.read(folder, self.learner)
+        state, tensors = act_checkpoint.read(folder, self.learner)
         ours = folder.resolve().parent == self.checkpoints.folder.resolve()  # and not another run's
         if ours:
-            told = state or lerobot_checkpoint.read_latest_of_ours(self.checkpoints.folder)
+            told = state or act_checkpoint.read_latest_of_ours(self.checkpoints.folder)
             self.checkpoints.best, self.checkpoints.kept = told.get("best", {}), told.get("kept", [])
         if not state:
-            where = lerobot_checkpoint.read_position(folder, self.frames.num_frames, self.lerobot.batch_size)
+            where = act_checkpoint.read_position(folder, self.frames.num_frames, self.lerobot.batch_size)
             self.epoch, self.drawn = where["epoch"], where["start_index"]
             return
         same_data = state.get("dataset") == self.frames.fingerprint

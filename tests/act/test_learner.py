@@ -1,4 +1,4 @@
-"""One update against the same written out with LeRobot's own parts; compiled and in pieces against plain."""
+"""One update against the same written out with LeRobot's own parts; compiled, in micro-batches: against plain."""
 
 import shutil
 from copy import deepcopy
@@ -72,8 +72,8 @@ def test_updates_are_lerobots(schedule, image):
         assert_same_weights(learner.policy, policy)
 
 
-@pytest.mark.parametrize("changes", [{"pieces": 3}, {"compile": True}])
-def test_pieces_and_compilation_change_no_update(changes, monkeypatch):
+@pytest.mark.parametrize("changes", [{"micro_batches": 3}, {"compile": True}])
+def test_micro_batches_and_compilation_change_no_update(changes, monkeypatch):
     if "compile" in changes and not shutil.which("g++"):
         pytest.skip("torch.compile needs a C++ compiler")
     # Each draws its randomness in another order.
@@ -85,11 +85,11 @@ def test_pieces_and_compilation_change_no_update(changes, monkeypatch):
     assert_same_weights(*(learner.policy for learner in learners), rtol=1e-3, atol=1e-4)
 
 
-def test_pieces_are_refused_where_norms_look_at_the_whole_batch():
-    pieces = replace(PLAIN, pieces=2)
-    make_learner(pieces, image=True)
-    with pytest.raises(UserError, match="optimizer.pieces must be 1 where batch norms are trained"):
-        make_learner(pieces, image=True, trains_norms=True)
+def test_micro_batches_are_refused_where_norms_look_at_the_whole_batch():
+    split = replace(PLAIN, micro_batches=2)
+    make_learner(split, image=True)
+    with pytest.raises(UserError, match="optimizer.micro_batches must be 1 where batch norms are trained"):
+        make_learner(split, image=True, trains_norms=True)
 
 
 def test_bfloat16_is_near_and_not_the_same():

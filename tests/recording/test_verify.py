@@ -247,6 +247,20 @@ def test_what_is_damaged_is_not_opened(file, damage, message, dataset, filmed, t
         open_dataset(root)
 
 
+def test_a_dataset_of_before_there_was_a_setting_is_opened(dataset, tmp_path):
+    root = tmp_path / "older"
+    shutil.copytree(dataset.root, root)
+    file = root / "meta/recording.json"
+    notes = json.loads(file.read_text())
+    del notes["recipe"]["hindsight"]
+    file.write_text(json.dumps(notes))
+    assert open_dataset(root).notes == dataset.notes
+    del notes["recipe"]["fingerprint"]  # no setting
+    file.write_text(json.dumps(notes))
+    with pytest.raises(UserError, match="recording.json: not written by this"):
+        open_dataset(root)
+
+
 @pytest.fixture(scope="module")
 def filmed(player, tmp_path_factory):
     crew, root = player(video=True), tmp_path_factory.mktemp("filmed") / "data"

@@ -51,9 +51,16 @@ def test_the_start_up_table_says_what_is_trained(train, capfd):
         assert word in said
 
 
-def test_best_is_by_success_then_by_coverage(train, tmp_path, monkeypatch):
-    results = {8: (0.5, 0.7), 16: (0.5, 0.6), 24: (0.4, 0.9)}
-    calls = iter(results.values())
+@pytest.mark.parametrize(
+    ("results", "best"),
+    [
+        ([(0.5, 0.6), (0.5, 0.7), (0.4, 0.9)], "step_00000016"),
+        ([(0.5, 0.7), (0.5, 0.6), (0.4, 0.9)], "step_00000008"),
+        ([(0.5, 0.7), (0.5, 0.7), (0.4, 0.9)], "step_00000016"),
+    ],
+)
+def test_best_is_by_success_then_by_coverage_then_the_latest(train, tmp_path, monkeypatch, results, best):
+    calls = iter(results)
 
     def summary(_evaluation, _policy):
         success, coverage = next(calls)
@@ -62,7 +69,7 @@ def test_best_is_by_success_then_by_coverage(train, tmp_path, monkeypatch):
 
     monkeypatch.setattr(train_act.Evaluation, "summary", summary)
     train()
-    assert (tmp_path / "run" / "checkpoints" / "best").resolve().name == "step_00000008"
+    assert (tmp_path / "run" / "checkpoints" / "best").resolve().name == best
 
 
 def test_the_average_is_what_is_evaluated(train, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Training ACT from the command line: stopped, killed, gone on with, and started from another."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -176,6 +177,13 @@ def test_another_run_ends_a_falling_learning_rate_later(train, tmp_path):
     train("--steps", "16")
     ours, theirs = (contents(tmp_path / name)["model.safetensors"] for name in ("other", "run"))
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+
+def test_a_training_of_lerobots_without_a_seed_is_gone_on_with(train, tmp_path):
+    train("--steps", "2")
+    file = tmp_path / "run/checkpoints/last/pretrained_model/train_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"seed": None}))
+    assert train("--run-name", "other", "--start-from", str(tmp_path / "run"), "--steps", "3")
 
 
 def test_another_run_goes_on_with_other_data_from_their_first_epoch(train, tmp_path, monkeypatch):

@@ -58,14 +58,8 @@ def load_policy(
     Raises:
         UserError: there is no such policy, its folder is not whole, or it cannot be played like that.
     """
-    if str(path) in WITHOUT_FOLDER:
-        kind, folder, config = str(path), None, {}
-    else:
-        folder = find_weights(path)
-        if not (folder / "config.json").exists():
-            raise UserError(f"{folder / 'config.json'}: missing, and no checkpoints, so {path} is no policy")
-        config = load_json(folder / "config.json")
-        kind = config.get("algorithm", config.get("type")) if isinstance(config, dict) else None
+    folder, config = (None, {}) if str(path) in WITHOUT_FOLDER else _read_config(path)
+    kind = config.get("algorithm", config.get("type")) if folder else str(path)
     if kind == "act":
         if not deterministic:
             raise UserError(f"{path}: ACT has no distribution to sample actions from")
@@ -83,6 +77,15 @@ def load_policy(
     if kind == "sac":
         return _load_sac(folder, config, device, deterministic, seed)
     raise UserError(f"{folder / 'config.json'}: algorithm must be sac, or type act, got {kind!r}")
+
+
+def _read_config(path: str | Path) -> tuple[Path, dict[str, Any]]:
+    folder = find_weights(path)
+    file = folder / "config.json"
+    if not file.exists():
+        raise UserError(f"{file}: missing, and no checkpoints, so {path} is no policy")
+    config = load_json(file)
+    return folder, config if isinstance(config, dict) else {}
 
 
 def find_checkpoint(path: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""One update against the same written out with LeRobot's own parts; compiled, in micro-batches: against plain."""
+"""One update against the same written out with LeRobot's own parts; compiled or in micro-batches."""
 
 import shutil
 from copy import deepcopy

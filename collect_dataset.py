@@ -118,7 +118,7 @@ def choose_root(config: Config) -> Path:
     if config.root:
         return config.root
     if config.import_human:
-        player = "people"
+        player = "people_hindsight" if config.hindsight else "people"
     elif config.policy is None:
         player = "expert"
     else:

@@ -1,6 +1,7 @@
-"""Every test runs offline, without a screen, and on one thread of torch."""
+"""Every test runs offline, without a screen, and on one thread of torch, and hears Ctrl-C."""
 
 import os
+import signal
 
 # Before anything imports the libraries that read them.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,6 +17,7 @@ import torch
 from tests.runs import sentence
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,9 @@ import evaluate
 import train_act
 import train_sac
 from common.video import write_gif
-from envs.pictures import mosaic
+from envs.films import mosaic
+from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import rollout
-from envs.vector import PushTVectorEnv
 from policies import EXPERT, load_policy
 
 LOGS = Path("logs")

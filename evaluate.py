@@ -24,10 +24,10 @@ from common.errors import UserError, report_user_errors
 from common.provenance import provenance
 from common.run import command_line
 from common.video import write_gif, write_video
-from envs.pictures import film, mosaic, plot_coverage, plot_starts
+from envs.films import film, mosaic, plot_coverage, plot_starts
+from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import Episode, Policy, rollout
 from envs.summary import summarize
-from envs.vector import PushTVectorEnv
 from policies import WITHOUT_FOLDER, Replay, default_policy, find_checkpoint, load_policy
 
 

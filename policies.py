@@ -18,8 +18,8 @@ import torch
 from common.checkpoint import load_json, load_tensors
 from common.config import from_dict
 from common.errors import UserError
-from envs.actions import ActionDecoder
-from envs.observations import (
+from envs.pusht.actions import ActionDecoder
+from envs.pusht.observations import (
     GOAL_POSE,
     RawObservation,
     centre_of_gravity,
@@ -223,7 +223,7 @@ class SACPolicy:
 
     Args:
         actor: of the size that `features` makes.
-        feature_names: see `envs/observations.py`.
+        feature_names: see `envs/pusht/observations.py`.
         decoder: turns the actor's output into targets.
         action_repeat: environment steps for which a target is held.
         deterministic: the mode; False samples.
@@ -298,8 +298,8 @@ class SACConfig:
     observation_size: int = 0  # numbers that the features make
     action_size: int = 2  # numbers that the actor returns
     hidden_sizes: tuple[int, ...] = ()  # of the actor
-    features: tuple[str, ...] = ()  # what the actor sees, see envs/observations.py
-    action_mode: Literal["absolute", "relative", "delta"] = "relative"  # see envs/actions.py
+    features: tuple[str, ...] = ()  # what the actor sees, see envs/pusht/observations.py
+    action_mode: Literal["absolute", "relative", "delta"] = "relative"  # see envs/pusht/actions.py
     action_bound: float = 0.0  # pixels
     action_frame: Literal["board", "block"] = "board"  # of the bound's x and y
     speed_limit: float | None = None  # pixels

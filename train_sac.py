@@ -30,7 +30,7 @@ from common.run import (
 )
 from common.seeding import split_seed
 from envs.evaluation import Evaluation
-from envs.wrappers import EnvConfig, TrainingEnv
+from envs.training import EnvConfig, TrainingEnv
 from policies import SACConfig, SACPolicy
 from sac.agent import SAC, AgentConfig
 from sac.trainer import Trainer, TrainingConfig

@@ -21,7 +21,7 @@ from lerobot.utils.feature_utils import dataset_to_policy_features
 from PIL import Image
 
 from common.errors import UserError, reason
-from envs.observations import FPS
+from envs.pusht.observations import FPS
 
 ACTION_SHAPE = (2,)  # a target on the board
 TOLERANCE = 1e-4  # seconds that a video's frame may be off, LeRobot's default
@@ -36,7 +36,7 @@ class DatasetConfig:
     root: Path | None = None  # folder of a LeRobot dataset; None: repo_id's, from LeRobot's cache or the Hub
     repo_id: str = ""  # its name on the Hub; empty: local/<folder>
     episodes: int = 0  # learn from the first so many; 0: all
-    mirror: bool = False  # learn from each a second time, as seen in the mirror (`envs/symmetry.py`)
+    mirror: bool = False  # learn from each a second time, as seen in the mirror (`envs/pusht/symmetry.py`)
     imagenet_stats: bool = True  # normalise pictures as ImageNet's are, not by the dataset's own numbers
     memory_gb: float = 8.0  # of decoded pictures held in memory; larger ones lie in a file beside the run
 

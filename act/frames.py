@@ -25,7 +25,7 @@ from torch.utils.data import BatchSampler
 
 from act.dataset import DatasetConfig, features_of, read_pictures, read_vectors, reading
 from common.errors import UserError
-from envs.symmetry import mirror_points
+from envs.pusht.symmetry import mirror_points
 
 # What the mirror takes vectors for; `ACTPlayer` refuses other inputs than these and pictures.
 _POINTS = {ACTION: "agent_pos", OBS_STATE: "agent_pos", OBS_ENV_STATE: "keypoints"}

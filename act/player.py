@@ -14,7 +14,7 @@ from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 from act.policy import skip_attention_weights
 from common.checkpoint import load_tensors
 from common.errors import UserError, reason
-from envs.observations import RawObservation
+from envs.pusht.observations import RawObservation
 
 # Observations per pass, by whether they are pictures: always as many, filled up if need be, so that a chunk
 # does not depend on how many others are due; few pictures, for they are most of the work.

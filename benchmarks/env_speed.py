@@ -24,9 +24,9 @@ from numba import njit
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is beside it, not above it
 
 from common.provenance import provenance, write_report
-from envs import physics
-from envs.pusht import PushTEnv
-from envs.vector import PushTVectorEnv
+from envs.pusht import physics
+from envs.pusht.simulator import PushTEnv
+from envs.pusht.vector import PushTVectorEnv
 
 STOCK, OURS, CHIPMUNK = "gym_pusht/PushT-v0", "pusht_fast/PushT-v0", "Chipmunk"
 OBS_TYPES = ("state", "environment_state_agent_pos", "pixels", "pixels_agent_pos")

@@ -2,4 +2,4 @@
 
 import gymnasium
 
-gymnasium.register("pusht_fast/PushT-v0", entry_point="envs.pusht:PushTEnv", max_episode_steps=300)
+gymnasium.register("pusht_fast/PushT-v0", entry_point="envs.pusht.simulator:PushTEnv", max_episode_steps=300)

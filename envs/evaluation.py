@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import Policy, rollout
 from envs.summary import summarize
-from envs.vector import PushTVectorEnv
 
 
 class Evaluation:

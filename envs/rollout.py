@@ -6,8 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from envs.observations import RawObservation
-from envs.vector import PushTVectorEnv
+from envs.pusht.observations import RawObservation
+from envs.pusht.vector import PushTVectorEnv
 
 
 class Policy(Protocol):

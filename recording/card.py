@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from common.video import write_video
-from envs.observations import FPS
-from envs.pictures import SUCCESS, mosaic, save_figure
-from envs.pixels import Renderer
+from envs.films import SUCCESS, mosaic, save_figure
+from envs.pusht.observations import FPS
+from envs.pusht.renderer import Renderer
 from envs.rollout import Episode
 from envs.summary import wilson_interval
 from recording.dataset import Dataset, Notes

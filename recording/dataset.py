@@ -29,7 +29,7 @@ from pandas import DataFrame, Index
 
 from common.checkpoint import save_json
 from common.run import undisturbed
-from envs.observations import FPS
+from envs.pusht.observations import FPS
 from recording.files import NumberedFile, extend, extend_rows, extend_video, last_file, shorten
 from recording.schema import IMAGE, ROBOT, TASK, Recipe, Recorded, column_stats, features
 from recording.versions import link_all, next_version, remove

@@ -10,8 +10,8 @@ import numpy as np
 import pygame
 
 from common.errors import UserError, reason
-from envs.observations import FPS, RawObservation
-from envs.pixels import Renderer
+from envs.pusht.observations import FPS, RawObservation
+from envs.pusht.renderer import Renderer
 from recording.dataset import Dataset
 from recording.play import RecordingEnv, play
 from recording.schema import Recorded

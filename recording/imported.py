@@ -28,11 +28,11 @@ from tqdm import tqdm
 
 from common.errors import UserError, reason
 from common.run import StopRequest
-from envs import physics
-from envs.observations import GOAL_POSE, SUCCESS_COVERAGE, wrap_angle
-from envs.pixels import Renderer
-from envs.symmetry import rigid_transform
-from envs.vector import PushTVectorEnv
+from envs.pusht import physics
+from envs.pusht.observations import GOAL_POSE, SUCCESS_COVERAGE, wrap_angle
+from envs.pusht.renderer import Renderer
+from envs.pusht.symmetry import rigid_transform
+from envs.pusht.vector import PushTVectorEnv
 from recording.dataset import Dataset
 from recording.pictures import encode_png, histogram
 from recording.play import add_pictures

@@ -17,7 +17,7 @@ from lerobot.datasets.video_utils import encode_video_frames
 from PIL import Image
 
 from common.errors import UserError, reason
-from envs.observations import FPS
+from envs.pusht.observations import FPS
 
 _LEVELS = np.arange(256, dtype=np.float32)
 _BINS = 5000  # of LeRobot's quantiles

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from common.seeding import split_seed
-from envs.observations import SUCCESS_COVERAGE, RawObservation
-from envs.pusht import PushTEnv
+from envs.pusht.observations import SUCCESS_COVERAGE, RawObservation
+from envs.pusht.simulator import PushTEnv
+from envs.pusht.vector import MAX_EPISODE_STEPS, PushTVectorEnv
 from envs.rollout import Episode, Policy, rollout
-from envs.vector import MAX_EPISODE_STEPS, PushTVectorEnv
 from recording.pictures import encode_mp4, encode_png, histogram, picture_stats
 from recording.schema import IMAGE, Recipe, Recorded, column_stats, columns
 

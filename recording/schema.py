@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from lerobot.datasets.compute_stats import get_feature_stats
 
-from envs.observations import FPS, SUCCESS_COVERAGE
+from envs.pusht.observations import FPS, SUCCESS_COVERAGE
 
 HUMAN, IMPORT = "human", "import"  # policies: a person at the mouse, and episodes from elsewhere
 TASK = "Push the T-shaped blue block onto the T-shaped green target surface."

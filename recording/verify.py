@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.run import StopRequest
-from envs.observations import FPS, SUCCESS_COVERAGE, wrap_angle
-from envs.pixels import Renderer
-from envs.vector import PushTVectorEnv
+from envs.pusht.observations import FPS, SUCCESS_COVERAGE, wrap_angle
+from envs.pusht.renderer import Renderer
+from envs.pusht.vector import PushTVectorEnv
 from recording.dataset import STATS, Dataset, all_stats
 from recording.files import NumberedFile, reading
 from recording.pictures import decode_png, histogram, picture_stats

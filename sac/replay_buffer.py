@@ -87,7 +87,7 @@ class ReplayBuffer:
     Args:
         capacity: in transitions; the oldest are overwritten.
         device: where the tensors live and batches are gathered.
-        symmetry: of the task, as `envs.symmetry.Symmetry`: half of each batch is drawn as its mirror image.
+        symmetry: of the task, as `envs.pusht.symmetry.Symmetry`: half of each batch is drawn as its mirror image.
 
     Raises:
         UserError: that many do not fit into the memory.

@@ -1,7 +1,7 @@
 """The training loop: act, step, store, update, log, evaluate, save; and how a run goes on after a stop.
 
 The trainer knows its environment only as arrays of observations, actions and rewards
-(`envs.wrappers.TrainingEnv` is one) and its evaluation as a function that returns numbers.
+(`envs.training.TrainingEnv` is one) and its evaluation as a function that returns numbers.
 """
 
 import math
@@ -63,7 +63,7 @@ class Trainer:
     Args:
         config: of the loop.
         total_env_steps: length of the whole training.
-        env: vectorised, see `envs.wrappers.TrainingEnv`.
+        env: vectorised, see `envs.training.TrainingEnv`.
         agent: learns.
         evaluate: actor -> numbers as of `envs.summary.summarize`, which choose the best checkpoint.
         record: actor -> frames (T, H, W, 3) uint8 of one episode.

@@ -10,9 +10,9 @@ import evaluate
 import train_sac
 from common.checkpoint import load_json
 from common.config import from_dict, load_yaml, parse
+from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import rollout
 from envs.summary import summarize, wilson_interval
-from envs.vector import PushTVectorEnv
 from policies import ASSETS, load_policy
 from tests.runs import metrics
 

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 import policies
 from common.errors import UserError
-from envs.actions import ActionDecoder
+from envs.pusht.actions import ActionDecoder
+from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import rollout
-from envs.vector import PushTVectorEnv
 from policies import RandomPolicy, Replay, SACPolicy, ScriptedPolicy, default_policy, load_policy
 from sac.actor import Actor
 

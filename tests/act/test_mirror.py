@@ -5,7 +5,7 @@ import pytest
 import torch
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-from envs.vector import PushTVectorEnv
+from envs.pusht.vector import PushTVectorEnv
 from tests.act.changed import CHUNK, open_ours
 
 

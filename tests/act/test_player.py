@@ -15,9 +15,9 @@ from lerobot.scripts.lerobot_eval import eval_policy
 from act.player import ACTPlayer, lerobot_observation, load_player
 from act.policy import PolicyConfig, act_config, build_policy
 from common.errors import UserError
+from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import rollout
 from envs.summary import summarize
-from envs.vector import PushTVectorEnv
 from tests.act.tiny import IMAGE, KEYPOINTS, SIZES, STATE, features
 
 FEATURES = features(side=96)

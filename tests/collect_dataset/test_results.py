@@ -11,8 +11,8 @@ from huggingface_hub import DatasetCard, HfApi
 from lerobot.datasets import LeRobotDataset
 
 import collect_dataset
+from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import rollout
-from envs.vector import PushTVectorEnv
 from policies import load_policy
 from tests.act.test_interop import lerobot_trains
 from tests.act.test_player import make as make_act

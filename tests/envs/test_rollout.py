@@ -5,8 +5,8 @@ import gymnasium
 import numpy as np
 import pytest
 
+from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import Episode, rollout
-from envs.vector import PushTVectorEnv
 
 SEEDS = [11, 5, 8, 100_000, 7]
 LIMIT = 40  # environment steps per episode

@@ -8,8 +8,8 @@ import pytest
 from lerobot.datasets import LeRobotDataset
 
 from common.errors import UserError
+from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import rollout
-from envs.vector import PushTVectorEnv
 from policies import EXPERT, load_policy
 from recording.dataset import Dataset, Notes
 from recording.imported import APART, FAR, SHORT, WALL, import_human, load, segments

@@ -114,7 +114,7 @@ def test_ctrl_c_saves_what_it_has(source, tmp_path, monkeypatch):
 
 def test_no_success_that_was_not_one(source, tmp_path):
     """Rewards beside the stock simulator's, which plays all actions from the first state."""
-    from envs.vector import PushTVectorEnv
+    from envs.pusht.vector import PushTVectorEnv
 
     np.savez(tmp_path / "people.npz", **source)
     dataset = dataset_at(tmp_path / "data", source, observations="keypoints")

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.errors import UserError
-from envs.vector import PushTVectorEnv
+from envs.pusht.vector import PushTVectorEnv
 from recording.checks import open_dataset
 from recording.dataset import Dataset, Notes
 from recording.pictures import decode_png, encode_mp4, encode_png

@@ -10,9 +10,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
 
 from common.checkpoint import load_json
+from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import rollout
 from envs.summary import summarize
-from envs.vector import PushTVectorEnv
 from policies import load_policy
 from tests.runs import curves
 

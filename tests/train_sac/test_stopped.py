@@ -13,7 +13,7 @@ import torch
 
 import train_sac
 from common.checkpoint import load_json, load_tensors, save_tensors
-from envs.wrappers import TrainingEnv
+from envs.training import TrainingEnv
 from tests.runs import sentence
 from tests.train_sac.runs import MORE, assert_same, assert_same_run, command_line, contents, start
 

@@ -20,8 +20,8 @@ import numpy as np
 import pymunk
 from gym_pusht.envs.pusht import PushTEnv as StockPushTEnv
 
-from envs import physics
-from envs.pixels import Renderer, contact_lines
+from envs.pusht import physics
+from envs.pusht.renderer import Renderer, contact_lines
 
 
 class PushTEnv(StockPushTEnv):

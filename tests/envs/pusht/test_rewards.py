@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from envs.rewards import (
+from envs.pusht.rewards import (
     REWARDS,
     Transition,
     agent_clearance,
@@ -14,7 +14,7 @@ from envs.rewards import (
     log_barrier,
     progress,
 )
-from envs.vector import PushTVectorEnv
+from envs.pusht.vector import PushTVectorEnv
 
 ON_GOAL = [256.0, 256.0, np.pi / 4]
 

@@ -5,8 +5,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from envs.pusht import PushTEnv
-from envs.vector import PushTVectorEnv
+from envs.pusht.simulator import PushTEnv
+from envs.pusht.vector import PushTVectorEnv
 
 GOAL_X, GOAL_Y, GOAL_ANGLE = 256.0, 256.0, np.pi / 4
 DOWN_THE_STEM = np.array([-np.sin(GOAL_ANGLE), np.cos(GOAL_ANGLE)])  # of a T that is turned as it should be

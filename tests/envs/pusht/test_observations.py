@@ -4,7 +4,7 @@ import cmath
 
 import numpy as np
 
-from envs.observations import GOAL_POSE, features, rotate
+from envs.pusht.observations import GOAL_POSE, features, rotate
 
 IN_BLOCK_FRAME = (
     "agent_in_block_frame",

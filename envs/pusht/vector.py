@@ -15,8 +15,8 @@ from gym_pusht.envs.pusht import PushTEnv as StockPushTEnv
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 
-from envs import physics
-from envs.pusht import PushTEnv
+from envs.pusht import physics
+from envs.pusht.simulator import PushTEnv
 
 MAX_EPISODE_STEPS = gymnasium.spec("pusht_fast/PushT-v0").max_episode_steps  # 30 s at 10 Hz
 
@@ -26,7 +26,7 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
 
     Args:
         num_envs: how many.
-        kind: "fast" (`envs.pusht`) or "stock" (`gym_pusht` as published, stepped one by one).
+        kind: "fast" (`envs.pusht.simulator`) or "stock" (`gym_pusht` as published, stepped one by one).
         pixels: side in pixels of the square images in the observations; 0 leaves them out.
         max_episode_steps: truncation, in environment steps.
 

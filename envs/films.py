@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 from PIL import Image, ImageDraw, ImageFont
 
-from envs.observations import SUCCESS_COVERAGE
+from envs.pusht.observations import SUCCESS_COVERAGE
 from envs.rollout import Episode
 
 SUCCESS, FAILURE = "#2f6db5", "#e2711d"  # blue and orange, apart for every eye

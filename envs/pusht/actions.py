@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from envs.observations import RawObservation, rotate
+from envs.pusht.observations import RawObservation, rotate
 
 
 @dataclass(frozen=True)

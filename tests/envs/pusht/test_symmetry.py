@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from envs.actions import ActionDecoder
-from envs.observations import FEATURES, features, rotate
-from envs.symmetry import mirror, rigid_transform
-from envs.vector import PushTVectorEnv
+from envs.pusht.actions import ActionDecoder
+from envs.pusht.observations import FEATURES, features, rotate
+from envs.pusht.symmetry import mirror, rigid_transform
+from envs.pusht.vector import PushTVectorEnv
 
 NAMES = [name for name in FEATURES if name != "block_angle"]
 NEW_IN_BLOCK_FRAME = {

@@ -13,7 +13,7 @@ from gym_pusht.envs.pusht import PushTEnv as StockPushTEnv
 from gymnasium.utils.env_checker import check_env
 
 import envs  # noqa: F401  registers pusht_fast/PushT-v0
-from envs.pusht import PushTEnv
+from envs.pusht.simulator import PushTEnv
 
 OBS_TYPES = ("state", "environment_state_agent_pos", "pixels", "pixels_agent_pos")
 DEMONSTRATIONS = Path(__file__).parents[3] / "shared" / "data" / "human_pusht.npz"

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from envs.observations import features
-from envs.rewards import REWARDS, Transition
-from envs.vector import PushTVectorEnv
-from envs.wrappers import EnvConfig, TrainingEnv
+from envs.pusht.observations import features
+from envs.pusht.rewards import REWARDS, Transition
+from envs.pusht.vector import PushTVectorEnv
+from envs.training import EnvConfig, TrainingEnv
 
 SMALL = {"num_envs": 3, "curriculum": 0.0}
 

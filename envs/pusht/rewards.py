@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from envs.observations import RawObservation, centre_of_gravity
+from envs.pusht.observations import RawObservation, centre_of_gravity
 
 
 class Transition(NamedTuple):

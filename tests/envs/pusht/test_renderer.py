@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gym_pusht.envs import PushTEnv
 
-from envs.pixels import Renderer, contact_lines
+from envs.pusht.renderer import Renderer, contact_lines
 
 SIZES = [(680, 680), (224, 224), (128, 96), (96, 128), (256, 256), (512, 512), (97, 101)]  # width, height
 

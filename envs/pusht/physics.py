@@ -57,7 +57,7 @@ def _find_body_layout() -> BodyLayout:
         ]
         if len(places) != 1:
             raise RuntimeError(
-                f"pymunk {pymunk.version} keeps its bodies in a layout unknown to envs/physics.py"
+                f"pymunk {pymunk.version} keeps its bodies in a layout unknown to envs/pusht/physics.py"
             )
         return places[0] * memory.itemsize
 

@@ -9,11 +9,11 @@ from typing import Literal
 
 import numpy as np
 
-from envs.actions import ActionDecoder
-from envs.observations import check_features, feature_size, features
-from envs.rewards import REWARDS, Transition
-from envs.symmetry import Symmetry, mirror
-from envs.vector import PushTVectorEnv
+from envs.pusht.actions import ActionDecoder
+from envs.pusht.observations import check_features, feature_size, features
+from envs.pusht.rewards import REWARDS, Transition
+from envs.pusht.symmetry import Symmetry, mirror
+from envs.pusht.vector import PushTVectorEnv
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class EnvConfig:
     """The task as the agent meets it in training."""
 
     num_envs: int = 32  # PushTs stepped together
-    features: tuple[str, ...] = (  # what the policy sees, see envs/observations.py
+    features: tuple[str, ...] = (  # what the policy sees, see envs/pusht/observations.py
         "agent_pos",
         "block_pos",
         "block_rotation",
@@ -31,16 +31,18 @@ class EnvConfig:
         "goal_in_block_frame",
         "goal_error",
     )
-    action_mode: Literal["absolute", "relative", "delta"] = "relative"  # see envs/actions.py
+    action_mode: Literal["absolute", "relative", "delta"] = "relative"  # see envs/pusht/actions.py
     action_bound: float = 100.0  # px in x and in y, away from the agent or from the last target
-    action_frame: Literal["board", "block"] = "block"  # whose x and y an action means, see envs/actions.py
+    action_frame: Literal["board", "block"] = (
+        "block"  # whose x and y an action means, see envs/pusht/actions.py
+    )
     action_repeat: int = 1  # environment steps per decision, the target held
     speed_limit: tuple[float, float] | None = None  # px that a target moves at most, at first and in the end
     speed_ramp: tuple[int, int] = (0, 1)  # env steps between which the one becomes the other
-    reward: Literal["stock", "linear", "log_barrier", "progress"] = "log_barrier"  # see envs/rewards.py
+    reward: Literal["stock", "linear", "log_barrier", "progress"] = "log_barrier"  # see envs/pusht/rewards.py
     reward_scale: float = 0.1  # multiplies reward and bonus
     success_bonus: float = 5.0  # added on the step that succeeds
-    mirror: bool = True  # learn from every other transition as its mirror image, see envs/symmetry.py
+    mirror: bool = True  # learn from every other transition as its mirror image, see envs/pusht/symmetry.py
     curriculum: float = 0.5  # share of episodes that start near the goal
     curriculum_angle: float = 0.8  # rad, one sigma of the block's angle about the goal in such a start
     curriculum_distance: float = 70.0  # px, one sigma of its position

@@ -14,7 +14,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
-import numpy as np
 from tqdm import tqdm
 
 from common.checkpoint import save_json
@@ -24,11 +23,11 @@ from common.errors import UserError, report_user_errors
 from common.provenance import provenance
 from common.run import command_line
 from common.video import write_gif, write_video
-from envs.films import film, mosaic, plot_coverage, plot_starts
-from envs.pusht.vector import PushTVectorEnv
-from envs.rollout import Episode, Policy, rollout
-from envs.summary import summarize
-from policies import WITHOUT_FOLDER, Replay, default_policy, find_checkpoint, load_policy
+from envs import summary
+from envs.films import film, mosaic
+from envs.interfaces import Policy, Task, VectorEnv
+from envs.rollout import Episode, replay_episode, rollout
+from policies import WITHOUT_FOLDER, default_policy, find_checkpoint, load_policy, task_of
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,10 @@ class Config:
     """How to evaluate."""
 
     policy: str | None = None  # a run, a checkpoint, random or scripted; None: newest run, else the expert
+    task: str | None = None  # see envs/tasks.py; None: the policy's own, pusht for random and scripted
     episodes: int = 500  # one seed each
     seed: int = 100_000  # of the first episode; best checkpoints are chosen on other seeds, from 10,000
-    env: Literal["fast", "stock"] = "fast"  # stock: gym_pusht/PushT-v0 itself; fast: the same bit for bit
+    env: Literal["fast", "stock"] = "fast"  # stock: as its authors published it; fast: the same, faster
     sampled: bool = False  # draw actions from the policy's distribution instead of taking its mode
     n_action_steps: int | None = None  # of an ACT's chunk played before it looks again; None: as trained
     temporal_ensemble_coeff: float | None = None  # average an ACT's overlapping chunks; its authors: 0.01
@@ -66,28 +66,30 @@ class Config:
             raise ValueError(f"json must be a file to write, got the folder {self.json}")
 
 
-def play(env: PushTVectorEnv, policy: Policy, seeds: range) -> list[Episode]:
+def play(env: VectorEnv, policy: Policy, seeds: range) -> list[Episode]:
     """One episode per seed, in their order."""
     episodes, successes = [], 0
     with tqdm(total=len(seeds), unit="episode", desc="playing", dynamic_ncols=True, disable=None) as bar:
         try:
             for episode in rollout(env, policy, seeds):
                 episodes.append(episode)
-                successes += episode.success
-                bar.set_postfix_str(f"success {successes} of {len(episodes)}", refresh=False)
+                if episode.success is not None:
+                    successes += episode.success
+                    bar.set_postfix_str(f"success {successes} of {len(episodes)}", refresh=False)
                 bar.update()
         except KeyboardInterrupt:
             raise UserError(
-                f"interrupted after {len(episodes)} of {len(seeds)} episodes; nothing is written, for those "
-                "that end first are no fair sample: ask for fewer --episodes"
+                f"interrupted after {len(episodes)} of {len(seeds)} episodes; nothing is written, because "
+                "the episodes that end first are no fair sample: use fewer --episodes"
             ) from None
     return sorted(episodes, key=lambda episode: episode.seed)
 
 
-def circumstances(config: Config, name: str, policy: Policy, command: str) -> dict[str, Any]:
+def circumstances(config: Config, name: str, task: Task, policy: Policy, command: str) -> dict[str, Any]:
     """All that is needed to get the same numbers again."""
     return {
         "seeds": [config.seed, config.seed + config.episodes - 1],
+        "task": task.name,
         "env": config.env,
         "policy": name,
         "n_action_steps": policy.n_action_steps,
@@ -95,70 +97,58 @@ def circumstances(config: Config, name: str, policy: Policy, command: str) -> di
         "sampled": config.sampled,
         "num_envs": config.num_envs,
         "command": command,
-    } | provenance("torch", "numpy", "gym-pusht", "gymnasium", "pymunk")
+    } | provenance("torch", "numpy", *task.packages)
 
 
-def success(numbers: dict[str, Any]) -> str:
-    low, high = (100 * bound for bound in numbers["success_ci95"])
-    return f"{numbers['pc_success']:.1f} % (95 % interval {low:.1f} to {high:.1f})"
-
-
-def table(numbers: dict[str, Any]) -> str:
-    def value(key: str, form: str) -> str:
-        return "-" if numbers[key] is None else format(numbers[key], form)
-
+def table(task: Task, numbers: dict[str, Any]) -> str:
+    """The numbers as people read them."""
     first, last = numbers["seeds"]
-    averaged = numbers["temporal_ensemble_coeff"] is not None
-    moves, most = value("action_step_mean", ".1f"), value("action_step_p99", ".1f")
+    decisions = f"every {numbers['n_action_steps']} steps" if numbers["n_action_steps"] > 1 else "every step"
+    if numbers["temporal_ensemble_coeff"] is not None:
+        decisions += ", average of overlapping chunks"
     rows = {
         "policy": numbers["policy"] + (", sampled actions" if numbers["sampled"] else ""),
-        "episodes": f"{numbers['episodes']} of {numbers['env']} PushT, seeds {first} to {last}",
-        "success": success(numbers),
-        "steps to success": value("mean_steps_to_success", ".1f"),
-        "max coverage": value("mean_max_coverage", ".3f"),
-        "max reward": value("avg_max_reward", ".3f"),
-        "sum of rewards": value("avg_sum_reward", ".1f"),
-        "target moves": f"{moves} px per step, 99th percentile {most}",
-        "decides every": f"{numbers['n_action_steps']} step{'s' * (numbers['n_action_steps'] > 1)}"
-        + ", on the average of overlapping chunks" * averaged,
+        "episodes": f"{numbers['episodes']} of {_where(numbers, task)}, seeds {first} to {last}",
+        **summary.table(task, numbers),
+        "max reward": f"{numbers['avg_max_reward']:.3f}",
+        "decides": decisions,
         "wall time": f"{numbers['wall_s']:.1f} s",
     }
     return "\n".join(f"  {name:<18}{text}" for name, text in rows.items())
 
 
-def draw(folder: Path, stem: str, episodes: Sequence[Episode], goal: np.ndarray, numbers: dict) -> list[Path]:
-    """Both pictures; `goal` is where the T's corners belong, (8, 2) pixels."""
-    title = f"{numbers['policy']} on {numbers['env']} PushT\nsuccess {success(numbers)}"
-    coverage, starts = folder / f"{stem}_coverage.png", folder / f"{stem}_starts.png"
-    plot_coverage(coverage, episodes, title)
-    plot_starts(starts, episodes, goal, title)
-    return [coverage, starts]
+def draw(folder: Path, stem: str, task: Task, episodes: Sequence[Episode], numbers: dict) -> list[Path]:
+    """The task's plots, titled with its first metric."""
+    name, value = next(iter(summary.table(task, numbers).items()))
+    title = f"{numbers['policy']} on {_where(numbers, task)}\n{name} {value}"
+    return task.plot(folder, stem, episodes, title)
 
 
-def record(folder: Path, stem: str, episodes: Sequence[Episode], config: Config) -> list[Path]:
+def _where(numbers: dict[str, Any], task: Task) -> str:
+    return f"stock {task.name}" if numbers["env"] == "stock" else task.name
+
+
+def record(folder: Path, stem: str, task: Task, episodes: Sequence[Episode], config: Config) -> list[Path]:
     """Videos of the first episodes and of the first failures.
 
     Their actions are played again, one episode at a time: recording neither disturbs the evaluation nor holds
     the frames of more than one episode.
     """
-    failures = [episode for episode in episodes[config.videos :] if not episode.success]
-    env, paths = PushTVectorEnv(1, config.env), []
+    failures = [episode for episode in episodes[config.videos :] if episode.success is False]
+    env, paths = task.vector_env(1, stock=config.env == "stock"), []
     for episode in tqdm(
         [*episodes[: config.videos], *failures[: config.failure_videos]], desc="recording", disable=None
     ):
-        (again,) = rollout(env, Replay(episode.actions), [episode.seed], frame_size=512)
+        again = replay_episode(env, episode, frame_size=512)
         for earlier in folder.glob(f"{stem}_{episode.seed}_*.mp4"):
             earlier.unlink()
-        paths.append(folder / f"{stem}_{episode.seed}_{'success' if episode.success else 'failure'}.mp4")
-        write_video(paths[-1], film(again))
-    return [*paths, record_together(folder / f"{stem}.gif", episodes[:6], env)]
-
-
-def record_together(path: Path, episodes: Sequence[Episode], env: PushTVectorEnv) -> Path:
-    """A GIF of a few episodes side by side."""
-    again = [next(rollout(env, Replay(e.actions), [e.seed], frame_size=192)) for e in episodes]
-    write_gif(path, mosaic(again))
-    return path
+        outcome = {True: "success", False: "failure", None: "episode"}[episode.success]
+        paths.append(folder / f"{stem}_{episode.seed}_{outcome}.mp4")
+        write_video(paths[-1], film(again, task), task.fps)
+    paths.append(folder / f"{stem}.gif")
+    together = [replay_episode(env, episode, frame_size=192) for episode in episodes[:6]]
+    write_gif(paths[-1], mosaic(together), task.fps)
+    return paths
 
 
 def destination(name: str, config: Config) -> tuple[Path, str]:
@@ -190,6 +180,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     use_threads(config.threads)
     name = str(config.policy or default_policy())
     name = name if name in WITHOUT_FOLDER else str(find_checkpoint(name))
+    task = task_of(name, config.task)
     policy = load_policy(
         name,
         choose_device(config.device),
@@ -197,27 +188,30 @@ def main(argv: Sequence[str] | None = None) -> None:
         config.seed,
         config.n_action_steps,
         config.temporal_ensemble_coeff,
+        task,
     )
     folder, stem = destination(name, config)
     json_path = config.json or folder / f"evaluation_{stem}.json"
     make_folders(folder / "plots", json_path.parent)
 
-    env = PushTVectorEnv(min(config.num_envs, config.episodes), config.env, policy.pixels)
+    num_envs = min(config.num_envs, config.episodes)
+    env = task.vector_env(num_envs, policy.image_size, stock=config.env == "stock")
     started = perf_counter()
     episodes = play(env, policy, range(config.seed, config.seed + config.episodes))
     wall_s = round(perf_counter() - started, 2)
     command = command_line("evaluate.py", argv)
-    numbers = summarize(episodes) | circumstances(config, name, policy, command) | {"wall_s": wall_s}
-    print(table(numbers))
+    numbers = task.summarize(episodes) | circumstances(config, name, task, policy, command)
+    numbers["wall_s"] = wall_s
+    print(table(task, numbers))
 
     try:
         save_json(json_path, numbers)
-        paths = [json_path, *draw(folder / "plots", stem, episodes, env.goal_keypoints, numbers)]
+        paths = [json_path, *draw(folder / "plots", stem, task, episodes, numbers)]
     except OSError as error:
         raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None
     if config.record:
         try:
-            paths += record(folder / "videos", stem, episodes, config)
+            paths += record(folder / "videos", stem, task, episodes, config)
         except KeyboardInterrupt:
             raise UserError(f"interrupted while recording videos; the numbers are in {json_path}") from None
     print("wrote", *paths, sep="\n  ")

@@ -5,7 +5,9 @@ and the flag `--agent.lr`. tyro makes the command line and `--help` out of the d
 a field is its help. Every field has a default and a plain type: bool, int, float, str, Path, Literal, a tuple
 or list of those, one of those or None, or another config class.
 
-A config class may define `validate()`, raising `ValueError("<field> must be ..., got ...")`: it is called
+A config class may define `RENAMED`, a dict from former dotted names to today's; both are understood.
+
+It may define `validate()`, raising `ValueError("<field> must be ..., got ...")`: it is called
 once, on the final values. `__post_init__` may raise the same, but must derive nothing: it also runs on the
 defaults and on the YAML's values, before the flags are known.
 """
@@ -27,6 +29,7 @@ import yaml
 from tyro import _errors as tyro_errors  # private, hence tyro's exact pin: the way to its complaints
 
 from common.errors import UserError
+from common.paths import in_repository
 
 ALSO_CALLED = {  # elsewhere; and what that is here, whatever part it belongs to
     "learning_rate": "lr",
@@ -57,7 +60,7 @@ def parse[Config](
         UserError: a missing or malformed file, an unknown key or flag, a value of a wrong type or impossible.
         SystemExit: code 0, after `--help`.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = [_rename_flag(word, config_class) for word in (sys.argv[1:] if argv is None else argv)]
     path = config_path(argv, default_yaml)
     with tyro_errors.on_parse_error(lambda event: _reject(event, config_class, argv)):
         defaults = _build(config_class, load_yaml(path) if path else {}, source=f"{path}: ")
@@ -79,7 +82,7 @@ def parse[Config](
 def config_path(argv: Sequence[str] | None, default_yaml: Path | str | None) -> Path | None:
     """The file that `parse` reads: the one that `--config` names, else `default_yaml`."""
 
-    def read_first(config: Path | None = default_yaml and Path(default_yaml)):
+    def only_config(config: Path | None = Path(default_yaml) if default_yaml else None):
         return config
 
     def reject(event: tyro_errors.ParseErrorEvent) -> None:
@@ -87,7 +90,21 @@ def config_path(argv: Sequence[str] | None, default_yaml: Path | str | None) -> 
 
     with tyro_errors.on_parse_error(reject):
         args = list(sys.argv[1:] if argv is None else argv)
-        return tyro.cli(read_first, args=args, return_unknown_args=True, add_help=False)[0]
+        path = tyro.cli(only_config, args=args, return_unknown_args=True, add_help=False)[0]
+    return path and in_repository(path)
+
+
+def read_first(key: str, argv: Sequence[str] | None, default_yaml: Path | str | None, default: str) -> str:
+    """A setting that decides on the config class: its flag's value, else the YAML's, else `default`."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    words = [word for word in argv if word.startswith("--") and _key(word) == key]
+    if words and (given := _given(words[-1].partition("=")[0], argv)) != "nothing":
+        return given[1:-1]
+    path = config_path(argv, default_yaml)
+    value: Any = load_yaml(path) if path else {}
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return default if value is None else str(value)
 
 
 def from_dict[Config](config_class: type[Config], values: dict[str, Any], source: str = "") -> Config:
@@ -153,15 +170,18 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 def _build[Config](config_class: type[Config], values: dict[str, Any], source: str) -> Config:
     """The defaults with `values` put in: types checked, `validate()` left for when the flags are in too."""
     kinds, changes = _kinds(config_class), {}
+    renamed = getattr(config_class, "RENAMED", {})
     for name, value in _flatten(values):
         key = name.replace("-", "_")
+        key = renamed.get(key, key)
         if key in kinds:
             try:
                 changes[key] = _convert(value, kinds[key])
             except ValueError:
                 raise UserError(f"{source}{key}: expected {_describe(kinds[key])}, got {value!r}") from None
         elif not any(other.startswith(f"{key}.") for other in kinds):
-            raise UserError(f"{source}unknown key {name}; did you mean {_nearest(key, kinds)}?")
+            hint = getattr(config_class, "unknown_setting", lambda key: "")(key)
+            raise UserError(f"{source}unknown key {name}; {hint or f'did you mean {_nearest(key, kinds)}?'}")
         elif value not in (None, {}):  # `agent:` with nothing but comments below it changes nothing
             raise UserError(f"{source}{key}: expected settings nested below it, got {value!r}")
     return _replace(config_class(), changes, source)
@@ -219,6 +239,14 @@ def _convert(value: Any, kind: Any) -> Any:
     raise ValueError
 
 
+def _rename_flag(word: str, config_class: type) -> str:
+    name, equals, value = word.partition("=")
+    renamed = getattr(config_class, "RENAMED", {})
+    if word.startswith("--") and _key(name) in renamed:
+        return "--" + renamed[_key(name)].replace("_", "-") + equals + value
+    return word
+
+
 def _reject(event: tyro_errors.ParseErrorEvent, config_class: type, argv: Sequence[str]) -> None:
     """Raise tyro's complaint as a UserError; a kind of complaint unknown here is left to tyro's own words."""
     kinds = {"config": Path} | _kinds(config_class)
@@ -228,7 +256,8 @@ def _reject(event: tyro_errors.ParseErrorEvent, config_class: type, argv: Sequen
             raise UserError(f"unexpected {word!r}: a setting is --FLAG VALUE, a bool is --FLAG or --no-FLAG")
         negated = [re.sub(r"(\w+)$", r"no_\1", key) for key, kind in kinds.items() if kind is bool]
         nearest = _nearest(_key(word), [*kinds, *negated])
-        raise UserError(f"unknown flag {word}; did you mean --{nearest.replace('_', '-')}?")
+        hint = getattr(config_class, "unknown_setting", lambda key: "")(_key(word))
+        raise UserError(f"unknown flag {word}; {hint or f'did you mean --{nearest.replace("_", "-")}?'}")
     if argument := getattr(event, "argument", None):
         flag = argument.lowered.name_or_flags[-1]
         raise UserError(f"{flag}: expected {_describe(kinds[_key(flag)])}, got {_given(flag, argv)}")

@@ -6,12 +6,85 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.checkpoint import TRAINING_STATE, link
 from common.config import differences, from_dict, load_yaml, save_yaml, to_dict
 from common.errors import UserError
+
+LEAVES_THE_RESULT = ("logs", "run_name", "resume", "device", "threads", "wandb_project")  # of a training
+
+
+@dataclass
+class Run:
+    """A training's folder, held by this process."""
+
+    folder: Path
+    config: Any  # resolved
+    script: str  # its file's name
+    argv: Sequence[str] | None
+    last: Path | None  # the checkpoint to resume from
+    stop: "StopRequest"
+
+    def begin(self, table: dict[str, str], resumed: str = "") -> None:
+        """Save the configuration and the command, and print what is about to be trained.
+
+        To be called when nothing can refuse the start any more.
+
+        Args:
+            table: what is trained, by its name.
+            resumed: from where and after how many steps, if from somewhere.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        write_down(self.folder, self.config, command_line(self.script, self.argv))
+        rows = {"run": f"{self.folder}, seed {self.config.seed}"} | table
+        rows["watch"] = f"tensorboard --logdir {self.config.logs}"
+        print("\n".join(f"  {name:<13} {value}" for name, value in rows.items()))
+        if resumed:
+            print(f"resuming from {resumed}")
+
+    def end(self, finished: bool, steps: str, longer: str, schedules: str = "") -> None:
+        """Print what comes next.
+
+        Args:
+            finished: False: stopped before.
+            steps: done so far, in words.
+            longer: the flag of a longer training.
+            schedules: what changes during a training, in words.
+        """
+        again = same_command(self.folder, self.config.resume)
+        if not finished:
+            print(f"stopped at {steps}, saved. To resume: {again}")
+            return
+        print(f"finished. Play it: python evaluate.py --policy {self.folder} --record")
+        note = f" ({schedules} then continue from the middle of such a training)" if schedules else ""
+        print(f"Train on: {again} and {longer}{note}")
+
+
+@contextmanager
+def open_run(
+    script: str, config: Any, argv: Sequence[str] | None, name: str, may_change: Sequence[str]
+) -> Iterator[Run]:
+    """Choose a training's folder, hold it for this process, and find the checkpoint to resume from.
+
+    Args:
+        script: its file's name.
+        config: resolved; with `logs`, `run_name`, `resume` and `seed`.
+        argv: the script's.
+        name: of the run, where `config.run_name` is empty.
+        may_change: settings, by dotted key, that a resumed run may have changed, besides the usual ones.
+
+    Raises:
+        UserError: another process trains there, or the run was trained with another configuration.
+    """
+    folder = choose_folder(config.logs, config.run_name or name, config.resume)
+    with only_process_in(folder), StopRequest() as stop:
+        last = last_checkpoint(folder, config, (*LEAVES_THE_RESULT, *may_change))
+        yield Run(folder, config, script, argv, last, stop)
 
 
 def check_name(run_name: str) -> None:
@@ -48,7 +121,9 @@ def last_checkpoint(folder: Path, config: Any, may_change: Sequence[str]) -> Pat
     """
     saved, last = folder / "config.yaml", folder / "checkpoints" / "last"
     if saved.exists() and last.parent.exists():
-        old = to_dict(from_dict(type(config), load_yaml(saved), f"{saved}: "))
+        values = load_yaml(saved)
+        _check_task(folder, values, config)
+        old = to_dict(from_dict(type(config), values, f"{saved}: "))
         changed = [line for line in differences(old, to_dict(config)) if line.split(":")[0] not in may_change]
         if changed:
             raise UserError(
@@ -60,6 +135,14 @@ def last_checkpoint(folder: Path, config: Any, may_change: Sequence[str]) -> Pat
     if not last.exists():
         _find_last(last)
     return last if last.exists() else None
+
+
+def _check_task(folder: Path, values: dict[str, Any], config: Any) -> None:
+    """Before there were several tasks, runs had no `task`: theirs is the default one."""
+    if (before := values.setdefault("task", "pusht")) != config.task:
+        raise UserError(
+            f"{folder} was trained on task {before}, not {config.task}: use another --run-name or --no-resume"
+        )
 
 
 def _find_last(last: Path) -> None:

@@ -1,107 +1,38 @@
-"""What episodes look like: their coverage over time, the starts that were solved, one of them as a film."""
+"""Episodes as videos: frames below a caption, and several episodes side by side."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
-from matplotlib.patches import Polygon
 from PIL import Image, ImageDraw, ImageFont
 
-from envs.pusht.observations import SUCCESS_COVERAGE
+from envs.interfaces import Task
+from envs.plots import FAILURE, FAINT, INK, SUCCESS, TRACK
 from envs.rollout import Episode
 
-SUCCESS, FAILURE = "#2f6db5", "#e2711d"  # blue and orange, apart for every eye
-INK, FAINT, TRACK, GOAL = "#22262b", "#8d96a3", "#e8ebef", "#90ee90"
 CAPTION_HEIGHT = 48  # pixels above a film's frames
 
 
-def plot_coverage(path: Path, episodes: Sequence[Episode], title: str) -> None:
-    """Draw the coverage of every episode over its steps, and which share was solved by when.
+def film(episode: Episode, task: Task) -> Iterator[np.ndarray]:
+    """The frames of an episode recorded with them, each below a caption: seed, step, progress, outcome.
 
-    Args:
-        path: of the PNG.
-        episodes: any number; a thousand stay readable.
-        title: two lines at most.
-    """
-    figure = Figure(figsize=(8, 5.6), layout="constrained")
-    coverage, solved = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    steps = np.arange(max(len(episode) for episode in episodes) + 1)
-    for layer, success in ((2, True), (3, False)):
-        lines = [np.column_stack([steps[: len(e) + 1], e.coverage]) for e in episodes if e.success == success]
-        coverage.add_collection(
-            LineCollection(
-                lines,
-                label=f"{'success' if success else 'failure'} ({len(lines)})",
-                colors=SUCCESS if success else FAILURE,
-                alpha=np.clip(6 / (len(lines) + 1) ** 0.7, 0.05, 0.8),  # fainter the more there are
-                linewidths=0.8,
-                zorder=layer,
-            )
-        )
-    held = [np.pad(episode.coverage, (0, len(steps) - 1 - len(episode)), mode="edge") for episode in episodes]
-    median, label = np.median(held, axis=0), "median (ended episodes keep their last)"
-    coverage.plot(steps, median, color=INK, linewidth=2, zorder=4, label=label)
-    dashes, label = (0, (4, 3)), f"success threshold, {SUCCESS_COVERAGE}"
-    coverage.axhline(SUCCESS_COVERAGE, color=INK, linewidth=0.8, linestyle=dashes, zorder=5, label=label)
-    coverage.set(ylabel="coverage of the goal", ylim=(0, 1.01), title=title)
-
-    share = [np.mean([e.success and len(e) <= step for e in episodes]) for step in steps]
-    solved.fill_between(steps, share, step="post", color=SUCCESS, alpha=0.25, linewidth=0)
-    solved.step(steps, share, where="post", color=SUCCESS)
-    solved.set_xscale("function", functions=(np.sqrt, np.square))  # most happens early, some late
-    ticks = [tick for tick in (0, 5, 10, 20, 30, 50, 70, 100, 150, 200, 250, 300) if tick <= steps[-1]]
-    solved.set(
-        xlabel="environment step (10 per second; square-root scale)", xlim=(0, steps[-1]), xticks=ticks
-    )
-    solved.set(ylabel="share solved", ylim=(0, 1.02))
-    legend = figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    for handle in legend.legend_handles:
-        handle.set_alpha(1)
-    save_figure(figure, path)
-
-
-def plot_starts(path: Path, episodes: Sequence[Episode], goal_keypoints: np.ndarray, title: str) -> None:
-    """Draw a map of where the T stood at the start of each episode, by outcome, failures on top.
-
-    Args:
-        path: of the PNG.
-        episodes: any number; a thousand stay readable.
-        goal_keypoints: (8, 2) pixels, corners of the goal's two rectangles.
-        title: two lines at most.
-    """
-    figure = Figure(figsize=(6.4, 7), layout="constrained")
-    board = figure.subplots()
-    size = max(0.1, len(episodes) ** -0.5)  # true for one episode; a hundred and more share the board
-    for rectangle in np.split(goal_keypoints, 2):
-        board.add_patch(Polygon(rectangle, facecolor=GOAL, alpha=0.6, zorder=1))
-    for success, color in ((True, SUCCESS), (False, FAILURE)):
-        poses = [e.observations["block_pose"][0] for e in episodes if e.success == success]
-        width, alpha, order = (1.0, 0.6, 2) if success else (1.8, 1.0, 3)
-        lines = [line for pose in poses for line in _small_t(*pose, size)]
-        label = f"{'success' if success else 'failure'} ({len(poses)})"
-        board.add_collection(
-            LineCollection(lines, colors=color, alpha=alpha, linewidths=width, zorder=order, label=label)
-        )
-    ticks = range(0, 513, 128)
-    board.set(title=title, xlabel="x (pixels)", xlim=(0, 512), xticks=ticks)
-    board.set(aspect="equal", ylabel="y (pixels)", ylim=(512, 0), yticks=ticks)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    save_figure(figure, path)
-
-
-def film(episode: Episode) -> Iterator[np.ndarray]:
-    """The frames of an episode recorded with them, each below a caption: seed, step, coverage, outcome.
+    Where the task has no progress the caption shows the return.
 
     Yields:
         (side + CAPTION_HEIGHT, side, 3) uint8 RGB, T + 1 times.
     """
-    for step, (frame, coverage) in enumerate(zip(episode.frames, episode.coverage, strict=True)):
+    assert episode.frames is not None
+    returns = np.cumsum([0.0, *episode.rewards])
+    for step, frame in enumerate(episode.frames):
         outcome = ""
-        if step == len(episode):
+        if step == len(episode) and episode.success is not None:
             outcome = "success" if episode.success else "failure"
-        yield np.concatenate([_caption(frame.shape[1], episode.seed, step, coverage, outcome), frame])
+        if episode.progress is None:
+            number, bar = f"return {returns[step]:.1f}", None
+        else:
+            progress = float(episode.progress[step])
+            number, bar = f"{task.progress_name} {progress:.3f}", (progress, task.progress_goal)
+        text = f"seed {episode.seed}", f"step {step}", number
+        yield np.concatenate([_caption(frame.shape[1], text, outcome, bar), frame])
 
 
 def mosaic(episodes: Sequence[Episode], columns: int = 3, hold: int = 10) -> Iterator[np.ndarray]:
@@ -110,47 +41,33 @@ def mosaic(episodes: Sequence[Episode], columns: int = 3, hold: int = 10) -> Ite
     Yields:
         (rows * side, columns * side, 3) uint8 RGB, the last picture `hold` times.
     """
-    for step in range(max(map(len, episodes)) + hold):
-        tiles = [episode.frames[min(step, len(episode))] for episode in episodes]
+    films = [episode.frames for episode in episodes if episode.frames is not None]
+    for step in range(max(map(len, films)) - 1 + hold):
+        tiles = [frames[min(step, len(frames) - 1)] for frames in films]
         tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
         rows = [np.concatenate(tiles[i : i + columns], axis=1) for i in range(0, len(tiles), columns)]
         yield np.concatenate(rows)
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, its axes in the house's style."""
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(colors=INK, labelsize=9)
-        axes.grid(color=TRACK, linewidth=0.8)
-        axes.set_axisbelow(True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+def _caption(
+    width: int, texts: tuple[str, str, str], outcome: str, bar: tuple[float, float] | None
+) -> np.ndarray:
+    """A line of text above a bar that fills with the progress, (CAPTION_HEIGHT, width, 3) uint8.
 
-
-def _caption(width: int, seed: int, step: int, coverage: float, outcome: str) -> np.ndarray:
-    """A line of text above a bar that fills with the coverage, (CAPTION_HEIGHT, width, 3) uint8."""
+    Args:
+        bar: progress, and the progress that counts as success; None: no bar.
+    """
     color = {"": FAINT, "success": SUCCESS, "failure": FAILURE}[outcome]
     font = ImageFont.load_default(size=width / 30)
     picture = Image.new("RGB", (width, CAPTION_HEIGHT), "white")
     draw = ImageDraw.Draw(picture)
-    left, right, text, top, bottom = 6, width - 7, 18, 34, 41
-    draw.text((left, text), f"seed {seed}", INK, font, anchor="lm")
-    draw.text((width * 0.35, text), f"step {step}", INK, font, anchor="lm")
-    draw.text((width * 0.55, text), f"coverage {coverage:.3f}", INK, font, anchor="lm")
-    draw.text((right, text), outcome, color, font, anchor="rm")
-
-    def across(share: float) -> float:
-        return left + share * (right - left)
-
-    draw.rectangle((left, top, right, bottom), TRACK)
-    draw.rectangle((left, top, across(min(coverage, 1.0)), bottom), color)
-    draw.line((across(SUCCESS_COVERAGE), top - 3, across(SUCCESS_COVERAGE), bottom + 3), INK, width=2)
+    left, right, middle, top, bottom = 6, width - 7, 18, 34, 41
+    for x, text in zip((left, width * 0.35, width * 0.55), texts, strict=True):
+        draw.text((x, middle), text, INK, font, anchor="lm")
+    draw.text((right, middle), outcome, color, font, anchor="rm")
+    if bar:
+        progress, goal = (left + min(share, 1.0) * (right - left) for share in bar)
+        draw.rectangle((left, top, right, bottom), TRACK)
+        draw.rectangle((left, top, progress, bottom), color)
+        draw.line((goal, top - 3, goal, bottom + 3), INK, width=2)
     return np.asarray(picture)
-
-
-def _small_t(x: float, y: float, angle: float, size: float) -> np.ndarray:
-    """The bar and the stem of a T of `size` times the true one's length, (2, 2, 2) pixels."""
-    along = 60 * size * np.array([np.cos(angle), np.sin(angle)])
-    down = 110 * size * np.array([-np.sin(angle), np.cos(angle)])
-    return np.array([x, y]) + np.array([[-along, along], [0 * down, down]])

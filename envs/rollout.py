@@ -1,26 +1,12 @@
-"""The one loop that plays episodes: for evaluation, during training and after it, and for datasets."""
+"""The one loop that plays episodes, and the one that plays recorded actions again."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
-from envs.pusht.observations import RawObservation
-from envs.pusht.vector import PushTVectorEnv
-
-
-class Policy(Protocol):
-    """Anything that plays: an expert, a clone, a script, a person at the mouse."""
-
-    n_action_steps: int  # environment steps played from one decision
-    pixels: int  # side of the pictures that it looks at, 0 for none
-
-    def reset(self, episodes: np.ndarray) -> None:
-        """Forget what is remembered of the slots `episodes` (k,) int, where new episodes begin."""
-
-    def act(self, observations: RawObservation) -> np.ndarray:
-        """Raw observations of n slots -> targets (n, 2) in pixels, within [0, 512]."""
+from envs.interfaces import Infos, Policy, RawObservation, VectorEnv
 
 
 @dataclass
@@ -28,11 +14,11 @@ class Episode:
     """One finished episode of T environment steps."""
 
     seed: int
-    observations: RawObservation  # (T + 1, ...) each; action t answers row t, the last ends the episode
-    actions: np.ndarray  # (T, 2) pixels
-    rewards: np.ndarray  # (T,) stock reward
-    coverage: np.ndarray  # (T + 1,) from the start state on
-    success: bool  # coverage > 0.95 at some step
+    observations: RawObservation  # (T + 1, ...) each; action t answers row t, the last row ends the episode
+    actions: np.ndarray  # (T, A) in the task's units
+    rewards: np.ndarray  # (T,) the task's own
+    progress: np.ndarray | None = None  # (T + 1,) in [0, 1], where the task has one
+    success: bool | None = None  # at the last step; None: the task has no such thing
     frames: np.ndarray | None = None  # (T + 1, size, size, 3) uint8 RGB, when asked for
 
     def __len__(self) -> int:
@@ -40,29 +26,27 @@ class Episode:
 
 
 class _Recording:
-    """An episode in the making: its rows so far."""
+    """A running episode: its rows so far."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self.observations: dict[str, list] = {}
-        self.steps: dict[str, list] = {"actions": [], "rewards": [], "coverage": [], "frames": []}
+        self.observations: dict[str, list[np.ndarray]] = {}
+        self.steps: dict[str, list[np.ndarray]] = {}
 
-    def observe(self, observations: RawObservation, slot: int, **step) -> None:
-        """Add what slot `slot` shows now, and the values of the step that led here."""
-        for name, values in observations.items():
-            self.observations.setdefault(name, []).append(values[slot])
-        for name, value in step.items():
-            self.steps[name].append(value)
+    def add(self, slot: int, observations: RawObservation, **step: np.ndarray) -> None:
+        """Add row `slot` of the observations and of the values of the step that led to them."""
+        for rows, values in ((self.observations, observations), (self.steps, step)):
+            for name, value in values.items():
+                rows.setdefault(name, []).append(value[slot])
 
-    def finish(self, success: bool) -> Episode:
-        arrays = {name: np.stack(rows) for name, rows in self.steps.items() if rows}
+    def finish(self, infos: Infos, slot: int) -> Episode:
+        arrays = {name: np.stack(rows) for name, rows in self.steps.items()}
+        success = bool(infos["is_success"][slot]) if "is_success" in infos else None
         observations = {name: np.stack(rows) for name, rows in self.observations.items()}
-        return Episode(seed=self.seed, observations=observations, success=success, **arrays)
+        return Episode(self.seed, observations, success=success, **arrays)
 
 
-def rollout(
-    env: PushTVectorEnv, policy: Policy, seeds: Sequence[int], frame_size: int = 0
-) -> Iterator[Episode]:
+def rollout(env: VectorEnv, policy: Policy, seeds: Sequence[int], frame_size: int = 0) -> Iterator[Episode]:
     """Play one episode per seed and yield each as it ends.
 
     An environment that finishes takes the next seed, so short episodes do not wait for long ones; every seed
@@ -86,19 +70,62 @@ def rollout(
             mask = np.isin(np.arange(env.num_envs), starting)
             observations, infos = env.reset(seed=[slot.seed for slot in slots], options={"reset_mask": mask})
             policy.reset(starting)
-            _observe(env, slots, starting, frame_size, observations, coverage=infos["coverage"])
+            extras = _extras(env, infos, starting, frame_size)
+            for i in starting:
+                slots[i].add(i, observations, **extras)
 
         actions = np.array(policy.act(observations))  # a policy may reuse its own array
         playing = np.flatnonzero(env.active)
         observations, rewards, _, _, infos = env.step(actions)
-        step = {"actions": actions, "rewards": rewards, "coverage": infos["coverage"]}
-        _observe(env, slots, playing, frame_size, observations, **step)
+        step = {"actions": actions, "rewards": rewards} | _extras(env, infos, playing, frame_size)
+        for i in playing:
+            slots[i].add(i, observations, **step)
         for i in playing[~env.active[playing]]:
-            yield slots[i].finish(success=bool(infos["is_success"][i]))
+            yield slots[i].finish(infos, i)
 
 
-def _observe(env, slots, indices, frame_size, observations, **step) -> None:
-    frames = env.frames(frame_size, indices) if frame_size else [None] * len(indices)
-    for i, frame in zip(indices, frames, strict=True):
-        values = {name: value[i] for name, value in step.items()}
-        slots[i].observe(observations, i, **values, **({} if frame is None else {"frames": frame}))
+def replay(
+    env: VectorEnv, actions: np.ndarray, seed: int = 0, options: dict[str, Any] | None = None
+) -> Iterator[tuple[RawObservation, float, Infos]]:
+    """Play recorded actions in a vector environment of one slot, all of them, past a success too.
+
+    Args:
+        env: `num_envs` 1.
+        actions: (T, A) in the task's units.
+        seed, options: of the start, as `VectorEnv.reset` takes them.
+
+    Yields:
+        observations, reward and infos, T + 1 times; the reward of the start is 0.
+    """
+    observations, infos = env.reset(seed=[seed], options=options)
+    yield observations, 0.0, infos
+    for action in actions:
+        env.active[:] = True
+        observations, rewards, _, _, infos = env.step(action[None])
+        yield observations, float(rewards[0]), infos
+
+
+def replay_episode(env: VectorEnv, episode: Episode, frame_size: int) -> Episode:
+    """The same episode with frames (T + 1, frame_size, frame_size, 3), played again from its seed."""
+    slot = np.arange(1)
+    frames = [env.frames(frame_size, slot)[0] for _ in replay(env, episode.actions, episode.seed)]
+    return Episode(
+        episode.seed,
+        episode.observations,
+        episode.actions,
+        episode.rewards,
+        episode.progress,
+        episode.success,
+        np.stack(frames),
+    )
+
+
+def _extras(env: VectorEnv, infos: Infos, slots: np.ndarray, frame_size: int) -> dict[str, np.ndarray]:
+    """What an episode keeps of its infos, and the frames of these slots, in rows of all slots."""
+    extras = {"progress": infos["progress"]} if "progress" in infos else {}
+    if frame_size:
+        drawn = env.frames(frame_size, slots)
+        frames = np.zeros((env.num_envs, *drawn.shape[1:]), np.uint8)
+        frames[slots] = drawn
+        extras["frames"] = frames
+    return extras

@@ -1,4 +1,4 @@
-"""What a set of episodes amounts to, in numbers: for evaluation, for training, for datasets."""
+"""What a set of episodes amounts to, in numbers: for evaluation, training and datasets."""
 
 from collections.abc import Sequence
 from math import sqrt
@@ -7,57 +7,70 @@ from typing import Any
 
 import numpy as np
 
+from envs.interfaces import Metric, Task
 from envs.rollout import Episode
+
+SUCCESS_RATE = Metric("success_rate", "success rate", ".1f", "%", scale=100.0)
+STEPS_TO_SUCCESS = Metric("mean_steps_to_success", "steps to success")
+RETURN = Metric("avg_sum_reward", "return")
 
 
 def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
-    """The numbers we quote, as plain values that JSON can hold.
+    """The numbers that every task has, as plain values for JSON.
 
-    Only what a step led to counts: the start state is no one's merit. (`lerobot-eval` 0.6.1 adds, by
-    oversight, the first reward of the next episode to the sum of one that ended early; `avg_sum_reward` here
-    does not.)
+    Only the results of steps count, not the start state. (`lerobot-eval` 0.6.1 adds, by oversight, the first
+    reward of the next episode to the sum of one that ended early; `avg_sum_reward` here does not.)
 
     Args:
         episodes: at least one.
 
     Returns:
         episodes: how many.
+        avg_max_reward, avg_sum_reward: as in `lerobot-eval`: the mean over episodes of the largest and of the
+            summed reward.
+        And where the task has a success:
         success_rate, success_ci95: share of successes and its 95 % Wilson interval [low, high].
-        pc_success, avg_max_reward, avg_sum_reward: what they are in `lerobot-eval`: successes in percent, the
-            mean over episodes of the largest and of the summed stock reward.
-        mean_max_coverage: mean over episodes of the largest coverage.
+        pc_success: the share in percent, as in `lerobot-eval`.
         mean_steps_to_success: environment steps, over the successes alone; None without any.
-        action_step_mean, action_step_p99: pixels from one target to the next, over all steps of all episodes;
-            None if no episode has two.
     """
-    successes = [episode.success for episode in episodes]
-    steps_to_success = [len(episode) for episode in episodes if episode.success]
-    action_steps = np.concatenate([_action_steps(episode) for episode in episodes])
-    return {
+    numbers = {
         "episodes": len(episodes),
-        "success_rate": float(np.mean(successes)),
-        "success_ci95": list(wilson_interval(sum(successes), len(successes))),
-        "pc_success": 100.0 * float(np.mean(successes)),
         "avg_max_reward": float(np.mean([episode.rewards.max() for episode in episodes])),
         "avg_sum_reward": float(np.mean([episode.rewards.sum() for episode in episodes])),
-        "mean_max_coverage": float(np.mean([episode.coverage[1:].max() for episode in episodes])),
-        "mean_steps_to_success": float(np.mean(steps_to_success)) if steps_to_success else None,
-        "action_step_mean": float(action_steps.mean()) if len(action_steps) else None,
-        "action_step_p99": float(np.percentile(action_steps, 99)) if len(action_steps) else None,
+    }
+    successes = [episode.success for episode in episodes if episode.success is not None]
+    if successes:
+        steps = [len(episode) for episode in episodes if episode.success]
+        numbers |= {
+            "success_rate": float(np.mean(successes)),
+            "success_ci95": list(wilson_interval(sum(successes), len(successes))),
+            "pc_success": 100.0 * float(np.mean(successes)),
+            "mean_steps_to_success": float(np.mean(steps)) if steps else None,
+        }
+    return numbers
+
+
+def scalars(task: Task, summary: dict[str, Any]) -> dict[str, float]:
+    """The task's metrics under TensorBoard's names."""
+    return {
+        f"Eval/{metric.name.replace(' ', '_')}": summary[metric.key]
+        for metric in task.metrics
+        if summary[metric.key] is not None
     }
 
 
-def scalars(summary: dict[str, Any]) -> dict[str, float]:
-    """What a training logs of it, under names as TensorBoard groups them."""
-    named = {
-        "Eval/success_rate": summary["success_rate"],
-        "Eval/steps_to_success": summary["mean_steps_to_success"],
-        "Eval/max_coverage": summary["mean_max_coverage"],
-        "Eval/return": summary["avg_sum_reward"],
-        "Eval/action_step_mean": summary["action_step_mean"],
-        "Eval/action_step_p99": summary["action_step_p99"],
-    }
-    return {name: value for name, value in named.items() if value is not None}
+def table(task: Task, summary: dict[str, Any]) -> dict[str, str]:
+    """The task's metrics as people read them: name -> value with its unit and interval."""
+    rows = {metric.name: _text(metric, summary) for metric in task.metrics}
+    if SUCCESS_RATE.name in rows:
+        low, high = (100.0 * bound for bound in summary["success_ci95"])
+        rows[SUCCESS_RATE.name] += f" (95 % interval {low:.1f} to {high:.1f})"
+    return rows
+
+
+def line(task: Task, summary: dict[str, Any]) -> str:
+    """The brief ones of the task's metrics in a line."""
+    return ", ".join(f"{metric.name} {_text(metric, summary)}" for metric in task.metrics if metric.brief)
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -73,5 +86,6 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     return max(0.0, (center - margin) / scale), min(1.0, (center + margin) / scale)
 
 
-def _action_steps(episode: Episode) -> np.ndarray:
-    return np.linalg.norm(np.diff(episode.actions, axis=0), axis=1)
+def _text(metric: Metric, summary: dict[str, Any]) -> str:
+    value = summary[metric.key]
+    return "-" if value is None else f"{metric.scale * value:{metric.form}} {metric.unit}".strip()

@@ -7,7 +7,7 @@ the temperature towards the target entropy, the target critics towards the criti
 Deliberate differences, all but the first an option:
 * the temperature's loss is log alpha times the entropy's shortfall, as in the authors' code (equation 18 has
   alpha), and critics and actor of one update use the temperature from before it.
-* n-step returns (`replay_buffer.py`): the batch brings the summed rewards and gamma^n.
+* n-step returns (`replay_buffer.py`): the batch holds the summed rewards and gamma^(environment steps).
 * any number of critics; a random subset of them makes the target (REDQ, arXiv:2101.05982; its
   actor follows their mean, ours their minimum), and critics may be
   normalised layer by layer (RLPD, arXiv:2302.02948).
@@ -41,7 +41,7 @@ class AgentConfig:
     lr: float = 6e-4  # Adam, actor and critics
     alpha_lr: float = 3e-4  # Adam, temperature
     final_lr_fraction: float = 0.05  # the learning rates fall to this share along a cosine
-    gamma: float = 0.98  # discount per decision
+    gamma: float = 0.98  # discount per environment step
     n_step: int = 3  # rewards in a return
     tau: float = 0.005  # Polyak step of the target critics
     batch_size: int = 256  # transitions per update

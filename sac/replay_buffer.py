@@ -19,16 +19,15 @@ class Batch(NamedTuple):
     actions: torch.Tensor  # (B, A)
     rewards: torch.Tensor  # (B,) discounted sum over the steps
     next_observations: torch.Tensor  # (B, D) after the last of them
-    discounts: torch.Tensor  # (B,) gamma^steps, or 0 where the episode terminated
+    discounts: torch.Tensor  # (B,) gamma^(environment steps), or 0 where the episode terminated
 
 
 class NStepWindow:
     """Transitions of `num_envs` environments whose n-step return is not complete yet.
 
-    Row s of each array holds what began s steps ago.
+    Row s of each array holds what began s decisions ago. Gamma counts environment steps: a decision that
+    lasts d of them discounts what follows by gamma^d.
     """
-
-    _FIELDS = ("observations", "actions", "rewards", "open")
 
     def __init__(
         self, num_envs: int, observation_size: int, action_size: int, n_step: int, gamma: float
@@ -36,8 +35,9 @@ class NStepWindow:
         self.observations = np.zeros((n_step, num_envs, observation_size), np.float32)
         self.actions = np.zeros((n_step, num_envs, action_size), np.float32)
         self.rewards = np.zeros((n_step, num_envs), np.float32)
+        self.durations = np.zeros((n_step, num_envs), np.int64)  # environment steps so far
         self.open = np.zeros((n_step, num_envs), bool)
-        self._gamma_powers = np.float32(gamma) ** np.arange(n_step + 1, dtype=np.float32)
+        self.gamma = np.float32(gamma)
 
     def add(
         self,
@@ -47,17 +47,28 @@ class NStepWindow:
         next_observations: np.ndarray,
         terminated: np.ndarray,
         truncated: np.ndarray,
+        durations: np.ndarray,
     ) -> Batch:
-        """Take one step of every environment; return the transitions that it completed, oldest first."""
+        """Take one decision of every environment; return the transitions that it completed, oldest first.
+
+        Args:
+            observations, actions: (n, D) and (n, A), before the decision.
+            rewards: (n,), discounted within it.
+            next_observations: (n, D) after it.
+            terminated, truncated: (n,) bool.
+            durations: (n,) environment steps that it lasted.
+        """
         for rows, new in (
             (self.observations, observations),
             (self.actions, actions),
             (self.rewards, np.float32(0)),
+            (self.durations, 0),
             (self.open, True),
         ):
             rows[1:] = rows[:-1].copy()
             rows[0] = new
-        self.rewards += self._gamma_powers[:-1, None] * rewards.astype(np.float32)
+        self.rewards += self._discount(self.durations) * rewards.astype(np.float32)
+        self.durations += durations
 
         complete = self.open & (terminated | truncated)
         complete[-1] |= self.open[-1]
@@ -69,16 +80,26 @@ class NStepWindow:
             actions=self.actions[age, env],
             rewards=self.rewards[age, env],
             next_observations=next_observations[env],
-            discounts=self._gamma_powers[age + 1] * ~terminated[env],
+            discounts=self._discount(self.durations[age, env]) * ~terminated[env],
         )
         return Batch(*(torch.from_numpy(rows) for rows in completed))
 
+    def _discount(self, durations: np.ndarray) -> np.ndarray:
+        return self.gamma ** durations.astype(np.float32)
+
     def state_dict(self) -> dict[str, torch.Tensor]:
-        return {name: torch.from_numpy(getattr(self, name)) for name in self._FIELDS}
+        return {name: torch.from_numpy(rows) for name, rows in self._rows().items()}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        for name in self._FIELDS:
-            getattr(self, name)[:] = state[name].numpy()
+        for name, rows in self._rows().items():
+            if name in state:
+                rows[:] = state[name].numpy()
+            else:  # before decisions had durations, each was one environment step
+                rows[:] = np.arange(1, len(rows) + 1)[:, None]
+
+    def _rows(self) -> dict[str, np.ndarray]:
+        names = ("observations", "actions", "rewards", "durations", "open")
+        return {name: getattr(self, name) for name in names}
 
 
 class ReplayBuffer:
@@ -87,7 +108,6 @@ class ReplayBuffer:
     Args:
         capacity: in transitions; the oldest are overwritten.
         device: where the tensors live and batches are gathered.
-        symmetry: of the task, as `envs.pusht.symmetry.Symmetry`: half of each batch is drawn as its mirror image.
 
     Raises:
         UserError: that many do not fit into the memory.
@@ -99,13 +119,11 @@ class ReplayBuffer:
         observation_size: int,
         action_size: int,
         device: torch.device | str = "cpu",
-        symmetry: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None = None,
     ) -> None:
         self.capacity = capacity
         self.position = 0  # where the next transition goes
         self.size = 0
         self.device = torch.device(device)
-        self.symmetry = symmetry and [torch.from_numpy(array).to(self.device) for array in symmetry]
         sizes = Batch((observation_size,), (action_size,), (), (observation_size,), ())
         try:
             self.storage = Batch(*(torch.zeros(capacity, *size, device=device) for size in sizes))
@@ -127,17 +145,7 @@ class ReplayBuffer:
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """`batch_size` transitions with replacement, drawn by a generator of the buffer's device."""
         rows = torch.randint(self.size, (batch_size,), device=self.device, generator=generator)
-        batch = Batch(*(stored[rows] for stored in self.storage))
-        if self.symmetry:
-            self._mirror(batch, batch_size // 2)
-        return batch
-
-    def _mirror(self, batch: Batch, count: int) -> None:
-        """Put the mirror images of the first `count` transitions in their place."""
-        observation_order, observation_signs, action_order, action_signs = self.symmetry
-        for observations in (batch.observations, batch.next_observations):
-            observations[:count] = observations[:count, observation_order] * observation_signs
-        batch.actions[:count] = batch.actions[:count, action_order] * action_signs
+        return Batch(*(stored[rows] for stored in self.storage))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The filled rows, by field."""

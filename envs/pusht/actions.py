@@ -5,7 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from envs.pusht.observations import RawObservation, rotate
+from envs.interfaces import RawObservation
+from envs.pusht.observations import rotate
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
 """What a state-based policy sees: named features of the raw observation, scaled to about [-1, 1].
 
-Each feature is a function of a raw observation (`vector.PushTVectorEnv`), (n, ...) in and (n, k) out. A
-policy names the features that it was trained on; the order is theirs.
+Each feature is a function of a raw observation (`envs.pusht.vector.PushTVectorEnv`), (n, ...) in and (n, k)
+out. A policy names the features that it was trained on; the order is theirs.
 """
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-RawObservation = dict[str, np.ndarray]
+from envs.interfaces import RawObservation
+
 _HALF_BOARD = 256.0  # pixels
 GOAL_POSE = np.array([256.0, 256.0, np.pi / 4])  # x, y in pixels, angle: where gym-pusht wants the block
 FPS = 10  # control steps per second, and pictures

@@ -3,7 +3,7 @@
 PushT's own reward pays an agent not to finish: success ends the episode and is worth 1, while hovering just
 below the threshold is worth up to 1 per step for ever. The other rewards are made so that finishing pays:
 `log_barrier` and `linear` are negative everywhere, so that every step costs, and `progress` pays only what
-brings the T closer. A bonus for success comes on top (`wrappers.EnvConfig`).
+brings the T closer. A bonus for success comes on top (`envs.pusht.task.PushT`).
 """
 
 from collections.abc import Callable
@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from envs.pusht.observations import RawObservation, centre_of_gravity
+from envs.interfaces import RawObservation
+from envs.pusht.observations import centre_of_gravity
 
 
 class Transition(NamedTuple):

@@ -95,12 +95,7 @@ class PushTEnv(StockPushTEnv):
             self.collision_handeler._handler.postSolveFunc = self._ignore_contacts
         self._addresses = physics.addresses(self.space, self.agent, self.block)
         if self.rectangles is None:
-            goal = self.get_goal_pose_body(self.goal_pose)
-            corners = [shape.get_vertices() for shape in self._block_shapes]  # block.shapes is in no order
-            self.rectangles = (
-                np.array(corners),
-                np.array([[goal.local_to_world(corner) for corner in rectangle] for rectangle in corners]),
-            )
+            self.rectangles = tee_rectangles(self), goal_rectangles(self)
 
     def _get_coverage(self) -> float:
         physics.read_state(self._addresses, self._state)
@@ -145,6 +140,17 @@ class PushTEnv(StockPushTEnv):
         """All but the running episode, for pickle and copy: pymunk would restore its contacts wrongly."""
         episode = {"space", "agent", "block", "_block_shapes", "collision_handeler", "_addresses"}
         return {name: value for name, value in self.__dict__.items() if name not in episode}
+
+
+def tee_rectangles(env: StockPushTEnv) -> np.ndarray:
+    """The corners of the T's bar and stem in its own frame, (2, 4, 2) pixels."""
+    return np.array([shape.get_vertices() for shape in env._block_shapes])  # block.shapes is in no order
+
+
+def goal_rectangles(env: StockPushTEnv) -> np.ndarray:
+    """Where those corners belong on the board, (2, 4, 2) pixels."""
+    goal = env.get_goal_pose_body(env.goal_pose)
+    return np.array([[goal.local_to_world(tuple(corner)) for corner in part] for part in tee_rectangles(env)])
 
 
 @functools.cache

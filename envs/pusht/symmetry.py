@@ -10,9 +10,11 @@ pixels beside.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
+
+from envs.interfaces import Symmetry
 
 _ON_BOARD = ([1, 0], [-1, -1])  # (x, y) -> (-y, -x), about the board's middle
 _IN_BLOCK_FRAME = ([0, 1], [-1, 1])  # (x, y) -> (-x, y): the T is symmetric along its stem
@@ -57,15 +59,6 @@ def rigid_transform(points: np.ndarray, pose: np.ndarray, onto: np.ndarray) -> n
     turn = onto[2] - pose[2]
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     return (points - pose[:2]) @ rotation.T + onto[:2]
-
-
-class Symmetry(NamedTuple):
-    """A mirrored vector is `vector[..., order] * signs`."""
-
-    observation_order: np.ndarray  # (D,) indices
-    observation_signs: np.ndarray  # (D,) float32
-    action_order: np.ndarray  # (A,) indices
-    action_signs: np.ndarray  # (A,) float32
 
 
 def mirror(names: Sequence[str], action_frame: str) -> Symmetry:

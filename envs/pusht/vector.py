@@ -7,7 +7,8 @@ Observations are *raw*: a dict of everything the simulator offers, the same from
 environment. What a policy makes of it is the policy's business (`observations.py`).
 """
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -15,20 +16,21 @@ from gym_pusht.envs.pusht import PushTEnv as StockPushTEnv
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 
+from envs.interfaces import Infos, RawObservation
 from envs.pusht import physics
-from envs.pusht.simulator import PushTEnv
+from envs.pusht.simulator import PushTEnv, goal_rectangles, tee_rectangles
 
 MAX_EPISODE_STEPS = gymnasium.spec("pusht_fast/PushT-v0").max_episode_steps  # 30 s at 10 Hz
 
 
 class PushTVectorEnv(gymnasium.vector.VectorEnv):
-    """`num_envs` PushTs.
+    """`num_envs` PushTs (`envs.pusht.simulator`), stepped by one compiled call.
 
     Args:
         num_envs: how many.
-        kind: "fast" (`envs.pusht.simulator`) or "stock" (`gym_pusht` as published, stepped one by one).
-        pixels: side in pixels of the square images in the observations; 0 leaves them out.
+        image_size: side in pixels of the square pictures in the observations; 0 leaves them out.
         max_episode_steps: truncation, in environment steps.
+        hold: further steps for which the T has to stay on its place before an episode ends.
 
     Observations, a dict of arrays with one row per environment:
         agent_pos (n, 2) and agent_vel (n, 2): pixels and pixels per second.
@@ -36,41 +38,45 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
         keypoints (n, 8, 2): the corners of the T's two rectangles, pixels.
         pixels (n, side, side, 3) uint8 RGB: when asked for.
 
-    Actions (n, 2): where to send each agent, pixels. Infos: `coverage` and `is_success`, (n,) each.
+    Actions (n, 2): where to send each agent, pixels. Infos: `progress`, the coverage of the goal, and
+    `is_success`, (n,) each.
     """
 
     metadata: ClassVar = {"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED}
+    env_class: ClassVar[type] = PushTEnv
 
     def __init__(
         self,
         num_envs: int,
-        kind: Literal["fast", "stock"] = "fast",
-        pixels: int = 0,
+        image_size: int = 0,
         max_episode_steps: int = MAX_EPISODE_STEPS,
+        hold: int = 0,
     ) -> None:
         self.num_envs = num_envs
-        self.kind = kind
-        self.pixels = pixels
+        self.image_size = image_size
         self.max_episode_steps = max_episode_steps
-        env_class = {"fast": PushTEnv, "stock": StockPushTEnv}[kind]
-        self.envs = [env_class(observation_width=pixels, observation_height=pixels) for _ in range(num_envs)]
+        self.hold = hold
+        size = {"observation_width": image_size, "observation_height": image_size}
+        self.envs = [self.env_class(**size) for _ in range(num_envs)]
         for env in self.envs:
             env.reset(seed=0)  # so that there is something to look at before an environment's first episode
         self.single_action_space = self.envs[0].action_space
-        self.single_observation_space = _raw_observation_space(pixels)
+        self.single_observation_space = _raw_observation_space(image_size)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
 
         self.active = np.zeros(num_envs, bool)  # episodes that have begun and not ended
         self.steps = np.zeros(num_envs, np.int64)  # taken in the current episode
+        self.on_place = np.zeros(num_envs, np.int64)  # of the latest of them, with the T on its place
         self._states = np.zeros((num_envs, physics.STATE_SIZE))
         self._coverages = np.zeros(num_envs)
         self._addresses = np.zeros((num_envs, 6), np.int64)
-        goal = env.get_goal_pose_body(env.goal_pose)
-        self._corners = np.concatenate([shape.get_vertices() for shape in env._block_shapes])  # (8, 2)
-        self.goal_keypoints = np.array([goal.local_to_world(tuple(corner)) for corner in self._corners])
+        self._corners = np.concatenate(tee_rectangles(self.envs[0]))  # (8, 2)
+        self.goal_keypoints = np.concatenate(goal_rectangles(self.envs[0]))  # (8, 2) pixels
 
-    def reset(self, *, seed: list[int], options: dict | None = None) -> tuple[dict, dict]:
+    def reset(
+        self, *, seed: Sequence[int], options: dict[str, Any] | None = None
+    ) -> tuple[RawObservation, Infos]:
         """Begin new episodes, each with the seed given for it.
 
         Args:
@@ -95,50 +101,43 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
             physics.read_state(self._addresses[i], self._states[i])
             self._coverages[i] = env._get_coverage()
         self.active |= mask
-        self.steps[mask] = 0
+        self.steps[mask] = self.on_place[mask] = 0
         return self.observations(), self.infos()
 
-    def step(self, actions: np.ndarray) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray, dict]:
+    def step(self, actions: np.ndarray) -> tuple[RawObservation, np.ndarray, np.ndarray, np.ndarray, Infos]:
+        actions = np.array(actions, np.float64)
+        if actions.shape != (self.num_envs, 2):
+            raise ValueError(f"actions: expected shape ({self.num_envs}, 2), got {actions.shape}")
         active = self.active.copy()
-        self.advance(actions, active)
+        self._simulate(actions, active)
+        self.steps += active
         infos = self.infos()
+        self.on_place = np.where(active, np.where(infos["is_success"], self.on_place + 1, 0), self.on_place)
         rewards = np.where(active, np.minimum(self._coverages / self.envs[0].success_threshold, 1.0), 0.0)
-        terminated = active & self._ends(infos["is_success"])
+        terminated = active & (self.on_place > self.hold)
         truncated = active & ~terminated & (self.steps >= self.max_episode_steps)
         self.active = active & ~terminated & ~truncated
         return self.observations(), rewards, terminated, truncated, infos
 
-    def _ends(self, is_success: np.ndarray) -> np.ndarray:
-        """Which episodes end with this step, time limits aside."""
-        return is_success
-
-    def advance(self, actions: np.ndarray, active: np.ndarray) -> None:
-        """Move the simulators of the `active` environments on by one step, their episodes aside."""
-        actions = np.array(actions, np.float64)
-        if actions.shape != (self.num_envs, 2):
-            raise ValueError(f"actions: expected shape ({self.num_envs}, 2), got {actions.shape}")
-        self.steps += active
-        if self.kind == "fast":
-            env = self.envs[0]
-            physics.control_steps(
-                physics.SPACE_STEP,
-                self._addresses,
-                actions,
-                active,
-                env.gains,
-                env.substeps,
-                env.dt,
-                *env.rectangles,
-                self._states,
-                self._coverages,
-            )
+    def _simulate(self, targets: np.ndarray, active: np.ndarray) -> None:
+        """Move the simulators of the active environments one step on."""
+        env = self.envs[0]
+        physics.control_steps(
+            physics.SPACE_STEP,
+            self._addresses,
+            targets,
+            active,
+            env.gains,
+            env.substeps,
+            env.dt,
+            *env.rectangles,
+            self._states,
+            self._coverages,
+        )
         for i in np.flatnonzero(active):
-            if self.kind == "stock":
-                self._coverages[i] = self.envs[i].step(actions[i])[-1]["coverage"]
-                physics.read_state(self._addresses[i], self._states[i])
-            self.envs[i]._last_action = actions[i]  # frames mark it
+            self.envs[i]._last_action = targets[i]  # frames mark it
 
-    def observations(self) -> dict[str, np.ndarray]:
+    def observations(self) -> RawObservation:
         """The raw observations of all environments, see the class."""
         positions = self._states[:, physics.BLOCK_POS]
         cos, sin = self._states[:, physics.BLOCK_ROTATION].T[..., None]
@@ -149,31 +148,42 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
             "block_pose": self._states[:, physics.BLOCK_POSE].copy(),
             "keypoints": np.stack([x * cos - y * sin, x * sin + y * cos], axis=-1) + positions[:, None],
         }
-        if self.pixels:
+        if self.image_size:
             observations["pixels"] = np.stack([env._render() for env in self.envs])
         return observations
 
-    def frames(self, size: int, indices: np.ndarray) -> np.ndarray:
-        """Pictures (len(indices), size, size, 3) uint8 RGB for videos, the action's target marked."""
+    def frames(self, size: int, slots: np.ndarray) -> np.ndarray:
+        """Pictures (len(slots), size, size, 3) uint8 RGB for videos, the action's target marked."""
         frames = []
-        for i in indices:
+        for i in slots:
             self.envs[i].visualization_width = self.envs[i].visualization_height = size
             frames.append(self.envs[i].render())
         return np.stack(frames)
 
-    def infos(self) -> dict[str, np.ndarray]:
-        """`coverage` and `is_success` of all environments, (n,) each."""
+    def infos(self) -> Infos:
+        """`progress` and `is_success` of all environments, (n,) each."""
         coverage = self._coverages.copy()
-        return {"coverage": coverage, "is_success": coverage > self.envs[0].success_threshold}
+        return {"progress": coverage, "is_success": coverage > self.envs[0].success_threshold}
 
 
-def _raw_observation_space(pixels: int) -> spaces.Dict:
+class StockPushTVectorEnv(PushTVectorEnv):
+    """The same of `gym_pusht` as published, stepped one by one."""
+
+    env_class = StockPushTEnv
+
+    def _simulate(self, targets: np.ndarray, active: np.ndarray) -> None:
+        for i in np.flatnonzero(active):
+            self._coverages[i] = self.envs[i].step(targets[i])[-1]["coverage"]
+            physics.read_state(self._addresses[i], self._states[i])
+
+
+def _raw_observation_space(image_size: int) -> spaces.Dict:
     parts = {
         "agent_pos": spaces.Box(0.0, 512.0, (2,), np.float64),
         "agent_vel": spaces.Box(-np.inf, np.inf, (2,), np.float64),
         "block_pose": spaces.Box(-np.inf, np.inf, (3,), np.float64),
         "keypoints": spaces.Box(-np.inf, np.inf, (8, 2), np.float64),
     }
-    if pixels:
-        parts["pixels"] = spaces.Box(0, 255, (pixels, pixels, 3), np.uint8)
+    if image_size:
+        parts["pixels"] = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
     return spaces.Dict(parts)

@@ -1,0 +1,103 @@
+"""What the training loops of SAC and of imitation share: settings, progress bar, evaluation."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from common.checkpoint import Checkpoints
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """The training loop. All counts are in the steps of its progress bar."""
+
+    log_every: int = 100  # steps between logged losses
+    eval_every: int = 5_000  # steps between evaluations, each followed by a checkpoint; 0: only at the end
+    keep_every: int = 0  # steps between checkpoints that stay; 0: only `last` and `best`
+    video_every: int = 20_000  # steps between rollouts shown in TensorBoard, with an evaluation; 0: none
+    eval_episodes: int = 100  # per evaluation, the same seeds each time
+    eval_seed: int = 10_000  # first of them; no figure we quote uses these
+
+    def validate(self) -> None:
+        for name in ("log_every", "eval_episodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("eval_every", "keep_every", "video_every", "eval_seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+
+LOOP_SETTINGS_BEFORE = {  # names that `train_act.py` had for them
+    "training.log_freq": "training.log_every",
+    "training.eval_freq": "training.eval_every",
+    "training.save_freq": "training.keep_every",
+    "training.video_freq": "training.video_every",
+}
+
+
+class Evaluation(Protocol):
+    """`envs.evaluation.Evaluation`, as a loop sees it. `trained` is what is being trained."""
+
+    fps: int  # of frames
+
+    def summary(self, trained: Any) -> dict[str, Any]: ...
+    def frames(self, trained: Any) -> np.ndarray: ...
+    def scalars(self, numbers: dict[str, Any]) -> dict[str, float]: ...
+    def line(self, numbers: dict[str, Any]) -> str: ...
+    def rank(self, numbers: dict[str, Any]) -> tuple[float, ...]: ...
+
+
+class Log(Protocol):
+    """`common.logger.Logger`, as a loop sees it."""
+
+    def log(self, step: int, scalars: dict[str, float]) -> None: ...
+    def video(self, step: int, frames: np.ndarray, fps: int) -> None: ...
+
+
+def evaluate(
+    evaluation: Evaluation,
+    trained: Any,
+    step: int,
+    logger: Log,
+    checkpoints: Checkpoints,
+    video: bool,
+    may_be_best: bool = True,
+) -> dict[str, Any]:
+    """Play the evaluation's episodes, log them, and note in `checkpoints` if this is the best so far.
+
+    Args:
+        step: in `checkpoints.unit`.
+        video: show an episode in TensorBoard.
+        may_be_best: False: do not compare it with the best.
+
+    Returns:
+        the summary, with the step.
+    """
+    numbers = evaluation.summary(trained) | {checkpoints.unit: step}
+    logger.log(step, evaluation.scalars(numbers))
+    if video:
+        logger.video(step, evaluation.frames(trained), evaluation.fps)
+    best = checkpoints.best
+    if may_be_best and (not best or evaluation.rank(numbers) >= evaluation.rank(best)):
+        checkpoints.best = numbers
+    return numbers
+
+
+def crossed(every: int, before: int, now: int) -> bool:
+    """Whether a multiple of `every` lies in (before, now]; never for 0."""
+    return every > 0 and now // every > before // every
+
+
+def progress_bar(total: int, step: int, shown: bool = True) -> tqdm:
+    """On a terminal only; elsewhere the lines of the evaluations are enough."""
+    return tqdm(
+        total=total,
+        initial=step,
+        unit="step",
+        unit_scale=True,
+        smoothing=0.05,
+        dynamic_ncols=True,
+        disable=None if shown else True,
+    )

@@ -1,0 +1,203 @@
+"""The shapes that hold the repository together.
+
+    Task            which environment, how it is measured, how a learner meets it: a configuration
+    VectorEnv       plays: evaluation, recording, training
+    Policy          acts on raw observations: SAC, ACT, a script, a person
+    Codec           raw observations -> network inputs, network outputs -> the task's actions
+    TrainingEnv     what an off-policy learner steps
+
+`envs/tasks.py` finds a task by its name; `docs/add_a_task.md` adds one.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+from gymnasium import spaces
+
+if TYPE_CHECKING:
+    from envs.rollout import Episode
+
+RawObservation = dict[str, np.ndarray]  # (n, ...) each, in the simulator's units
+Infos = dict[str, np.ndarray]  # (n,) each
+
+
+class VectorEnv(Protocol):
+    """`num_envs` environments without autoreset: every seed is the caller's.
+
+    Infos, (n,) each and optional: `is_success` bool; `progress` in [0, 1], such as PushT's coverage.
+    """
+
+    num_envs: int
+    single_observation_space: spaces.Dict
+    single_action_space: spaces.Box  # (A,), the task's units
+    active: np.ndarray  # (n,) bool: the episode has begun and not ended; the caller may set it to False
+
+    def reset(
+        self, *, seed: Sequence[int], options: dict[str, Any] | None = None
+    ) -> tuple[RawObservation, Infos]:
+        """Begin episodes where `options["reset_mask"]` (n,) bool says so; everywhere without one."""
+        ...
+
+    def step(self, actions: np.ndarray) -> tuple[RawObservation, np.ndarray, np.ndarray, np.ndarray, Infos]:
+        """Step the active environments with actions (n, A); the others keep their state.
+
+        Returns:
+            observations, rewards (n,), terminated (n,), truncated (n,), infos.
+        """
+        ...
+
+    def frames(self, size: int, slots: np.ndarray) -> np.ndarray:
+        """Pictures (len(slots), size, size, 3) uint8 RGB, for videos."""
+        ...
+
+
+class Policy(Protocol):
+    """Anything that acts: an expert, a clone, a script, a person at the mouse."""
+
+    n_action_steps: int  # environment steps per decision
+    image_size: int  # side in pixels of the pictures in its observations; 0: none
+
+    def seed_slots(self, seeds: Sequence[int]) -> None:
+        """Give each slot a random generator of its own, so that its episode does not depend on the others."""
+        ...
+
+    def reset(self, slots: np.ndarray) -> None:
+        """Forget what is remembered of these slots (k,) int, where new episodes begin."""
+        ...
+
+    def act(self, observations: RawObservation) -> np.ndarray:
+        """Raw observations of n slots -> actions (n, A) in the task's units."""
+        ...
+
+
+class Steerable(Policy, Protocol):
+    """A generative policy whose noise can be chosen."""
+
+    noise_shape: tuple[int, ...]  # of one chunk
+
+    def chunk(self, observations: RawObservation, noise: np.ndarray) -> np.ndarray:
+        """Raw observations of n slots and noise (n, *noise_shape) -> actions (n, T, A)."""
+        ...
+
+
+class Codec(Protocol):
+    """What lies between a task and a network, with what it remembers of each slot.
+
+    Training and playing use the same one, so a policy meets what it was trained on.
+    """
+
+    observation_size: int  # D
+    action_size: int  # A of the network
+    env_steps: float  # of the training so far, on which settings may depend; math.inf: as in its end
+
+    def reset(self, slots: np.ndarray, raw: RawObservation) -> None:
+        """Episodes begin in `slots`, (n,) bool; `raw` is their first observation."""
+        ...
+
+    def encode(self, raw: RawObservation) -> np.ndarray:
+        """Raw observations -> network inputs (n, D) float32."""
+        ...
+
+    def decode(self, actions: np.ndarray, raw: RawObservation, slots: np.ndarray) -> np.ndarray:
+        """Network outputs (n, A) in [-1, 1] -> actions in the task's units; remembers those of `slots`."""
+        ...
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """What is remembered, (n, ...) each."""
+        ...
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None: ...
+
+
+class Symmetry(NamedTuple):
+    """A mirror image of the task: a mirrored vector is `vector[..., order] * signs`."""
+
+    observation_order: np.ndarray  # (D,) indices
+    observation_signs: np.ndarray  # (D,) float32
+    action_order: np.ndarray  # (A,) indices
+    action_signs: np.ndarray  # (A,) float32
+
+
+class Step(NamedTuple):
+    """One decision in each of n environments."""
+
+    observations: np.ndarray  # (n, D) float32; an ended episode's last one among them
+    rewards: np.ndarray  # (n,) of the learner, discounted within the decision
+    terminated: np.ndarray  # (n,) bool: the future is worth nothing
+    truncated: np.ndarray  # (n,) bool: the episode ends, the future is worth something
+    durations: np.ndarray  # (n,) int, environment steps played; the future counts gamma ** durations
+    is_success: np.ndarray | None  # (n,) bool; None: the task has no success
+    returns: np.ndarray  # (n,) the task's own reward since the start; NaN after a start unlike evaluation's
+
+
+class TrainingEnv(Protocol):
+    """What an off-policy learner steps. It acts in [-1, 1]^A."""
+
+    num_envs: int
+    observation_size: int  # D
+    action_size: int  # A
+    symmetry: Symmetry | None
+
+    def reset(self, mask: np.ndarray | None = None) -> np.ndarray:
+        """Begin episodes where `mask` (n,) says so, everywhere without one; returns all observations."""
+        ...
+
+    def step(self, actions: np.ndarray) -> Step: ...
+
+    def state_dict(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What an exact resume needs: plain values for JSON, and arrays."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> np.ndarray:
+        """Restore `state_dict`; returns the observations."""
+        ...
+
+
+class Metric(NamedTuple):
+    """A number of an evaluation, as people read it. TensorBoard has it as `Eval/<name>`."""
+
+    key: str  # in the summary and the JSON
+    name: str  # in tables
+    form: str = ".1f"  # of its value
+    unit: str = ""
+    scale: float = 1.0  # multiplies it before
+    brief: bool = True  # also in the line that a training prints
+
+
+class Task(Protocol):
+    """A frozen dataclass whose fields are the `env:` of a YAML: the task as a learner meets it."""
+
+    name: ClassVar[str]  # in sentences: "PushT"
+    sentence: ClassVar[str]  # the instruction in datasets
+    fps: ClassVar[int]  # environment steps per second
+    max_episode_steps: ClassVar[int]
+    progress_name: ClassVar[str]  # of `Episode.progress`; empty: there is none
+    progress_goal: ClassVar[float]  # that counts as success
+    metrics: ClassVar[tuple[Metric, ...]]
+    highlights: ClassVar[tuple[str, ...]]  # settings that a training's start-up table shows
+    packages: ClassVar[tuple[str, ...]]  # whose versions an evaluation notes
+
+    num_envs: int  # environments stepped together in training
+    action_repeat: int  # environment steps per decision
+
+    def vector_env(self, num_envs: int, image_size: int = 0, stock: bool = False) -> VectorEnv:
+        """The environment that is evaluated; `stock` as its authors published it."""
+        ...
+
+    def training_env(self, seed: int, gamma: float) -> TrainingEnv: ...
+
+    def codec(self, num_envs: int) -> Codec: ...
+
+    def summarize(self, episodes: Sequence["Episode"]) -> dict[str, Any]:
+        """`envs.summary.summarize`, and what only this task has."""
+        ...
+
+    def rank(self, summary: dict[str, Any]) -> tuple[float, ...]:
+        """Of several evaluations the largest is the best."""
+        ...
+
+    def plot(self, folder: Path, stem: str, episodes: Sequence["Episode"], title: str) -> list[Path]:
+        """Draw what the episodes look like; returns the PNGs."""
+        ...

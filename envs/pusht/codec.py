@@ -1,0 +1,48 @@
+"""What lies between PushT and a network: features of the board in, the meaning of its actions out."""
+
+import math
+
+import numpy as np
+
+from envs.interfaces import RawObservation
+from envs.pusht.actions import ActionDecoder
+from envs.pusht.observations import feature_size, features
+
+
+class PushTCodec:
+    """An `envs.interfaces.Codec` of PushT.
+
+    It remembers each slot's last target, (n, 2) pixels; at an episode's start, where the agent is.
+
+    Args:
+        num_envs: slots, n.
+        feature_names: what the network sees, see `envs/pusht/observations.py`.
+        decoders: environment steps of training -> what actions mean by then.
+    """
+
+    action_size = 2
+
+    def __init__(self, num_envs: int, feature_names: tuple[str, ...], decoders) -> None:
+        self.feature_names = feature_names
+        self.decoders = decoders
+        self.observation_size = feature_size(feature_names)
+        self.env_steps = math.inf
+        self.last_target = np.zeros((num_envs, 2))
+
+    def reset(self, slots: np.ndarray, raw: RawObservation) -> None:
+        self.last_target[slots] = raw["agent_pos"][slots]
+
+    def encode(self, raw: RawObservation) -> np.ndarray:
+        return features(raw | {"last_target": self.last_target}, self.feature_names)
+
+    def decode(self, actions: np.ndarray, raw: RawObservation, slots: np.ndarray) -> np.ndarray:
+        decoder: ActionDecoder = self.decoders(self.env_steps)
+        targets = decoder(actions, raw | {"last_target": self.last_target})
+        self.last_target = np.where(slots[:, None], targets, self.last_target)
+        return self.last_target.copy()
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        return {"last_target": self.last_target.copy()}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        self.last_target = state["last_target"].copy()

@@ -1,0 +1,176 @@
+"""PushT as a task: its settings, its environments, its numbers."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from envs.interfaces import Metric, RawObservation
+from envs.pusht.actions import ActionDecoder
+from envs.pusht.codec import PushTCodec
+from envs.pusht.observations import FPS, SUCCESS_COVERAGE, check_features
+from envs.pusht.plots import plot_coverage, plot_starts
+from envs.pusht.rewards import REWARDS, Transition
+from envs.pusht.scripted import ScriptedPolicy
+from envs.pusht.symmetry import mirror
+from envs.pusht.vector import MAX_EPISODE_STEPS, PushTVectorEnv, StockPushTVectorEnv
+from envs.rollout import Episode
+from envs.summary import RETURN, STEPS_TO_SUCCESS, SUCCESS_RATE, summarize
+from envs.training import TrainingEnv
+
+
+@dataclass(frozen=True)
+class PushT:
+    """PushT as the agent meets it in training."""
+
+    name: ClassVar = "PushT"
+    sentence: ClassVar = "Push the T-shaped blue block onto the T-shaped green target surface."
+    fps: ClassVar = FPS
+    max_episode_steps: ClassVar = MAX_EPISODE_STEPS
+    progress_name: ClassVar = "coverage"
+    progress_goal: ClassVar = SUCCESS_COVERAGE
+    highlights: ClassVar = ("features", "action_mode", "reward")  # settings in the table at the start
+    packages: ClassVar = ("gym-pusht", "gymnasium", "pymunk")
+    metrics: ClassVar = (
+        SUCCESS_RATE,
+        STEPS_TO_SUCCESS,
+        Metric("mean_max_coverage", "max coverage", ".3f"),
+        RETURN._replace(brief=False),
+        Metric("action_step_mean", "action step mean", ".1f", "px"),
+        Metric("action_step_p99", "action step p99", ".1f", "px", brief=False),
+    )
+
+    num_envs: int = 32  # PushTs stepped together
+    features: tuple[str, ...] = (  # what the policy sees, see envs/pusht/observations.py
+        "agent_pos",
+        "block_pos",
+        "block_rotation",
+        "agent_in_block_frame",
+        "agent_fourier_in_block_frame",
+        "agent_vel_in_block_frame",
+        "goal_in_block_frame",
+        "goal_error",
+    )
+    action_mode: Literal["absolute", "relative", "delta"] = "relative"  # see envs/pusht/actions.py
+    action_bound: float = 100.0  # px in x and in y, away from the agent or from the last target
+    action_frame: Literal["board", "block"] = "block"  # whose x and y an action means
+    action_repeat: int = 1  # environment steps per decision, the target held
+    speed_limit: tuple[float, float] | None = None  # px that a target moves at most, at first and in the end
+    speed_ramp: tuple[int, int] = (0, 1)  # env steps between which the one becomes the other
+    reward: Literal["stock", "linear", "log_barrier", "progress"] = "log_barrier"  # see envs/pusht/rewards.py
+    reward_scale: float = 0.1  # multiplies reward and bonus
+    success_bonus: float = 5.0  # added on the step that succeeds
+    mirror: bool = True  # half of each batch is replaced by its mirror image, see envs/pusht/symmetry.py
+    curriculum: float = 0.5  # share of episodes that start near the goal
+    curriculum_angle: float = 0.8  # rad, one sigma of the block's angle about the goal in such a start
+    curriculum_distance: float = 70.0  # px, one sigma of its position
+
+    def validate(self) -> None:
+        check_features(self.features)
+        if self.action_mode == "absolute" and self.action_frame == "block":
+            raise ValueError("action_frame must be board with absolute actions, got block")
+        if self.mirror:
+            mirror(self.features, self.action_frame)
+        for name in ("num_envs", "action_bound", "action_repeat", "reward_scale"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.speed_limit and min(self.speed_limit) <= 0:
+            raise ValueError(f"speed_limit must be positive, got {self.speed_limit}")
+        if not 0 <= self.speed_ramp[0] < self.speed_ramp[1]:
+            raise ValueError(f"speed_ramp must be two rising counts, got {self.speed_ramp}")
+        if not 0.0 <= self.curriculum <= 1.0:
+            raise ValueError(f"curriculum must be between 0 and 1, got {self.curriculum}")
+
+    def vector_env(self, num_envs: int, image_size: int = 0, stock: bool = False) -> PushTVectorEnv:
+        return (StockPushTVectorEnv if stock else PushTVectorEnv)(num_envs, image_size)
+
+    def codec(self, num_envs: int) -> PushTCodec:
+        return PushTCodec(num_envs, self.features, self.decoder)
+
+    def decoder(self, env_steps: float = math.inf) -> ActionDecoder:
+        """What actions mean after so many environment steps of training; without a number, in the end."""
+        limit = None
+        if self.speed_limit:
+            limit = float(np.interp(env_steps, self.speed_ramp, self.speed_limit))
+        return ActionDecoder(self.action_mode, self.action_bound, self.action_frame, limit)
+
+    def training_env(self, seed: int, gamma: float) -> TrainingEnv:
+        env = self.vector_env(self.num_envs)
+
+        def reward(
+            before: RawObservation, after: RawObservation, stock: np.ndarray, succeeded: np.ndarray
+        ) -> np.ndarray:
+            shaped = REWARDS[self.reward](Transition(before, after, stock, env.goal_keypoints))
+            return shaped + self.success_bonus * succeeded
+
+        return TrainingEnv(
+            self,
+            env,
+            seed,
+            gamma,
+            reward=reward,
+            reward_scale=self.reward_scale,
+            start=self._start,
+            symmetry=mirror(self.features, self.action_frame) if self.mirror else None,
+        )
+
+    def scripted_policy(self) -> ScriptedPolicy:
+        return ScriptedPolicy()
+
+    def summarize(self, episodes: Sequence[Episode]) -> dict[str, Any]:
+        """What every task has, and:
+
+        mean_max_coverage: mean over episodes of the largest coverage.
+        action_step_mean, action_step_p99: pixels from one target to the next, over all steps of all episodes;
+            None if no episode has two.
+        """
+        moves = [np.linalg.norm(np.diff(episode.actions, axis=0), axis=1) for episode in episodes]
+        steps = np.concatenate(moves)
+        return summarize(episodes) | {
+            "mean_max_coverage": float(np.mean([episode.progress[1:].max() for episode in episodes])),
+            "action_step_mean": float(steps.mean()) if len(steps) else None,
+            "action_step_p99": float(np.percentile(steps, 99)) if len(steps) else None,
+        }
+
+    def rank(self, summary: dict[str, Any]) -> tuple[float, ...]:
+        """Higher success; then fewer steps to it; then more coverage."""
+        steps = summary["mean_steps_to_success"]
+        return (
+            summary["success_rate"],
+            -math.inf if steps is None else -steps,
+            summary["mean_max_coverage"],
+        )
+
+    def plot(self, folder: Path, stem: str, episodes: Sequence[Episode], title: str) -> list[Path]:
+        """Coverage over time, and a map of the starts."""
+        coverage, starts = folder / f"{stem}_coverage.png", folder / f"{stem}_starts.png"
+        plot_coverage(coverage, episodes, title)
+        plot_starts(starts, episodes, self.vector_env(1).goal_keypoints, title)
+        return [coverage, starts]
+
+    @classmethod
+    def upgrade(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """A checkpoint's `config.json` from before there were several tasks, in today's form."""
+        names = ("features", "action_mode", "action_bound", "action_frame", "action_repeat")
+        limit = config.get("speed_limit")
+        env = {name: config[name] for name in names} | {"speed_limit": limit and [limit, limit]}
+        others = {name: value for name, value in config.items() if name not in (*names, "speed_limit")}
+        return others | {"task": "pusht", "env": env | {"mirror": False}}
+
+    def _start(self, rng: np.random.Generator) -> np.ndarray:
+        """A start state (5,); NaN for the seed's own. Near the goal, how near is random too."""
+        if not rng.random() < self.curriculum:
+            return np.full(5, np.nan)
+        scale = rng.uniform(0.05, 1.0)
+        position = 256.0 + self.curriculum_distance * scale * rng.normal(size=2)
+        angle = np.pi / 4 + self.curriculum_angle * scale * rng.normal()
+        while True:
+            agent = rng.uniform(50.0, 450.0, size=2)
+            if np.linalg.norm(agent - position) > 140.0:  # the far end of the stem, 120 px, and the agent
+                return np.array([*agent, *position, angle])
+
+
+TASK = PushT

@@ -1,0 +1,63 @@
+"""Tasks by name. A task is a module `envs/<name>.py`, or a package with `envs/<name>/task.py`, that says
+`TASK = <its class>` (`envs.interfaces.Task`). It is imported when it is asked for.
+"""
+
+from dataclasses import field, fields, make_dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+
+from common.errors import UserError
+from envs.interfaces import Task
+
+DEFAULT = "pusht"
+
+
+def names() -> dict[str, str]:
+    """Every task's name and its module."""
+    here = Path(__file__).parent
+    modules = {file.stem: (f"envs.{file.stem}", file) for file in here.glob("*.py")}
+    modules |= {file.parent.name: (f"envs.{file.parent.name}.task", file) for file in here.glob("*/task.py")}
+    return {
+        name: module
+        for name, (module, file) in sorted(modules.items())
+        if "\nTASK = " in file.read_text(encoding="utf-8")
+    }
+
+
+def task_class(name: str) -> type[Task]:
+    """The configuration class of a task.
+
+    Raises:
+        UserError: there is no such task, or a package that it needs is not installed.
+    """
+    modules = names()
+    if name not in modules:
+        (nearest,) = get_close_matches(name, modules, n=1, cutoff=0.0)
+        raise UserError(f"task must be one of {', '.join(modules)}, got {name!r}; did you mean {nearest}?")
+    try:
+        return import_module(modules[name]).TASK
+    except ImportError as error:
+        raise UserError(
+            f"task {name} needs a package that cannot be imported ({error}): install it"
+        ) from None
+
+
+def with_task[Config](config_class: type[Config], name: str) -> type[Config]:
+    """A script's config class with this task's settings as its `env`."""
+    task = task_class(name)
+
+    def unknown_setting(key: str) -> str:
+        """Which other task has a setting, in words."""
+        part, _, setting = key.partition(".")
+        others = [other for other in names() if other != name and part == "env"]
+        owners = [other for other in others if setting in {field.name for field in fields(task_class(other))}]
+        return f"it is a setting of task {owners[0]}, and this is {name}" if owners else ""
+
+    return make_dataclass(
+        config_class.__name__,
+        [("task", str, name), ("env", task, field(default_factory=task))],
+        bases=(config_class,),
+        namespace={"__doc__": config_class.__doc__, "unknown_setting": staticmethod(unknown_setting)},
+        frozen=True,
+    )

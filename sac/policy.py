@@ -1,0 +1,157 @@
+"""A SAC checkpoint plays: raw observations in, the task's actions out, in any number of slots."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from common.checkpoint import load_tensors
+from common.config import from_dict
+from common.errors import UserError
+from envs.interfaces import RawObservation, Task
+from envs.tasks import DEFAULT, task_class
+from sac.actor import Actor
+
+
+class SACPolicy:
+    """A trained actor behind its task's codec.
+
+    Args:
+        actor: of the codec's sizes.
+        task: as the actor met it in training.
+        deterministic: act with the mode; False samples.
+        seed: of the sampling.
+    """
+
+    image_size = 0
+
+    def __init__(self, actor: Actor, task: Task, deterministic: bool = True, seed: int = 0) -> None:
+        self.actor = actor
+        self.task = task
+        self.codec = task.codec(0)
+        self.n_action_steps = task.action_repeat
+        self.deterministic = deterministic
+        self.device = next(actor.parameters()).device
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.slot_generators: list[torch.Generator] = []
+        self._actions = np.empty(0)  # (n, A) the latest of each slot, in the task's units
+        self._steps_left = np.empty(0, np.int64)  # for which it is repeated; -1 where an episode begins
+
+    def seed_slots(self, seeds: Sequence[int]) -> None:
+        """Give each slot a random generator of its own, so that its episode does not depend on the others."""
+        self.slot_generators = [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
+
+    def reset(self, slots: np.ndarray) -> None:
+        self._steps_left[slots[slots < len(self._steps_left)]] = -1
+
+    def act(self, observations: RawObservation) -> np.ndarray:
+        num_slots = len(next(iter(observations.values())))
+        if len(self._steps_left) != num_slots:
+            self.codec = self.task.codec(num_slots)
+            self._steps_left = np.full(num_slots, -1)
+            self._actions = np.empty(0)
+        begins = self._steps_left < 0
+        self.codec.reset(begins, observations)
+        due = self._steps_left <= 0
+        decided = self._decide(observations, due)
+        self._actions = np.where(due[:, None], decided, self._actions if self._actions.size else decided)
+        self._steps_left[due] = self.n_action_steps
+        self._steps_left -= 1
+        return self._actions.copy()
+
+    @torch.no_grad()
+    def _decide(self, raw: RawObservation, due: np.ndarray) -> np.ndarray:
+        observations = torch.from_numpy(self.codec.encode(raw)).to(self.device)
+        if self.deterministic:
+            actions = self.actor.mode(observations)
+        else:
+            actions, _ = self.actor.sample(observations, self._noise(len(observations)))
+        return self.codec.decode(actions.cpu().double().numpy(), raw, due)
+
+    def _noise(self, slots: int) -> torch.Tensor:
+        size = self.codec.action_size
+        if self.slot_generators:
+            draws = [torch.randn(size, generator=g, device=self.device) for g in self.slot_generators]
+            return torch.stack(draws)
+        return torch.randn((slots, size), generator=self.generator, device=self.device)
+
+
+@dataclass(frozen=True)
+class SACConfig:
+    """`config.json` of a SAC checkpoint, beside `env`, the task's settings, and `trained`, its history.
+
+    Every field has to be there; the defaults are no fallbacks.
+    """
+
+    algorithm: Literal["sac"] = "sac"  # what kind of policy this is
+    task: str = ""  # see envs/tasks.py
+    observation_size: int = 0  # numbers that the actor sees
+    action_size: int = 0  # numbers that it returns
+    hidden_sizes: tuple[int, ...] = ()  # of the actor
+
+    def validate(self) -> None:
+        if any(size < 1 for size in self.hidden_sizes):
+            raise ValueError(f"hidden_sizes must be positive, got {self.hidden_sizes}")
+
+
+def read_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
+    """The content of a checkpoint's `config.json`, in today's form.
+
+    Raises:
+        UserError: something is missing, unknown or does not fit.
+    """
+    names = [field.name for field in fields(SACConfig)]
+    try:
+        config = config if "task" in config else task_class(DEFAULT).upgrade(config)
+        missing = [name for name in [*names, "env"] if name not in config]
+    except KeyError as error:
+        missing = [str(error.args[0])]
+    if missing:
+        raise UserError(f"{file}: {', '.join(missing)} missing, without which the policy cannot be opened")
+    source = f"{file}: "
+    others = {name: value for name, value in config.items() if name not in ("env", "trained")}
+    settings = from_dict(SACConfig, others, source)
+    task = from_dict(task_class(settings.task), config["env"], source)
+    codec = task.codec(0)
+    for name, size in (("observation_size", codec.observation_size), ("action_size", codec.action_size)):
+        if getattr(settings, name) != size:
+            raise UserError(
+                f"{file}: {name} must be {size}, as its task makes it, got {getattr(settings, name)}"
+            )
+    return settings, task
+
+
+def load_sac(
+    folder: Path,
+    config: dict[str, Any],
+    device: torch.device | str = "cpu",
+    deterministic: bool = True,
+    seed: int = 0,
+) -> SACPolicy:
+    """Open a checkpoint.
+
+    Args:
+        folder: with `config.json` and `model.safetensors`.
+        config: the first of them.
+        device: of the actor.
+        deterministic, seed: see `SACPolicy`.
+
+    Raises:
+        UserError: something is missing, or the parts do not fit.
+    """
+    file, weights = folder / "config.json", folder / "model.safetensors"
+    settings, task = read_config(file, config)
+    actor = Actor(settings.observation_size, settings.action_size, settings.hidden_sizes)
+    try:
+        actor.load_state_dict(load_tensors(weights))
+    except RuntimeError:
+        sizes = (settings.observation_size, *settings.hidden_sizes, 2 * settings.action_size)
+        raise UserError(
+            f"{weights}: not the weights of an actor with layers of {sizes}, as {file} says"
+        ) from None
+    if not all(parameter.isfinite().all() for parameter in actor.parameters()):
+        raise UserError(f"{weights}: some weights are not finite, so the training had diverged")
+    return SACPolicy(actor.to(device), task, deterministic, seed)

@@ -22,6 +22,7 @@ class Pendulum:
     max_episode_steps: ClassVar = 200
     highlights: ClassVar = ()
     packages: ClassVar = ("gymnasium",)
+    lerobot_names: ClassVar = {"observation.state": "state"}
     progress_name: ClassVar = ""
     progress_goal: ClassVar = 1.0
     metrics: ClassVar = (RETURN,)

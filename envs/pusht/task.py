@@ -34,6 +34,11 @@ class PushT:
     progress_goal: ClassVar = SUCCESS_COVERAGE
     highlights: ClassVar = ("features", "action_mode", "reward")  # settings in the table at the start
     packages: ClassVar = ("gym-pusht", "gymnasium", "pymunk")
+    lerobot_names: ClassVar = {
+        "observation.state": "agent_pos",
+        "observation.environment_state": "keypoints",
+        "observation.image": "pixels",
+    }
     metrics: ClassVar = (
         SUCCESS_RATE,
         STEPS_TO_SUCCESS,

@@ -122,7 +122,11 @@ def last_checkpoint(folder: Path, config: Any, may_change: Sequence[str]) -> Pat
     saved, last = folder / "config.yaml", folder / "checkpoints" / "last"
     if saved.exists() and last.parent.exists():
         values = load_yaml(saved)
-        _check_task(folder, values, config)
+        if values.get("task", config.task) != config.task:  # whose other settings have other names
+            raise UserError(
+                f"{folder} was trained on task {values['task']}, not {config.task}: "
+                "use another --run-name or --no-resume"
+            )
         old = to_dict(from_dict(type(config), values, f"{saved}: "))
         changed = [line for line in differences(old, to_dict(config)) if line.split(":")[0] not in may_change]
         if changed:
@@ -135,14 +139,6 @@ def last_checkpoint(folder: Path, config: Any, may_change: Sequence[str]) -> Pat
     if not last.exists():
         _find_last(last)
     return last if last.exists() else None
-
-
-def _check_task(folder: Path, values: dict[str, Any], config: Any) -> None:
-    """Before there were several tasks, runs had no `task`: theirs is the default one."""
-    if (before := values.setdefault("task", "pusht")) != config.task:
-        raise UserError(
-            f"{folder} was trained on task {before}, not {config.task}: use another --run-name or --no-resume"
-        )
 
 
 def _find_last(last: Path) -> None:

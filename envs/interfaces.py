@@ -178,7 +178,7 @@ class Task(Protocol):
     metrics: ClassVar[tuple[Metric, ...]]
     highlights: ClassVar[tuple[str, ...]]  # settings that a training's start-up table shows
     packages: ClassVar[tuple[str, ...]]  # whose versions an evaluation notes
-    lerobot_names: ClassVar[dict[str, str]]  # what imitation policies may see, LeRobot's name -> raw observation
+    lerobot_names: ClassVar[dict[str, str]]  # LeRobot feature -> raw observation, for imitation
 
     num_envs: int  # environments stepped together in training
     action_repeat: int  # environment steps per decision

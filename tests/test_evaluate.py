@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 import evaluate
-from policies import ScriptedPolicy
+from envs.pusht.scripted import ScriptedPolicy
 from sac.actor import Actor
 
 SCRIPT = Path(evaluate.__file__)

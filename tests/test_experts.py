@@ -25,7 +25,7 @@ def expert(request):
 def test_it_plays_in_the_stock_environment_as_its_evaluation_says(expert):
     told = load_json(expert / "evaluation.json")
     first, _ = told["seeds"]
-    episodes = list(rollout(PushTVectorEnv(10, "stock"), load_policy(expert), range(first, first + 10)))
+    episodes = list(rollout(StockPushTVectorEnv(10), load_policy(expert), range(first, first + 10)))
     steps = [len(episode) for episode in episodes if episode.success]
     assert len(steps) >= 9  # a policy that succeeds at 99 % fails more often on 0.4 % of such tens
     assert 10 - len(steps) <= round(told["episodes"] * (1 - told["success_rate"]))

@@ -247,7 +247,7 @@ def test_random_covers_the_board():
 def test_the_script_pushes_towards_the_goal_and_can_be_replayed():
     env = PushTVectorEnv(10)
     scripted = {episode.seed: episode for episode in rollout(env, ScriptedPolicy(), range(30))}
-    gained = [episode.coverage[1:].max() - episode.coverage[0] for episode in scripted.values()]
+    gained = [episode.progress[1:].max() - episode.progress[0] for episode in scripted.values()]
     assert np.mean(gained) > 0.2
     original = scripted[21]
     (again,) = rollout(PushTVectorEnv(1), Replay(original.actions), [21])

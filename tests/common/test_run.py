@@ -11,6 +11,7 @@ from common.run import StopRequest, choose_folder, last_checkpoint, only_process
 
 @dataclass(frozen=True)
 class Config:
+    task: str = "walk"
     lr: float = 1e-3  # step size
     steps: int = 10  # length
     seed: int = 1  # of everything

@@ -5,8 +5,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from envs.pusht.vector import PushTVectorEnv
-from envs.rollout import Episode, rollout
+from envs.pusht.vector import PushTVectorEnv, StockPushTVectorEnv
+from envs.rollout import Episode, replay, replay_episode, rollout
 
 SEEDS = [11, 5, 8, 100_000, 7]
 LIMIT = 40  # environment steps per episode
@@ -19,8 +19,8 @@ class Circler:
     def __init__(self, slots: int) -> None:
         self.time = np.full(slots, -1000)
 
-    def reset(self, episodes: np.ndarray) -> None:
-        self.time[episodes] = 0
+    def reset(self, slots: np.ndarray) -> None:
+        self.time[slots] = 0
 
     def act(self, observations: dict[str, np.ndarray]) -> np.ndarray:
         return np.array([self.target(pose, i) for i, pose in enumerate(observations["block_pose"])])
@@ -31,8 +31,10 @@ class Circler:
         return np.clip(block_pose[:2] + 80 * np.array([np.cos(phase), np.sin(2 * phase)]), 0, 512)
 
 
-def easy_env(slots: int, kind: str = "fast", pixels: int = 0) -> PushTVectorEnv:
-    env = PushTVectorEnv(slots, kind, pixels=pixels, max_episode_steps=LIMIT)
+def easy_env(
+    slots: int, env_class: type[PushTVectorEnv] = PushTVectorEnv, image_size: int = 0
+) -> PushTVectorEnv:
+    env = env_class(slots, image_size, max_episode_steps=LIMIT)
     for single in env.envs:
         single.success_threshold = EASY
     return env
@@ -66,7 +68,7 @@ def stock_episode(seed: int) -> tuple[list, list, list, list, bool]:
 
 def assert_same_episode(one: Episode, other: Episode) -> None:
     assert one.seed == other.seed and one.success == other.success
-    for name in ("actions", "rewards", "coverage", "frames"):
+    for name in ("actions", "rewards", "progress", "frames"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
     assert one.observations.keys() == other.observations.keys()
     for name in one.observations:
@@ -82,9 +84,9 @@ def test_an_episode_is_the_same_among_any_number_of_slots():
             assert_same_episode(alone[seed], together[seed])
 
 
-@pytest.mark.parametrize("kind", ["fast", "stock"])
-def test_episodes_equal_a_plain_loop_over_stock(kind):
-    episodes = play(slots=3, kind=kind, pixels=16)
+@pytest.mark.parametrize("env_class", [PushTVectorEnv, StockPushTVectorEnv])
+def test_episodes_equal_a_plain_loop_over_stock(env_class):
+    episodes = play(slots=3, env_class=env_class, image_size=16)
     for seed, episode in episodes.items():
         states, actions, rewards, coverage, success = stock_episode(seed)
         observations = episode.observations
@@ -92,18 +94,18 @@ def test_episodes_equal_a_plain_loop_over_stock(kind):
         np.testing.assert_array_equal(ours, states)
         np.testing.assert_array_equal(episode.actions, actions)
         np.testing.assert_allclose(episode.rewards, rewards, rtol=0, atol=1e-12)
-        np.testing.assert_allclose(episode.coverage, coverage, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(episode.progress, coverage, rtol=0, atol=1e-12)
         assert episode.success is success
     outcomes = [episode.success for episode in episodes.values()]
     assert any(outcomes) and not all(outcomes)
 
 
 def test_shapes_of_an_episode():
-    for episode in play(slots=2, pixels=16).values():
+    for episode in play(slots=2, image_size=16).values():
         length = len(episode)
         assert length == LIMIT or (episode.success and length < LIMIT)
         assert episode.actions.shape == (length, 2) and episode.rewards.shape == (length,)
-        assert episode.coverage.shape == (length + 1,)
+        assert episode.progress.shape == (length + 1,)
         assert episode.frames.shape == (length + 1, 96, 96, 3)
         rows = {
             "agent_pos": (2,),
@@ -119,7 +121,7 @@ def test_shapes_of_an_episode():
 
 def test_success_is_the_last_step_and_only_that():
     for episode in play(slots=4).values():
-        succeeded = episode.coverage[1:] > EASY
+        succeeded = episode.progress[1:] > EASY
         assert not succeeded[:-1].any()
         assert succeeded[-1] == episode.success
 
@@ -137,3 +139,17 @@ def test_an_env_can_be_used_again():
 def test_no_frames_unless_asked_for():
     (episode,) = rollout(easy_env(slots=1), Circler(slots=1), SEEDS[:1])
     assert episode.frames is None
+
+
+def test_recorded_actions_make_the_same_episode_again():
+    """Beyond its success too, where `rollout` ends."""
+    for seed, episode in play(slots=3).items():
+        again = replay_episode(easy_env(slots=1), episode, frame_size=96)
+        assert_same_episode(again, episode)
+        rows = list(replay(easy_env(slots=1), episode.actions, seed))
+        for name, values in episode.observations.items():
+            np.testing.assert_array_equal([observations[name][0] for observations, *_ in rows], values)
+        np.testing.assert_array_equal([reward for _, reward, _ in rows][1:], episode.rewards)
+        np.testing.assert_array_equal([infos["progress"][0] for *_, infos in rows], episode.progress)
+    longer = np.concatenate([episode.actions, episode.actions])
+    assert len(list(replay(easy_env(slots=1), longer, seed))) == 2 * len(episode) + 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from envs.pusht.simulator import PushTEnv
-from envs.pusht.vector import PushTVectorEnv
+from envs.pusht.vector import PushTVectorEnv, StockPushTVectorEnv
 
 GOAL_X, GOAL_Y, GOAL_ANGLE = 256.0, 256.0, np.pi / 4
 DOWN_THE_STEM = np.array([-np.sin(GOAL_ANGLE), np.cos(GOAL_ANGLE)])  # of a T that is turned as it should be
@@ -55,7 +55,7 @@ def test_steps_equal_single_stock_envs():
         if not np.isnan(states[i, 0]):
             PushTEnv.set_state(stock.unwrapped, states[i])
         assert_same_raw(row(raw, i), raw_observation(stock))
-        assert abs(infos["coverage"][i] - stock.unwrapped._get_coverage()) < 1e-12
+        assert abs(infos["progress"][i] - stock.unwrapped._get_coverage()) < 1e-12
 
     rng = np.random.default_rng(0)
     lengths = np.zeros(n, int)
@@ -67,7 +67,7 @@ def test_steps_equal_single_stock_envs():
         for i in np.flatnonzero(playing):
             _, reward, *ended, info = stocks[i].step(actions[i])
             assert abs(rewards[i] - reward) < 1e-12
-            assert abs(infos["coverage"][i] - info["coverage"]) < 1e-12
+            assert abs(infos["progress"][i] - info["coverage"]) < 1e-12
             assert infos["is_success"][i] == info["is_success"]
             assert [terminated[i], truncated[i]] == ended
             playing[i] = not any(ended)
@@ -89,7 +89,7 @@ def test_ended_environments_stay_put():
     for _ in range(2):
         later, rewards, terminated, truncated, later_infos = env.step(target + 50)
         assert_same_raw(later, raw)
-        np.testing.assert_array_equal(later_infos["coverage"], infos["coverage"])
+        np.testing.assert_array_equal(later_infos["progress"], infos["progress"])
         assert not rewards.any() and not terminated.any() and not truncated.any()
 
 
@@ -101,15 +101,15 @@ def test_success_on_the_last_step_is_a_success():
     assert (rewards[0], terminated[0], truncated[0]) == (1.0, True, False)
 
 
-def test_stock_kind_equals_fast_kind():
-    fast, stock = PushTVectorEnv(2, "fast", pixels=32), PushTVectorEnv(2, "stock", pixels=32)
+def test_stock_equals_fast():
+    fast, stock = PushTVectorEnv(2, image_size=32), StockPushTVectorEnv(2, image_size=32)
     states = np.array([np.full(5, np.nan), behind_the_bar(distance=2)[0]])
     arguments = {"seed": [7, 8], "options": {"states": states}}
     (raw, infos), (stock_raw, stock_infos) = fast.reset(**arguments), stock.reset(**arguments)
     rng = np.random.default_rng(0)
     for _ in range(25):
         assert_same_raw(raw, stock_raw)
-        np.testing.assert_allclose(infos["coverage"], stock_infos["coverage"], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(infos["progress"], stock_infos["progress"], rtol=0, atol=1e-12)
         np.testing.assert_array_equal(infos["is_success"], stock_infos["is_success"])
         np.testing.assert_array_equal(fast.active, stock.active)
         actions = raw["block_pose"][:, :2] + rng.normal(0, 60, (2, 2))
@@ -159,12 +159,12 @@ def test_states_replace_the_seeds_starts():
     assert_same_raw(row(raw, 0), row(ours, 0))
     found = np.concatenate([raw["agent_pos"][1], raw["block_pose"][1], raw["agent_vel"][1]])
     np.testing.assert_allclose(found, states[1], rtol=0, atol=1e-12)
-    assert infos["coverage"][1] == env.envs[1]._get_coverage()
+    assert infos["progress"][1] == env.envs[1]._get_coverage()
 
 
-@pytest.mark.parametrize("kind", ["fast", "stock"])
-def test_a_frame_shows_the_last_action_of_its_own_episode(kind):
-    env = PushTVectorEnv(2, kind)
+@pytest.mark.parametrize("env_class", [PushTVectorEnv, StockPushTVectorEnv])
+def test_a_frame_shows_the_last_action_of_its_own_episode(env_class):
+    env = env_class(2)
     env.reset(seed=[0, 1])
     unmarked = env.frames(96, [0, 1])
     env.step(np.array([[100.0, 200.0], [300.0, 50.0]]))
@@ -176,7 +176,7 @@ def test_a_frame_shows_the_last_action_of_its_own_episode(kind):
 
 
 def test_observations_are_of_the_declared_space():
-    env = PushTVectorEnv(3, pixels=24)
+    env = PushTVectorEnv(3, image_size=24)
     env.reset(seed=[0, 0, 0], options={"reset_mask": np.array([False, True, False])})
     raw = env.step(np.full((3, 2), 300.0))[0]
     assert list(env.active) == [False, True, False]
@@ -191,3 +191,17 @@ def test_wrong_actions_are_refused(shape):
     with pytest.raises(ValueError, match=r"expected shape \(2, 2\)"):
         env.step(np.zeros(shape))
     assert not env.steps.any()
+
+
+@pytest.mark.parametrize("hold", [1, 4])
+def test_with_hold_an_episode_ends_when_the_t_has_stayed(hold):
+    env = PushTVectorEnv(1, hold=hold)
+    state, target = behind_the_bar(distance=10)
+    env.reset(seed=[0], options={"states": state[None]})
+    covered = []
+    while env.active[0]:
+        _, _, terminated, truncated, infos = env.step(target[None])
+        covered.append(bool(infos["is_success"][0]))
+    assert terminated[0] and not truncated[0]
+    assert covered[-hold - 1 :] == [True] * (hold + 1)
+    assert "1" * (hold + 1) not in "".join("01"[c] for c in covered[:-1])

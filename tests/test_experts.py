@@ -10,9 +10,10 @@ import evaluate
 import train_sac
 from common.checkpoint import load_json
 from common.config import from_dict, load_yaml, parse
-from envs.pusht.vector import PushTVectorEnv
+from envs.pusht.vector import PushTVectorEnv, StockPushTVectorEnv
 from envs.rollout import rollout
-from envs.summary import summarize, wilson_interval
+from envs.summary import wilson_interval
+from envs.tasks import with_task
 from policies import ASSETS, load_policy
 from tests.runs import metrics
 
@@ -53,13 +54,14 @@ def test_its_evaluation_is_the_one_that_we_quote(expert):
 
 def test_its_configuration_and_curve_are_those_of_its_training(expert):
     """The evaluation that chose it is played again, and stands in the curve."""
-    config = from_dict(train_sac.Config, load_yaml(expert / "config.yaml"))
+    config = from_dict(with_task(train_sac.Config, "pusht"), load_yaml(expert / "config.yaml"))
     policy, trained = load_policy(expert), load_json(expert / "config.json")["trained"]
-    assert policy.feature_names == config.env.features and policy.decoder == config.env.decoder()
+    assert policy.task.features == config.env.features
+    assert policy.task.decoder() == config.env.decoder()
     assert trained["env_steps"] <= config.total_env_steps
 
     first, count = config.training.eval_seed, config.training.eval_episodes
-    numbers = summarize(list(rollout(PushTVectorEnv(100), policy, range(first, first + count))))
+    numbers = policy.task.summarize(list(rollout(PushTVectorEnv(100), policy, range(first, first + count))))
     chosen = trained["evaluation"]
     assert chosen["success_rate"] == pytest.approx(numbers["success_rate"], abs=0.01)
     assert chosen["mean_steps_to_success"] == pytest.approx(numbers["mean_steps_to_success"], rel=0.02)

@@ -160,7 +160,7 @@ class PushT:
     def upgrade(cls, config: dict[str, Any]) -> dict[str, Any]:
         """A checkpoint's `config.json` from before there were several tasks, in today's form."""
         names = ("features", "action_mode", "action_bound", "action_frame", "action_repeat")
-        limit = config.get("speed_limit")
+        limit = config["speed_limit"]  # one number
         env = {name: config[name] for name in names} | {"speed_limit": limit and [limit, limit]}
         others = {name: value for name, value in config.items() if name not in (*names, "speed_limit")}
         return others | {"task": "pusht", "env": env | {"mirror": False}}

@@ -6,8 +6,10 @@ from math import sqrt
 import numpy as np
 import pytest
 
+from envs.pendulum import Pendulum
+from envs.pusht.task import PushT
 from envs.rollout import Episode
-from envs.summary import scalars, summarize, wilson_interval
+from envs.summary import line, scalars, table, wilson_interval
 
 
 def episode(targets, rewards, coverage, success):
@@ -21,7 +23,7 @@ MISSED = episode([(10, 10), (10, 22)], [0.8, 0.4], [0.9, 0.76, 0.38], False)
 
 
 def test_every_number_by_hand():
-    assert summarize([SOLVED, MISSED]) == {
+    assert PushT().summarize([SOLVED, MISSED]) == {
         "episodes": 2,
         "success_rate": 0.5,
         "success_ci95": list(wilson_interval(1, 2)),
@@ -36,13 +38,13 @@ def test_every_number_by_hand():
 
 
 def test_what_is_not_there_is_none():
-    numbers = summarize([episode([(1, 2)], [0.5], [0.0, 0.475], False)])
+    numbers = PushT().summarize([episode([(1, 2)], [0.5], [0.0, 0.475], False)])
     assert numbers["mean_steps_to_success"] is None
     assert numbers["action_step_mean"] is None and numbers["action_step_p99"] is None
 
 
 def test_a_training_logs_them_under_these_names():
-    numbers = summarize([SOLVED, MISSED])
+    numbers = PushT().summarize([SOLVED, MISSED])
     named = {
         "Eval/success_rate": 0.5,
         "Eval/max_coverage": numbers["mean_max_coverage"],
@@ -50,12 +52,38 @@ def test_a_training_logs_them_under_these_names():
         "Eval/action_step_mean": numbers["action_step_mean"],
         "Eval/action_step_p99": numbers["action_step_p99"],
     }
-    assert scalars(numbers) == named | {"Eval/steps_to_success": 3.0}
-    assert scalars(numbers | {"mean_steps_to_success": None}) == named
+    assert scalars(PushT(), numbers) == named | {"Eval/steps_to_success": 3.0}
+    assert scalars(PushT(), numbers | {"mean_steps_to_success": None}) == named
+
+
+def test_people_read_them_with_units_and_interval():
+    numbers = PushT().summarize([SOLVED, MISSED])
+    rows = table(PushT(), numbers)
+    low, high = wilson_interval(1, 2)
+    assert rows["success rate"] == f"50.0 % (95 % interval {100 * low:.1f} to {100 * high:.1f})"
+    assert (rows["max coverage"], rows["action step mean"], rows["return"]) == ("0.865", "5.7 px", "1.5")
+    brief = "success rate 50.0 %, steps to success 3.0, max coverage 0.865, action step mean 5.7 px"
+    assert line(PushT(), numbers) == brief
+    assert line(PushT(), numbers | {"mean_steps_to_success": None}) == brief.replace("3.0", "-")
+
+
+def test_a_task_without_success_has_none():
+    swing = Episode(0, {}, np.zeros((2, 1)), np.array([-3.0, -1.0]))
+    numbers = Pendulum().summarize([swing, swing])
+    assert numbers == {"episodes": 2, "avg_max_reward": -1.0, "avg_sum_reward": -4.0}
+    assert scalars(Pendulum(), numbers) == {"Eval/return": -4.0}
+    assert line(Pendulum(), numbers) == "return -4.0"
+
+
+def test_the_best_succeeds_most_often_then_fastest_then_covers_most():
+    found = [(0.0, None, 0.5), (0.0, None, 0.6), (0.9, 20.0, 0.5), (1.0, 31.0, 0.9), (1.0, 29.0, 0.8)]
+    keys = "success_rate", "mean_steps_to_success", "mean_max_coverage"
+    ranks = [PushT().rank(dict(zip(keys, values, strict=True))) for values in found]
+    assert ranks == sorted(ranks) and len(set(ranks)) == len(ranks)
 
 
 def test_json_holds_it():
-    numbers = summarize([SOLVED, MISSED])
+    numbers = PushT().summarize([SOLVED, MISSED])
     assert json.loads(json.dumps(numbers)) == numbers
 
 

@@ -9,10 +9,16 @@ import pytest
 
 from envs.pusht.observations import features
 from envs.pusht.rewards import REWARDS, Transition
+from envs.pusht.task import PushT
 from envs.pusht.vector import PushTVectorEnv
-from envs.training import EnvConfig, TrainingEnv
+from envs.training import TrainingEnv
 
 SMALL = {"num_envs": 3, "curriculum": 0.0}
+GAMMA = 0.9
+
+
+def make(task: PushT, seed: int) -> TrainingEnv:
+    return task.training_env(seed, GAMMA)
 
 
 def random_actions(rng: np.random.Generator, env: TrainingEnv) -> np.ndarray:
@@ -23,10 +29,10 @@ def play(env: TrainingEnv, rng: np.random.Generator, steps: int) -> list[tuple]:
     """Random actions with resets where episodes end; everything that was seen."""
     seen = []
     for _ in range(steps):
-        observations, rewards, terminated, truncated, infos = env.step(random_actions(rng, env))
-        ended = terminated | truncated
-        begun = env.reset(ended) if ended.any() else observations
-        seen.append((observations, rewards, terminated, truncated, *infos.values(), begun))
+        step = env.step(random_actions(rng, env))
+        ended = step.terminated | step.truncated
+        begun = env.reset(ended) if ended.any() else step.observations
+        seen.append((*step, env.env_steps, begun))
     return seen
 
 
@@ -43,7 +49,7 @@ def assert_same(seen: list[tuple], expected: list[tuple]) -> None:
 )
 def test_step_equals_scalar_bookkeeping(reward, action_mode, action_frame):
     """Targets, their speed, repeats, bonus, scale: environment by environment beside the vector one."""
-    config = EnvConfig(
+    config = PushT(
         **SMALL,
         reward=reward,
         action_mode=action_mode,
@@ -55,7 +61,7 @@ def test_step_equals_scalar_bookkeeping(reward, action_mode, action_frame):
         success_bonus=9.0,
         reward_scale=0.5,
     )
-    env, plain = TrainingEnv(config, seed=0), PushTVectorEnv(3)
+    env, plain = make(config, seed=0), PushTVectorEnv(3)
     env.reset()
     raw, _ = plain.reset(seed=list(env.seeds))
     rng = np.random.default_rng(0)
@@ -67,7 +73,7 @@ def test_step_equals_scalar_bookkeeping(reward, action_mode, action_frame):
                 for single in vector.envs:
                     single.success_threshold = -1.0  # now every step succeeds
         actions = random_actions(rng, env)
-        observations, rewards, terminated, truncated, infos = env.step(actions)
+        played = env.step(actions)
 
         expected, targets = np.zeros(3), np.zeros((3, 2))
         for i in range(3):
@@ -85,22 +91,27 @@ def test_step_equals_scalar_bookkeeping(reward, action_mode, action_frame):
             targets[i] = [min(max(xy, 0), 512) for xy in targets[i]]
             limited[speed > limit] += 1
             last_targets[i] = targets[i].copy()
-        np.testing.assert_allclose(env.last_target, targets, rtol=0, atol=1e-4)
-        targets, last_targets = env.last_target.copy(), list(env.last_target.copy())  # to the last bit
-        for _ in range(3):
+        np.testing.assert_allclose(env.codec.last_target, targets, rtol=0, atol=1e-4)
+        targets = env.codec.last_target.copy()  # to the last bit
+        last_targets = list(targets.copy())
+        durations = np.zeros(3, int)
+        for repeat in range(3):
             active = plain.active.copy()
             env_steps += active.sum()
+            durations += active
             after, stock_rewards, succeeded, _, _ = plain.step(targets)
             shaped = REWARDS[reward](Transition(raw, after, stock_rewards, plain.goal_keypoints))
             for i in np.flatnonzero(active):
-                expected[i] += shaped[i] + 9.0 * succeeded[i]
+                expected[i] += GAMMA**repeat * (shaped[i] + 9.0 * succeeded[i])
                 returns[i] += stock_rewards[i]
             raw = after
-        np.testing.assert_allclose(rewards, 0.5 * expected, rtol=1e-6, atol=1e-6)
-        np.testing.assert_allclose(infos["return"], returns)
-        np.testing.assert_array_equal(observations, features(raw, config.features))
-        assert infos["env_steps"] == env_steps
-        assert terminated.all() == (step >= 10) and not truncated.any()
+        np.testing.assert_allclose(played.rewards, 0.5 * expected, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(played.returns, returns)
+        np.testing.assert_array_equal(played.observations, features(raw, config.features))
+        np.testing.assert_array_equal(played.durations, durations)
+        assert env.env_steps == env_steps
+        assert played.terminated.all() == (step >= 10) and not played.truncated.any()
+        np.testing.assert_array_equal(played.is_success, played.terminated)
         if step >= 10:
             ended = np.ones(3, bool)
             env.reset(ended)
@@ -110,15 +121,15 @@ def test_step_equals_scalar_bookkeeping(reward, action_mode, action_frame):
 
 
 def test_success_terminates_and_the_time_limit_truncates():
-    config = EnvConfig(num_envs=8, curriculum=1.0, curriculum_angle=0.05, curriculum_distance=2.5)
-    env = TrainingEnv(config, seed=0)
+    config = PushT(num_envs=8, curriculum=1.0, curriculum_angle=0.05, curriculum_distance=2.5)
+    env = make(config, seed=0)
     env.reset()
     outcomes = []
     for step in range(300):
         target = np.array([20.0, 20.0])  # away from the T
         actions = np.clip((target - env.env.observations()["agent_pos"]) / 80, -1, 1)
         before = env.env.active.copy()
-        _, _, terminated, truncated, _ = env.step(actions)
+        _, _, terminated, truncated, *_ = env.step(actions)
         assert not (terminated & truncated).any()
         assert not truncated.any() or step == 299
         np.testing.assert_array_equal(terminated, before & (env.env.infos()["is_success"]))
@@ -137,15 +148,15 @@ def test_success_terminates_and_the_time_limit_truncates():
     ],
 )
 def test_a_restart_in_the_middle_of_episodes_changes_nothing(options):
-    config = EnvConfig(num_envs=4, **options)
-    env = TrainingEnv(config, seed=0)
+    config = PushT(num_envs=4, **options)
+    env = make(config, seed=0)
     env.reset()
     play(env, np.random.default_rng(0), steps=70)
     env.reset(np.array([False, True, False, True]))
     now = play(env, np.random.default_rng(1), steps=70)[-1][0]
     state, arrays = copy.deepcopy(env.state_dict())
 
-    restarted = TrainingEnv(config, seed=99)
+    restarted = make(config, seed=99)
     restarted.reset()
     np.testing.assert_array_equal(restarted.load_state_dict(state, arrays), now)
     uninterrupted = play(env, np.random.default_rng(2), steps=300)
@@ -154,7 +165,7 @@ def test_a_restart_in_the_middle_of_episodes_changes_nothing(options):
 
 
 def test_a_restart_right_after_a_reset():
-    env, restarted = (TrainingEnv(EnvConfig(num_envs=4), seed=seed) for seed in (0, 1))
+    env, restarted = (make(PushT(num_envs=4), seed=seed) for seed in (0, 1))
     begun = env.reset()
     np.testing.assert_array_equal(restarted.load_state_dict(*copy.deepcopy(env.state_dict())), begun)
     assert_same(
@@ -163,7 +174,7 @@ def test_a_restart_right_after_a_reset():
 
 
 def test_a_seed_decides_everything():
-    first, second, other = (TrainingEnv(EnvConfig(num_envs=4), seed=seed) for seed in (3, 3, 4))
+    first, second, other = (make(PushT(num_envs=4), seed=seed) for seed in (3, 3, 4))
     start = first.reset()
     np.testing.assert_array_equal(second.reset(), start)
     assert (other.reset() != start).any()
@@ -172,7 +183,7 @@ def test_a_seed_decides_everything():
 
 
 def test_every_episode_has_a_seed_of_its_own():
-    env = TrainingEnv(EnvConfig(num_envs=4, curriculum=0.5), seed=0)
+    env = make(PushT(num_envs=4, curriculum=0.5), seed=0)
     seeds, starts = [], []
     for _ in range(30):
         env.reset()
@@ -183,12 +194,12 @@ def test_every_episode_has_a_seed_of_its_own():
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_share_of_starts_near_the_goal(share):
-    config = EnvConfig(num_envs=20, curriculum=share, curriculum_angle=0.01, curriculum_distance=1.0)
-    env = TrainingEnv(config, seed=0)
+    config = PushT(num_envs=20, curriculum=share, curriculum_angle=0.01, curriculum_distance=1.0)
+    env = make(config, seed=0)
     near = []
     for _ in range(15):
         env.reset()
-        usual = env.step(np.zeros((20, 2)))[-1]["usual_start"]
+        usual = ~np.isnan(env.step(np.zeros((20, 2))).returns)
         error = np.abs(env.env.observations()["block_pose"] - [256, 256, np.pi / 4])
         np.testing.assert_array_equal(~usual, (error < [10, 10, 0.1]).all(axis=1))
         near.extend(~usual)
@@ -196,9 +207,8 @@ def test_share_of_starts_near_the_goal(share):
 
 
 def test_starts_near_the_goal_spread_as_configured():
-    env = TrainingEnv(
-        EnvConfig(num_envs=50, curriculum=1.0, curriculum_angle=0.4, curriculum_distance=30.0), seed=0
-    )
+    task = PushT(num_envs=50, curriculum=1.0, curriculum_angle=0.4, curriculum_distance=30.0)
+    env = make(task, seed=0)
     poses, agents = [], []
     for _ in range(10):
         env.reset()
@@ -227,4 +237,4 @@ def test_starts_near_the_goal_spread_as_configured():
 )
 def test_impossible_configurations_are_refused(options, complaint):
     with pytest.raises(ValueError, match=complaint):
-        EnvConfig(**options).validate()
+        PushT(**options).validate()

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from envs.summary import scalars
+from envs.interfaces import Step, Symmetry
 from sac.agent import SAC, AgentConfig
+from sac.augmentation import Mirror
 from sac.exploration import Detours
 from sac.replay_buffer import NStepWindow, ReplayBuffer
 from sac.trainer import Trainer, TrainingConfig
-from tests.sac.walk import SEEDS, TRAINING, Rows, Walk, contents, evaluate, make_trainer, run
+from tests.sac.walk import SEEDS, TRAINING, Evaluation, Rows, Walk, contents, make_trainer, run
 
 
 def test_the_loop_does_what_a_plain_one_does(uninterrupted):
@@ -20,12 +21,12 @@ def test_the_loop_does_what_a_plain_one_does(uninterrupted):
     folder, rows = uninterrupted
     counters = contents(folder / "checkpoints/last")["counters"]
     assert counters["env_steps"] == 80 and counters["updates"] == (80 - 12) // 8
-    logged = [step for step, scalars in rows if "Eval/success_rate" not in scalars]
-    evaluated = [step for step, scalars in rows if "Eval/success_rate" in scalars]
+    logged = [step for step, scalars in rows if "Eval/score" not in scalars]
+    evaluated = [step for step, scalars in rows if "Eval/score" in scalars]
     assert logged == [10, 20, 30, 40, 50, 60, 70, 80] and evaluated == [20, 40, 60, 80]
     assert "Loss/critic1" not in rows[0][1] and "Loss/critic1" in rows[-2][1]
 
-    rates = {step: scalars["Eval/success_rate"] for step, scalars in rows if "Eval/success_rate" in scalars}
+    rates = {step: scalars["Eval/score"] for step, scalars in rows if "Eval/score" in scalars}
     best = max(rates, key=rates.get)
     assert (folder / "checkpoints/best").readlink() == Path(f"step_{best:08d}")
     assert best != 80, "evaluate() above has to make an earlier checkpoint the best one"
@@ -33,22 +34,13 @@ def test_the_loop_does_what_a_plain_one_does(uninterrupted):
     assert {path.name for path in (folder / "checkpoints").iterdir()} == names
 
 
-@pytest.mark.parametrize(
-    ("best_from", "expected"), [(0, [0, 1, 2, 3, 3, 3]), (4, [None, None, None, None, 4, 4])]
-)
-def test_the_best_succeeds_most_often_and_then_fastest(tmp_path, best_from, expected):
+@pytest.mark.parametrize(("best_from", "expected"), [(0, [0, 1, 2, 2, 4]), (3, [None, None, None, 3, 4])])
+def test_the_best_ranks_highest_and_of_equals_is_the_latest(tmp_path, best_from, expected):
     trainer = make_trainer(tmp_path, training=replace(TRAINING, best_from=best_from))
-    scores = iter([(0.0, None), (0.9, 20.0), (1.0, 31.0), (1.0, 29.0), (1.0, 30.0), (0.95, 10.0)])
     chosen = []
-    for env_steps, (success_rate, steps) in enumerate(scores):
+    for env_steps, score in enumerate([0.0, 0.5, 0.7, 0.6, 0.7]):
         trainer.env_steps = env_steps
-        trainer.evaluate = lambda actor, found=(success_rate, steps): (
-            evaluate(actor)
-            | {
-                "success_rate": found[0],
-                "mean_steps_to_success": found[1],
-            }
-        )
+        trainer.evaluation.summary = lambda actor, score=score: {"score": score}
         trainer._evaluate(Rows())
         chosen.append(trainer.checkpoints.best.get("env_steps"))
         assert (tmp_path / "checkpoints/best").exists() == (chosen[-1] is not None)
@@ -59,21 +51,19 @@ class Crowd(Walk):
     """Eight of them, as if the task had a mirror image, of whose episodes every other begins unusually."""
 
     num_envs = 8
-    symmetry = np.array([0, 1]), np.array([-1, 1], np.float32), np.array([0]), np.array([-1], np.float32)
+    symmetry = Symmetry(
+        np.array([0, 1]), np.array([-1, 1], np.float32), np.array([0]), np.array([-1], np.float32)
+    )
     usual = np.arange(8) % 2 == 0
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
         self.played: list[np.ndarray] = []
 
-    def step(self, actions: np.ndarray) -> tuple:
+    def step(self, actions: np.ndarray) -> Step:
         self.played.append(actions)
-        *outcome, infos = super().step(actions)
-        return *outcome, infos | {"usual_start": self.usual}
-
-
-def film(actor: torch.nn.Module) -> list:
-    return actor.mode(torch.eye(2)).tolist()
+        step = super().step(actions)
+        return step._replace(returns=np.where(self.usual, step.returns, np.nan))
 
 
 def plain_loop(env: Crowd, agent: SAC) -> tuple[Rows, ReplayBuffer]:
@@ -81,34 +71,35 @@ def plain_loop(env: Crowd, agent: SAC) -> tuple[Rows, ReplayBuffer]:
     rng = np.random.default_rng(SEEDS["exploration"])
     detours = Detours(num_envs=8, action_size=1, count=4, rng=rng)
     window = NStepWindow(num_envs=8, observation_size=2, action_size=1, n_step=3, gamma=0.9)
-    buffer = ReplayBuffer(capacity=200, observation_size=2, action_size=1, symmetry=Crowd.symmetry)
+    buffer, mirror = ReplayBuffer(200, observation_size=2, action_size=1), Mirror(Crowd.symmetry, "cpu")
     sampling = torch.Generator().manual_seed(SEEDS["replay"])
-    rows, returns, successes = Rows(), [], []
+    rows, returns, successes, evaluation = Rows(), [], [], Evaluation()
     observations = env.reset()
     for env_steps in range(8, 1401, 8):
         if env_steps <= 24:
             actions = rng.uniform(-1, 1, (8, 1)).astype(np.float32)
         else:
             actions = detours(agent.act(torch.from_numpy(observations), num_greedy=2).numpy())
-        following, rewards, terminated, truncated, infos = env.step(actions)
-        buffer.add(window.add(observations, actions, rewards, following, terminated, truncated))
+        following, rewards, terminated, truncated, durations, _, running = env.step(actions)
+        outcome = rewards, following, terminated, truncated, durations
+        buffer.add(window.add(observations, actions, *outcome))
         ended = terminated | truncated
         for i in (0, 2, 4, 6):  # where all episodes begin as usual
             if ended[i]:
-                returns.append(infos["return"][i])
+                returns.append(running[i])
                 successes.append(terminated[i])
         observations = env.reset(ended)
         if env_steps > 24:
-            metrics = agent.update(buffer.sample(16, sampling))
+            metrics = agent.update(mirror(buffer.sample(16, sampling)))
 
         if env_steps % 80 == 0:
             rewards = {"Reward/episode": returns[-1], "Reward/mean_100": np.mean(returns[-100:])}
             metrics |= rewards | {"Episode/success_100": np.mean(successes[-100:])}
             rows.log(env_steps, {name: float(value) for name, value in metrics.items()})
         if env_steps % 200 == 0:
-            rows.log(env_steps, scalars(evaluate(agent.averaged_actor)))
+            rows.log(env_steps, evaluation.scalars(evaluation.summary(agent.averaged_actor)))
         if env_steps in (400, 800, 1200, 1400):  # each 400 and the end
-            rows.video(env_steps, film(agent.averaged_actor))
+            rows.video(env_steps, evaluation.frames(agent.averaged_actor), fps=10)
     assert len(returns) > 100 and 0 < sum(successes) < len(successes)
     return rows, buffer
 
@@ -131,7 +122,8 @@ def test_actions_replay_numbers_and_weights_are_those_of_a_plain_loop(tmp_path):
         eval_every=200,
         video_every=400,
     )
-    rows, trainer = Rows(), Trainer(training, 1400, envs[0], agents[0], evaluate, film, {}, tmp_path, SEEDS)
+    rows = Rows()
+    trainer = Trainer(training, 1400, envs[0], agents[0], Evaluation(), {}, tmp_path, SEEDS)
     assert trainer.train(rows, stop=lambda: False)
     np.testing.assert_array_equal(envs[0].played, envs[1].played)
     for stored, expected in zip(trainer.buffer.storage, expected_buffer.storage, strict=True):
@@ -145,12 +137,13 @@ def test_actions_replay_numbers_and_weights_are_those_of_a_plain_loop(tmp_path):
 
 
 @pytest.mark.parametrize("plays", [1000, 17])
-def test_what_evaluations_do_not_fall_on_comes_with_the_next(tmp_path, plays):
+def test_videos_come_with_evaluations_and_checkpoints_that_stay_when_they_are_due(tmp_path, plays):
     often = replace(TRAINING, keep_every=30, video_every=30)
     rows = run(tmp_path, plays, training=often)[1] + run(tmp_path, training=often)[1]
     assert [step for step, shown in rows if "Rollout" in shown] == [40, 60, 80]
     kept = contents(tmp_path / "checkpoints/last")["counters"]["kept"]
-    assert kept == ["step_00000040", "step_00000060"]
+    assert kept == ["step_00000030", "step_00000060"]
+    assert all((tmp_path / "checkpoints" / name).is_dir() for name in kept)
 
 
 def test_learning_waits_for_the_first_complete_transition(tmp_path):
@@ -158,6 +151,6 @@ def test_learning_waits_for_the_first_complete_transition(tmp_path):
     agent = AgentConfig(hidden_sizes=(4,), batch_size=4, n_step=5)
     learner = SAC(2, 1, agent, total_updates=40, seed=0)
     training = TrainingConfig(start_steps=0, utd=1.0, buffer_capacity=30, video_every=0)
-    trainer = Trainer(training, 20, Walk(1), learner, evaluate, lambda actor: None, {}, tmp_path, SEEDS)
+    trainer = Trainer(training, 20, Walk(1), learner, Evaluation(), {}, tmp_path, SEEDS)
     trainer.train(Rows(), stop=lambda: False)
     assert learner.updates == 20

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from common import checkpoint
+from envs.interfaces import Step
 from sac.agent import SAC, AgentConfig
 from sac.trainer import Trainer, TrainingConfig
 
@@ -25,7 +26,6 @@ class Walk:
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
-        self.env_steps = 0
         self.arrays = {name: np.zeros(self.num_envs) for name in ("position", "age", "return")}
 
     def reset(self, mask: np.ndarray | None = None) -> np.ndarray:
@@ -35,43 +35,52 @@ class Walk:
         self.arrays["position"][mask] = self.rng.normal(size=mask.sum())
         return self.observe()
 
-    def step(self, actions: np.ndarray) -> tuple:
+    def step(self, actions: np.ndarray) -> Step:
         self.arrays["position"] += actions[:, 0]
         self.arrays["age"] += 1
         self.arrays["return"] += self.arrays["position"]
-        self.env_steps += self.num_envs
         terminated = self.arrays["position"] > 1.0
-        infos = {
-            "env_steps": self.env_steps,
-            "return": self.arrays["return"].copy(),
-            "usual_start": np.ones(self.num_envs, bool),
-        }
-        truncated = ~terminated & (self.arrays["age"] >= 7)
-        return self.observe(), self.arrays["position"].copy(), terminated, truncated, infos
+        return Step(
+            observations=self.observe(),
+            rewards=self.arrays["position"].copy(),
+            terminated=terminated,
+            truncated=~terminated & (self.arrays["age"] >= 7),
+            durations=np.ones(self.num_envs, np.int64),
+            is_success=terminated,
+            returns=self.arrays["return"].copy(),
+        )
 
     def observe(self) -> np.ndarray:
         return np.stack([self.arrays["position"], self.arrays["age"]], axis=1).astype(np.float32)
 
     def state_dict(self) -> tuple[dict, dict[str, np.ndarray]]:
-        return {"rng": self.rng.bit_generator.state, "env_steps": self.env_steps}, self.arrays
+        return {"rng": self.rng.bit_generator.state}, self.arrays
 
     def load_state_dict(self, state: dict, arrays: dict[str, np.ndarray]) -> np.ndarray:
-        self.rng.bit_generator.state, self.env_steps = state["rng"], state["env_steps"]
+        self.rng.bit_generator.state = state["rng"]
         self.arrays = {name: array.copy() for name, array in arrays.items()}
         return self.observe()
 
 
-def evaluate(actor: torch.nn.Module) -> dict:
+class Evaluation:
     """Up and down from evaluation to evaluation, so that the best checkpoint is not always the last."""
-    level = float(actor.mode(torch.zeros(1, 2)).abs())
-    return {
-        "success_rate": level * 1e4 % 1.0,
-        "mean_steps_to_success": None,
-        "mean_max_coverage": level,
-        "avg_sum_reward": level,
-        "action_step_mean": level,
-        "action_step_p99": None,
-    }
+
+    fps = 10
+
+    def summary(self, actor: torch.nn.Module) -> dict:
+        return {"score": float(actor.mode(torch.zeros(1, 2)).abs()) * 1e4 % 1.0}
+
+    def frames(self, actor: torch.nn.Module) -> list:
+        return actor.mode(torch.eye(2)).tolist()
+
+    def scalars(self, numbers: dict) -> dict:
+        return {"Eval/score": numbers["score"]}
+
+    def line(self, numbers: dict) -> str:
+        return f"score {numbers['score']}"
+
+    def rank(self, numbers: dict) -> tuple[float, ...]:
+        return (numbers["score"],)
 
 
 class Rows(list):
@@ -80,7 +89,8 @@ class Rows(list):
     def log(self, step: int, scalars: dict[str, float]) -> None:
         self.append((step, {k: v for k, v in scalars.items() if not k.startswith("Throughput/")}))
 
-    def video(self, step: int, frames: list) -> None:
+    def video(self, step: int, frames: list, fps: int) -> None:
+        assert fps == Evaluation.fps
         self.append((step, {"Rollout": frames}))
 
 
@@ -92,7 +102,7 @@ def make_trainer(
 ) -> Trainer:
     learner = SAC(2, 1, agent, total_updates=8, seed=SEEDS["torch"])
     env = Walk(SEEDS["environment"])
-    return Trainer(training, total, env, learner, evaluate, lambda actor: None, {"a": 1}, folder, SEEDS)
+    return Trainer(training, total, env, learner, Evaluation(), {"a": 1}, folder, SEEDS)
 
 
 def run(folder: Path, plays: int = 1000, **changes) -> tuple[Trainer, Rows]:

@@ -85,6 +85,12 @@ class Config:
             )
 
 
+def read_config(argv: list[str] | None) -> Config:
+    """The command line and its YAML; their `task` decides which settings `env` has."""
+    task = read_first("task", argv, DEFAULT_CONFIG, DEFAULT)
+    return parse(with_task(Config, task), argv, DEFAULT_CONFIG, description=__doc__)
+
+
 def build_trainer(config: Config, folder: Path) -> Trainer:
     """Environment, agent and loop as the configuration describes them."""
     device = choose_device(config.device)
@@ -139,8 +145,7 @@ def _plain(value: Any) -> str:
 @report_user_errors()
 def main(argv: list[str] | None = None) -> bool:
     """Train; returns whether the training is finished."""
-    task = read_first("task", argv, DEFAULT_CONFIG, DEFAULT)
-    config = parse(with_task(Config, task), argv, DEFAULT_CONFIG, description=__doc__)
+    config = read_config(argv)
     use_threads(config.threads)
     torch.set_flush_denormal(True)  # Adam's moments decay into denormals, which CPUs handle slowly
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 import train_sac
-from common.config import parse
 from common.logger import Logger
 from policies import load_policy
 
@@ -15,11 +14,10 @@ PATHS = [*sorted(CONFIGS.glob("sac_*.yaml")), CONFIGS / "demo.yaml"]
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_the_first_step_of_a_shipped_configuration(path, tmp_path):
-    config = parse(train_sac.Config, ["--config", str(path), "--device", "cpu"])
+    config = train_sac.read_config(["--config", str(path), "--device", "cpu"])
     trainer = train_sac.build_trainer(config, tmp_path)
     with Logger(tmp_path) as logger:
         assert not trainer.train(logger, stop=iter([False, True]).__next__)
     assert trainer.env_steps == config.env.num_envs
     policy = load_policy(tmp_path)
-    assert policy.feature_names == config.env.features
-    assert policy.decoder == config.env.decoder()
+    assert policy.task == config.env

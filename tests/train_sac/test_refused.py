@@ -34,7 +34,14 @@ BAD_FLAGS = {
     "gamma beyond 1": ("--agent.gamma 1.1", "agent.gamma must be between 0 and 1, got 1.1"),
     "more in the subset": ("--agent.target-subset 3", "target_subset must be at most", "2, got 3"),
     "no updates": ("--training.utd 0", "training.utd must be positive, got 0.0"),
-    "no evaluation": ("--training.eval-every 0", "training.eval_every must be positive, got 0"),
+    "no evaluation": ("--training.eval-every -1", "training.eval_every must not be negative, got -1"),
+    "unknown task": ("--task pushed", "task must be one of", "got 'pushed'; did you mean pusht?"),
+    "another task's setting": ("--env.reward_scales 1", "unknown flag", "did you mean --env.reward-scale?"),
+    "a setting of another task": (
+        "--task pendulum --env.curriculum 0.1",
+        "env.features",
+        "it is a setting of task pusht, and this is pendulum",
+    ),
     "before the beginning": ("--training.start-steps -1", "training.start_steps must not be negative"),
     "greedy beyond 1": (
         "--training.greedy-share 2",

@@ -10,9 +10,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
 
 from common.checkpoint import load_json
+from envs.pusht.task import PushT
 from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import rollout
-from envs.summary import summarize
 from policies import load_policy
 from tests.runs import curves
 
@@ -50,12 +50,12 @@ def test_numbers_have_the_names_that_others_read(uninterrupted):
 def test_its_evaluation_and_its_rollout_are_those_of_the_saved_policy(train, tmp_path, monkeypatch):
     """Opened and played as everyone does, from the seed and for the episodes that the configuration names."""
     short_env = partial(PushTVectorEnv, max_episode_steps=15)  # a film of 300 steps takes seconds
-    monkeypatch.setattr("envs.evaluation.PushTVectorEnv", short_env)
+    monkeypatch.setattr("envs.pusht.task.PushTVectorEnv", short_env)
     once = "--total-env-steps 200 --training.eval-every 200 --training.video-every 200"
     train(*once.split(), *"--training.eval-episodes 3 --training.eval-seed 77".split())
 
     policy = load_policy(tmp_path / "run/checkpoints/last")
-    numbers = summarize(list(rollout(short_env(3), policy, range(77, 80))))
+    numbers = PushT().summarize(list(rollout(short_env(3), policy, range(77, 80))))
     trained = load_json(tmp_path / "run/checkpoints/last/config.json")["trained"]
     assert trained["evaluation"] == numbers | {"env_steps": 200}
 

@@ -40,7 +40,7 @@ def test_signals_stop_it_and_the_same_command_goes_on(uninterrupted, train, tmp_
         assert f"stopped at {2 * stop:,} env steps, saved" in capsys.readouterr().out
     train()
     output = capsys.readouterr().out
-    assert "going on from" in output and "at 804 env steps" in output and "finished" in output
+    assert "resuming from" in output and "at 804 env steps" in output and "finished" in output
     assert_same_run(tmp_path / "run", uninterrupted)
 
 

@@ -48,9 +48,9 @@ def load_policy(
     Raises:
         UserError: there is no such policy, its folder is not whole, or it cannot be played like that.
     """
-    folder, config = (None, {}) if str(path) in WITHOUT_FOLDER else _read_config(path)
     task = task or task_of(path)
-    kind = config.get("algorithm", config.get("type")) if folder else str(path)
+    folder, config = (Path(path), {}) if str(path) in WITHOUT_FOLDER else _read_config(path)
+    kind = str(path) if str(path) in WITHOUT_FOLDER else config.get("algorithm", config.get("type"))
     if kind == "act":
         if not deterministic:
             raise UserError(f"{path}: ACT has no distribution to sample actions from")
@@ -59,17 +59,21 @@ def load_policy(
         return load_player(folder, task, device, n_action_steps, temporal_ensemble_coeff)
     if n_action_steps is not None or temporal_ensemble_coeff is not None:
         raise UserError(f"{path}: only an ACT has chunks of actions to play more or less of")
-    if kind == "random":
-        return RandomPolicy(task.vector_env(1).single_action_space, seed)
-    if kind == "scripted":
-        if not deterministic:
-            raise UserError("scripted: this policy has no distribution to sample actions from")
-        if not hasattr(task, "scripted_policy"):
-            raise UserError(f"scripted: {task.name} has no scripted policy")
-        return task.scripted_policy()
+    if kind in WITHOUT_FOLDER:
+        return _without_folder(str(path), task, deterministic, seed)
     if kind == "sac":
         return load_sac(folder, config, device, deterministic, seed)
     raise UserError(f"{folder / 'config.json'}: algorithm must be sac, or type act, got {kind!r}")
+
+
+def _without_folder(name: str, task: Task, deterministic: bool, seed: int) -> Policy:
+    if name == "random":
+        return RandomPolicy(task.vector_env(1).single_action_space, seed)
+    if not deterministic:
+        raise UserError("scripted: this policy has no distribution to sample actions from")
+    if (scripted := task.scripted_policy()) is None:
+        raise UserError(f"scripted: {task.name} has no scripted policy")
+    return scripted
 
 
 def task_of(path: str | Path, asked: str | None = None) -> Task:

@@ -1,6 +1,6 @@
 """Any Gymnasium environment with a box of observations and a box of actions, as a `VectorEnv`.
 
-Gymnasium's own vector environments step those whose episode has ended, too; here they stand still.
+Gymnasium's own vector environments also step environments whose episode has ended. Here those are left alone.
 """
 
 import os
@@ -15,28 +15,34 @@ from gymnasium import spaces
 from envs.interfaces import Infos, RawObservation
 
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # pygame, which draws many of them, looks for sound
-UNBOUNDED = 1e6  # from here on a bound is none
+UNBOUNDED = 1e6  # a space's bound from here on counts as none
 
 
 class GymVectorEnv:
     """`num_envs` environments of one kind, stepped one by one.
 
     Args:
-        id: as `gymnasium.make` takes it; also the arguments in `kwargs`.
+        env_id: as `gymnasium.make` takes it.
+        num_envs: how many.
+        termination_is_success: of an episode; else success is what the environment's `info` says of it.
 
-    Observations: `state` (n, ...), what the environment returns. Infos: `is_success` where it reports one.
+    Observations: `state` (n, ...) float32, what the environment returns.
     """
 
-    def __init__(self, id: str, num_envs: int, **kwargs: Any) -> None:
+    def __init__(self, env_id: str, num_envs: int, termination_is_success: bool = False) -> None:
         self.num_envs = num_envs
-        self.envs = [gymnasium.make(id, render_mode="rgb_array", **kwargs) for _ in range(num_envs)]
-        self.single_observation_space = spaces.Dict({"state": self.envs[0].observation_space})
-        self.single_action_space = self.envs[0].action_space
+        self.termination_is_success = termination_is_success
+        self.envs = [gymnasium.make(env_id, render_mode="rgb_array") for _ in range(num_envs)]
+        observations, actions = self.envs[0].observation_space, self.envs[0].action_space
+        if not isinstance(observations, spaces.Box) or not isinstance(actions, spaces.Box):
+            raise TypeError(f"{env_id}: its observations and actions must be boxes")
+        self.single_observation_space = spaces.Dict({"state": observations})
+        self.single_action_space: spaces.Box = actions
         self.active = np.zeros(num_envs, bool)
-        self._states = np.zeros((num_envs, *self.envs[0].observation_space.shape), np.float32)
+        self._states = np.zeros((num_envs, *observations.shape), np.float32)
 
     def reset(
-        self, *, seed: Sequence[int], options: dict[str, Any] | None = None
+        self, *, seed: Sequence[int] | np.ndarray, options: dict[str, Any] | None = None
     ) -> tuple[RawObservation, Infos]:
         mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
         for i in np.flatnonzero(mask):
@@ -45,38 +51,44 @@ class GymVectorEnv:
         return {"state": self._states.copy()}, {}
 
     def step(self, actions: np.ndarray) -> tuple[RawObservation, np.ndarray, np.ndarray, np.ndarray, Infos]:
-        rewards, terminated, truncated = np.zeros(self.num_envs), *np.zeros((2, self.num_envs), bool)
-        infos: Infos = {}
+        rewards = np.zeros(self.num_envs)
+        terminated, truncated, success = np.zeros((3, self.num_envs), bool)
+        reported = self.termination_is_success
         for i in np.flatnonzero(self.active):
             self._states[i], rewards[i], terminated[i], truncated[i], info = self.envs[i].step(actions[i])
-            if "is_success" in info:
-                infos.setdefault("is_success", np.zeros(self.num_envs, bool))[i] = info["is_success"]
+            success[i] = terminated[i] if self.termination_is_success else info.get("is_success", False)
+            reported |= "is_success" in info
         self.active &= ~(terminated | truncated)
+        infos = {"is_success": success} if reported else {}
         return {"state": self._states.copy()}, rewards, terminated, truncated, infos
 
     def frames(self, size: int, slots: np.ndarray) -> np.ndarray:
-        pictures = [self.envs[i].render() for i in slots]
+        """Pictures (len(slots), size, size, 3) uint8 RGB, the environment's own, resized."""
+        pictures = [np.asarray(self.envs[i].render()) for i in slots]
         return np.stack(
             [cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA) for picture in pictures]
         )
 
 
 class BoxCodec:
-    """An `envs.interfaces.Codec` of `GymVectorEnv`: `state` scaled to [-1, 1], actions to the action space.
+    """A `Codec` of `GymVectorEnv`: `state` and actions scaled from their spaces to [-1, 1].
 
     Numbers without bounds stay as they are.
     """
 
     def __init__(self, env: GymVectorEnv) -> None:
-        box, actions = env.single_observation_space["state"], env.single_action_space
-        bounded = (box.low > -UNBOUNDED) & (box.high < UNBOUNDED)
-        self.middle = np.where(bounded, (box.low + box.high) / 2, 0.0).astype(np.float32)
-        self.half = np.where(bounded, (box.high - box.low) / 2, 1.0).astype(np.float32)
-        self.action_middle, self.action_half = (
-            (actions.high + actions.low) / 2,
-            (actions.high - actions.low) / 2,
+        observations, actions = env.envs[0].observation_space, env.single_action_space
+        assert isinstance(observations, spaces.Box)
+        bounded = (observations.low > -UNBOUNDED) & (observations.high < UNBOUNDED)
+        middle, half = (
+            (observations.low + observations.high) / 2,
+            (observations.high - observations.low) / 2,
         )
-        self.observation_size, self.action_size = box.shape[0], actions.shape[0]
+        self.middle = np.where(bounded, middle, 0.0).astype(np.float32)
+        self.half = np.where(bounded, half, 1.0).astype(np.float32)
+        self.action_middle = (actions.high + actions.low) / 2
+        self.action_half = (actions.high - actions.low) / 2
+        self.observation_size, self.action_size = int(self.middle.size), int(actions.low.size)
         self.env_steps = np.inf
 
     def reset(self, slots: np.ndarray, raw: RawObservation) -> None:

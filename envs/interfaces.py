@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
-from gymnasium import spaces
 
 if TYPE_CHECKING:
     from envs.rollout import Episode
@@ -30,12 +29,12 @@ class VectorEnv(Protocol):
     """
 
     num_envs: int
-    single_observation_space: spaces.Dict
-    single_action_space: spaces.Box  # (A,), the task's units
+    single_observation_space: Any  # `gymnasium.spaces.Dict` of RawObservation, one row
+    single_action_space: Any  # `gymnasium.spaces.Box` (A,), the task's units
     active: np.ndarray  # (n,) bool: the episode has begun and not ended; the caller may set it to False
 
     def reset(
-        self, *, seed: Sequence[int], options: dict[str, Any] | None = None
+        self, *, seed: Sequence[int] | np.ndarray, options: dict[str, Any] | None = None
     ) -> tuple[RawObservation, Infos]:
         """Begin episodes where `options["reset_mask"]` (n,) bool says so; everywhere without one."""
         ...
@@ -172,16 +171,17 @@ class Task(Protocol):
     name: ClassVar[str]  # in sentences: "PushT"
     sentence: ClassVar[str]  # the instruction in datasets
     fps: ClassVar[int]  # environment steps per second
-    max_episode_steps: ClassVar[int]
     progress_name: ClassVar[str]  # of `Episode.progress`; empty: there is none
     progress_goal: ClassVar[float]  # that counts as success
-    metrics: ClassVar[tuple[Metric, ...]]
+    metrics: ClassVar[tuple[Metric, ...]]  # of an evaluation, in the order of tables
     highlights: ClassVar[tuple[str, ...]]  # settings that a training's start-up table shows
     packages: ClassVar[tuple[str, ...]]  # whose versions an evaluation notes
     lerobot_names: ClassVar[dict[str, str]]  # LeRobot feature -> raw observation, for imitation
 
-    num_envs: int  # environments stepped together in training
-    action_repeat: int  # environment steps per decision
+    @property
+    def num_envs(self) -> int: ...  # environments stepped together in training
+    @property
+    def action_repeat(self) -> int: ...  # environment steps per decision
 
     def vector_env(self, num_envs: int, image_size: int = 0, stock: bool = False) -> VectorEnv:
         """The environment that is evaluated; `stock` as its authors published it."""
@@ -190,6 +190,10 @@ class Task(Protocol):
     def training_env(self, seed: int, gamma: float) -> TrainingEnv: ...
 
     def codec(self, num_envs: int) -> Codec: ...
+
+    def scripted_policy(self) -> Policy | None:
+        """A policy written by hand, if there is one."""
+        ...
 
     def summarize(self, episodes: Sequence["Episode"]) -> dict[str, Any]:
         """`envs.summary.summarize`, and what only this task has."""

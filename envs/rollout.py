@@ -62,6 +62,7 @@ def rollout(env: VectorEnv, policy: Policy, seeds: Sequence[int], frame_size: in
     waiting = list(reversed(seeds))
     slots = [_Recording(seed=-1) for _ in range(env.num_envs)]
     env.active[:] = False
+    observations: RawObservation = {}
     while waiting or env.active.any():
         starting = np.flatnonzero(~env.active)[: len(waiting)]
         if len(starting):

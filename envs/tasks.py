@@ -6,6 +6,7 @@ from dataclasses import field, fields, make_dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
 from envs.interfaces import Task
@@ -41,6 +42,19 @@ def task_class(name: str) -> type[Task]:
         raise UserError(
             f"task {name} needs a package that cannot be imported ({error}): install it"
         ) from None
+
+
+def current_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A policy's `config.json` in today's form; from before there were several tasks it has no `task`.
+
+    Raises:
+        KeyError: a setting is missing.
+    """
+    if "task" in config:
+        return config
+    from envs.pusht.task import PushT  # the only task at that time
+
+    return PushT.upgrade(config)
 
 
 def with_task[Config](config_class: type[Config], name: str) -> type[Config]:

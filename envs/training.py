@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.interfaces import RawObservation, Step, Symmetry, Task, VectorEnv
+from envs.interfaces import Infos, RawObservation, Step, Symmetry, Task, VectorEnv
 
 Reward = Callable[[RawObservation, RawObservation, np.ndarray, np.ndarray], np.ndarray]
 Start = Callable[[np.random.Generator], np.ndarray]
@@ -92,6 +92,7 @@ class TrainingEnv:
         played = self.codec.decode(actions, self._raw, self.env.active)
         rewards, durations = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
         terminated, truncated, is_success = np.zeros((3, self.num_envs), bool)
+        infos: Infos = {}
         for _ in range(self.action_repeat):
             active = self.env.active.copy()
             for i in np.flatnonzero(active):
@@ -140,8 +141,8 @@ class TrainingEnv:
         self.rng.bit_generator.state, self.env_steps = state["rng"], state["env_steps"]
         self.seeds, self.returns = arrays["seeds"].copy(), arrays["returns"].copy()
         self.start_states = arrays["start_states"].copy()
-        # Before there were several tasks, actions were called targets.
-        lengths, actions = arrays["lengths"], arrays.get("actions", arrays.get("targets"))
+        lengths = arrays["lengths"]
+        actions = arrays["targets" if "targets" in arrays else "actions"]  # the former name
         self._actions = [list(played) for played in np.split(actions, np.cumsum(lengths)[:-1])]
         everywhere = np.ones(self.num_envs, bool)
         self._raw, _ = self.env.reset(seed=self.seeds, options=self._options(everywhere))

@@ -12,7 +12,7 @@ from common.checkpoint import load_tensors
 from common.config import from_dict
 from common.errors import UserError
 from envs.interfaces import RawObservation, Task
-from envs.tasks import DEFAULT, task_class
+from envs.tasks import current_config, task_class
 from sac.actor import Actor
 
 
@@ -105,7 +105,7 @@ def read_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
     """
     names = [field.name for field in fields(SACConfig)]
     try:
-        config = config if "task" in config else task_class(DEFAULT).upgrade(config)
+        config = current_config(config)
         missing = [name for name in [*names, "env"] if name not in config]
     except KeyError as error:
         missing = [str(error.args[0])]

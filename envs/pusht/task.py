@@ -16,7 +16,7 @@ from envs.pusht.plots import plot_coverage, plot_starts
 from envs.pusht.rewards import REWARDS, Transition
 from envs.pusht.scripted import ScriptedPolicy
 from envs.pusht.symmetry import mirror
-from envs.pusht.vector import MAX_EPISODE_STEPS, PushTVectorEnv, StockPushTVectorEnv
+from envs.pusht.vector import PushTVectorEnv, StockPushTVectorEnv
 from envs.rollout import Episode
 from envs.summary import RETURN, STEPS_TO_SUCCESS, SUCCESS_RATE, summarize
 from envs.training import TrainingEnv
@@ -26,20 +26,23 @@ from envs.training import TrainingEnv
 class PushT:
     """PushT as the agent meets it in training."""
 
-    name: ClassVar = "PushT"
-    sentence: ClassVar = "Push the T-shaped blue block onto the T-shaped green target surface."
-    fps: ClassVar = FPS
-    max_episode_steps: ClassVar = MAX_EPISODE_STEPS
-    progress_name: ClassVar = "coverage"
-    progress_goal: ClassVar = SUCCESS_COVERAGE
-    highlights: ClassVar = ("features", "action_mode", "reward")  # settings in the table at the start
-    packages: ClassVar = ("gym-pusht", "gymnasium", "pymunk")
-    lerobot_names: ClassVar = {
+    name: ClassVar[str] = "PushT"
+    sentence: ClassVar[str] = "Push the T-shaped blue block onto the T-shaped green target surface."
+    fps: ClassVar[int] = FPS
+    progress_name: ClassVar[str] = "coverage"
+    progress_goal: ClassVar[float] = SUCCESS_COVERAGE
+    highlights: ClassVar[tuple[str, ...]] = (
+        "features",
+        "action_mode",
+        "reward",
+    )  # settings in the table at the start
+    packages: ClassVar[tuple[str, ...]] = ("gym-pusht", "gymnasium", "pymunk")
+    lerobot_names: ClassVar[dict[str, str]] = {
         "observation.state": "agent_pos",
         "observation.environment_state": "keypoints",
         "observation.image": "pixels",
     }
-    metrics: ClassVar = (
+    metrics: ClassVar[tuple[Metric, ...]] = (
         SUCCESS_RATE,
         STEPS_TO_SUCCESS,
         Metric("mean_max_coverage", "max coverage", ".3f"),

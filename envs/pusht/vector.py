@@ -20,7 +20,7 @@ from envs.interfaces import Infos, RawObservation
 from envs.pusht import physics
 from envs.pusht.simulator import PushTEnv, goal_rectangles, tee_rectangles
 
-MAX_EPISODE_STEPS = gymnasium.spec("pusht_fast/PushT-v0").max_episode_steps  # 30 s at 10 Hz
+MAX_EPISODE_STEPS = 300  # 30 s at 10 Hz, as gym-pusht registers it
 
 
 class PushTVectorEnv(gymnasium.vector.VectorEnv):
@@ -75,7 +75,7 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
         self.goal_keypoints = np.concatenate(goal_rectangles(self.envs[0]))  # (8, 2) pixels
 
     def reset(
-        self, *, seed: Sequence[int], options: dict[str, Any] | None = None
+        self, *, seed: Sequence[int] | np.ndarray, options: dict[str, Any] | None = None
     ) -> tuple[RawObservation, Infos]:
         """Begin new episodes, each with the seed given for it.
 

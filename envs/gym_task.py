@@ -1,0 +1,69 @@
+"""A Gymnasium environment as a task. A subclass names the environment and says what is different.
+
+@dataclass(frozen=True)
+class Pendulum(GymTask):
+    env_id: ClassVar[str] = "Pendulum-v1"
+
+TASK = Pendulum
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from envs.gym_vector import BoxCodec, GymVectorEnv
+from envs.interfaces import Metric
+from envs.plots import plot_returns
+from envs.rollout import Episode
+from envs.summary import RETURN, summarize
+from envs.training import TrainingEnv
+
+
+@dataclass(frozen=True)
+class GymTask:
+    """An environment with a box of observations and a box of actions, as the agent meets it in training."""
+
+    name: ClassVar[str]  # as `gymnasium.make` takes it
+    sentence: ClassVar[str] = ""
+    fps: ClassVar[int] = 30
+    termination_is_success: ClassVar[bool] = False  # else `info["is_success"]`, where the environment has it
+    metrics: ClassVar[tuple[Metric, ...]] = (RETURN,)
+    progress_name: ClassVar[str] = ""
+    progress_goal: ClassVar[float] = 1.0
+    highlights: ClassVar[tuple[str, ...]] = ()
+    packages: ClassVar[tuple[str, ...]] = ("gymnasium",)
+    lerobot_names: ClassVar[dict[str, str]] = {"observation.state": "state"}
+
+    num_envs: int = 1  # environments stepped together
+    action_repeat: int = 1  # environment steps per decision
+    reward_scale: float = 1.0  # multiplies the reward
+
+    def validate(self) -> None:
+        for name in ("num_envs", "action_repeat", "reward_scale"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+    def vector_env(self, num_envs: int, image_size: int = 0, stock: bool = False) -> GymVectorEnv:
+        return GymVectorEnv(self.name, num_envs, self.termination_is_success)
+
+    def codec(self, num_envs: int) -> BoxCodec:
+        return BoxCodec(self.vector_env(1))
+
+    def training_env(self, seed: int, gamma: float) -> TrainingEnv:
+        env = self.vector_env(self.num_envs)
+        return TrainingEnv(self, env, seed, gamma, reward_scale=self.reward_scale)
+
+    def scripted_policy(self) -> None:
+        return None
+
+    def summarize(self, episodes: Sequence[Episode]) -> dict[str, Any]:
+        return summarize(episodes)
+
+    def rank(self, summary: dict[str, Any]) -> tuple[float, ...]:
+        """Higher success, where there is one; then a higher return."""
+        return summary.get("success_rate", 0.0), summary["avg_sum_reward"]
+
+    def plot(self, folder: Path, stem: str, episodes: Sequence[Episode], title: str) -> list[Path]:
+        plot_returns(folder / f"{stem}_returns.png", episodes, title)
+        return [folder / f"{stem}_returns.png"]

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint demo lock clean
+.PHONY: help setup test lint type demo lock clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1	\2/p' Makefile | expand -t 14
@@ -25,6 +25,9 @@ test: setup  ## run the tests
 lint: setup  ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+type: setup  ## check types
+	$(BIN)/pyright
 
 demo: setup  ## see it work
 	$(BIN)/python demo.py

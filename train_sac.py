@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> bool:
     use_threads(config.threads)
     torch.set_flush_denormal(True)  # Adam's moments decay into denormals, which CPUs handle slowly
 
-    name = f"{config_path(argv, DEFAULT_CONFIG).stem}_seed{config.seed}"
+    name = f"{(config_path(argv, DEFAULT_CONFIG) or DEFAULT_CONFIG).stem}_seed{config.seed}"
     with open_run("train_sac.py", config, argv, name, MAY_CHANGE_ON_RESUME) as run:
         trainer = build_trainer(config, run.folder)
         if run.last:

@@ -47,6 +47,7 @@ class Evaluation:
         """One episode in pictures, (T, 256, 256, 3) uint8."""
         env = self.task.vector_env(1, self.image_size)
         (episode,) = rollout(env, self.policy_of(trained), self.seeds[:1], FRAME_SIZE)
+        assert episode.frames is not None
         return episode.frames
 
     def scalars(self, numbers: dict[str, Any]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 `TASK = <its class>` (`envs.interfaces.Task`). It is imported when it is asked for.
 """
 
-from dataclasses import field, fields, make_dataclass
+from dataclasses import field, make_dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -65,7 +65,7 @@ def with_task[Config](config_class: type[Config], name: str) -> type[Config]:
         """Which other task has a setting, in words."""
         part, _, setting = key.partition(".")
         others = [other for other in names() if other != name and part == "env"]
-        owners = [other for other in others if setting in {field.name for field in fields(task_class(other))}]
+        owners = [other for other in others if hasattr(task_class(other), setting)]
         return f"it is a setting of task {owners[0]}, and this is {name}" if owners else ""
 
     return make_dataclass(

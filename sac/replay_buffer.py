@@ -75,14 +75,13 @@ class NStepWindow:
         self.open &= ~complete
         age, env = np.nonzero(complete[::-1])
         age = len(complete) - 1 - age
-        completed = Batch(
-            observations=self.observations[age, env],
-            actions=self.actions[age, env],
-            rewards=self.rewards[age, env],
-            next_observations=next_observations[env],
-            discounts=self._discount(self.durations[age, env]) * ~terminated[env],
+        return Batch(
+            observations=torch.from_numpy(self.observations[age, env]),
+            actions=torch.from_numpy(self.actions[age, env]),
+            rewards=torch.from_numpy(self.rewards[age, env]),
+            next_observations=torch.from_numpy(next_observations[env]),
+            discounts=torch.from_numpy(self._discount(self.durations[age, env]) * ~terminated[env]),
         )
-        return Batch(*(torch.from_numpy(rows) for rows in completed))
 
     def _discount(self, durations: np.ndarray) -> np.ndarray:
         return self.gamma ** durations.astype(np.float32)
@@ -124,7 +123,7 @@ class ReplayBuffer:
         self.position = 0  # where the next transition goes
         self.size = 0
         self.device = torch.device(device)
-        sizes = Batch((observation_size,), (action_size,), (), (observation_size,), ())
+        sizes = (observation_size,), (action_size,), (), (observation_size,), ()  # in the order of Batch
         try:
             self.storage = Batch(*(torch.zeros(capacity, *size, device=device) for size in sizes))
         except RuntimeError as error:  # out of memory has no class of its own on the CPU

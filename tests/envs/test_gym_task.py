@@ -1,0 +1,141 @@
+"""Gymnasium environments as tasks: beside a plain loop, and learnt."""
+
+import gymnasium
+import numpy as np
+import pytest
+
+import evaluate
+import train_sac
+from common.checkpoint import load_json, load_tensors
+from envs.gym_vector import BoxCodec, GymVectorEnv
+from envs.pendulum import Pendulum
+from envs.rollout import rollout
+from policies import RandomPolicy, load_policy
+
+SEEDS = [3, 1, 4, 1_000]
+
+
+class Pusher:
+    """Torque by the time since the episode began, another in each slot's episode."""
+
+    n_action_steps, image_size = 1, 0
+
+    def __init__(self, slots: int) -> None:
+        self.time = np.full(slots, -1000)
+
+    def seed_slots(self, seeds) -> None:
+        pass
+
+    def reset(self, slots: np.ndarray) -> None:
+        self.time[slots] = 0
+
+    def act(self, observations: dict[str, np.ndarray]) -> np.ndarray:
+        self.time += 1
+        return 2 * np.sin(0.1 * self.time[:, None])
+
+
+def test_episodes_equal_a_plain_loop():
+    """Of two slots, whose episodes end together, and of three."""
+    for slots in (2, 3):
+        episodes = {e.seed: e for e in rollout(GymVectorEnv("Pendulum-v1", slots), Pusher(slots), SEEDS)}
+        env = gymnasium.make("Pendulum-v1")
+        for seed in SEEDS:
+            observation, _ = env.reset(seed=seed)
+            observations, rewards, ended, step = [observation], [], False, 0
+            while not ended:
+                step += 1
+                observation, reward, terminated, truncated, _ = env.step(2 * np.sin(0.1 * np.array([step])))
+                ended = terminated or truncated
+                observations.append(observation)
+                rewards.append(reward)
+            np.testing.assert_array_equal(episodes[seed].observations["state"], observations)
+            np.testing.assert_allclose(episodes[seed].rewards, rewards, rtol=0, atol=1e-12)
+            assert episodes[seed].success is None and len(episodes[seed]) == 200
+
+
+def test_success_is_what_the_environment_says_or_the_termination():
+    env = GymVectorEnv("MountainCarContinuous-v0", 1, termination_is_success=True)
+    observations, _ = env.reset(seed=[0])
+    successes = []
+    while env.active[0]:
+        push = np.where(observations["state"][:, 1:] >= 0, 1.0, -1.0)  # along the velocity: up the hill
+        observations, _, terminated, truncated, infos = env.step(push)
+        successes.append(bool(infos["is_success"][0]))
+    assert terminated[0] and not truncated[0]
+    assert successes == [False] * (len(successes) - 1) + [True]
+
+
+def test_the_codec_spans_both_boxes():
+    env = GymVectorEnv("Pendulum-v1", 2)
+    codec = BoxCodec(env)
+    raw = {"state": np.array([[1.0, -1.0, 8.0], [0.5, 0.0, -4.0]], np.float32)}
+    np.testing.assert_allclose(codec.encode(raw), [[1, -1, 1], [0.5, 0, -0.5]])
+    actions = codec.decode(np.array([[-1.0], [0.25]]), raw, np.ones(2, bool))
+    np.testing.assert_allclose(actions, [[-2.0], [0.5]])
+
+
+def test_discrete_actions_are_refused():
+    with pytest.raises(TypeError, match="CartPole-v1: its observations and actions must be boxes"):
+        GymVectorEnv("CartPole-v1", 1)
+
+
+def test_a_restart_in_the_middle_of_episodes_changes_nothing():
+    task = Pendulum(num_envs=3, action_repeat=3)
+    env, restarted = task.training_env(0, 0.9), task.training_env(9, 0.9)
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        env.reset(), restarted.reset()
+    for _ in range(90):
+        step = env.step(rng.uniform(-1, 1, (3, 1)))
+        if (ended := step.terminated | step.truncated).any():
+            env.reset(ended)
+    restarted.load_state_dict(*env.state_dict())
+    for _ in range(80):
+        actions = rng.uniform(-1, 1, (3, 1))
+        ours, theirs = env.step(actions), restarted.step(actions)
+        for name, values, expected in zip(ours._fields, theirs, ours, strict=True):
+            np.testing.assert_array_equal(values, expected, err_msg=name)
+        if (ended := ours.terminated | ours.truncated).any():
+            np.testing.assert_array_equal(restarted.reset(ended), env.reset(ended))
+
+
+def test_rewards_within_a_decision_are_discounted_step_by_step():
+    """Beside single environments; the last decision of an episode is shorter."""
+    env = Pendulum(num_envs=1, action_repeat=7, reward_scale=0.5).training_env(0, gamma=0.9)
+    env.reset()
+    single = gymnasium.make("Pendulum-v1")
+    single.reset(seed=int(env.seeds[0]))
+    for decision in range(29):  # 28 decisions of 7 steps, and one of 4
+        step = env.step(np.array([[0.3]]))
+        rewards = [single.step(np.array([0.6]))[1] for _ in range(7 if decision < 28 else 4)]
+        expected = sum(0.5 * 0.9**t * reward for t, reward in enumerate(rewards))
+        assert step.rewards[0] == pytest.approx(expected, rel=1e-6)
+        assert step.durations[0] == len(rewards)
+    assert step.truncated[0] and not step.terminated[0] and step.is_success is None
+
+
+@pytest.mark.slow
+def test_its_configuration_solves_pendulum(tmp_path, capsys, monkeypatch):
+    """In a third of its steps; resumed in the middle; and nothing that it prints is of another task."""
+    monkeypatch.chdir(tmp_path)
+    flags = ["--config", "configs/sac_pendulum.yaml", "--threads", "1", "--training.eval-every", "2000"]
+    assert train_sac.main([*flags, "--total-env-steps", "4000"])
+    assert train_sac.main([*flags, "--total-env-steps", "6000"])
+    evaluate.main("--episodes 20 --record --videos 1".split())
+    printed = capsys.readouterr().out
+    assert "resuming from" in printed and "20 of Pendulum-v1" in printed
+    assert not [word for word in ("PushT", "success", "coverage", "px", "T ") if word in printed]
+    run = tmp_path / "logs/sac_pendulum_seed1"
+    numbers = load_json(run / "evaluation_best.json")
+    assert numbers["avg_sum_reward"] >= -200 and "success_rate" not in numbers
+    assert [path.name for path in (run / "videos").glob("*.mp4")] == ["best_100000_episode.mp4"]
+    assert (run / "plots/best_returns.png").exists()
+    policy = load_policy(run)
+    assert policy.task == Pendulum()
+    assert load_tensors(run / "checkpoints/last/training_state/tensors.safetensors")
+
+    again = list(rollout(GymVectorEnv("Pendulum-v1", 4), policy, range(100_000, 100_020)))
+    assert np.mean([episode.rewards.sum() for episode in again]) == pytest.approx(numbers["avg_sum_reward"])
+    space = GymVectorEnv("Pendulum-v1", 1).single_action_space
+    lazy = list(rollout(GymVectorEnv("Pendulum-v1", 4), RandomPolicy(space), range(100_000, 100_020)))
+    assert np.mean([episode.rewards.sum() for episode in lazy]) < -600

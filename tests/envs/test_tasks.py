@@ -1,0 +1,80 @@
+"""Tasks by name, and what is said of those that are not there."""
+
+import sys
+
+import pytest
+
+import evaluate
+import train_sac
+from common.config import from_dict
+from common.errors import UserError
+from envs import tasks
+from envs.pendulum import Pendulum
+from envs.pusht.task import PushT
+from envs.tasks import names, task_class, with_task
+from tests.runs import sentence
+
+
+def test_tasks_are_found_by_their_files():
+    assert names() == {"pendulum": "envs.pendulum", "pusht": "envs.pusht.task"}
+    assert task_class("pusht") is PushT and task_class("pendulum") is Pendulum
+
+
+def test_an_unknown_task_leads_to_the_nearest():
+    with pytest.raises(
+        UserError, match="task must be one of pendulum, pusht, got 'pusth'; did you mean pusht?"
+    ):
+        task_class("pusth")
+
+
+def test_a_task_whose_package_is_not_installed_names_it(monkeypatch):
+    monkeypatch.delitem(sys.modules, "envs.pendulum")
+    monkeypatch.setitem(sys.modules, "gymnasium.spaces", None)
+    monkeypatch.delitem(sys.modules, "envs.gym_task")
+    monkeypatch.delitem(sys.modules, "envs.gym_vector")
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(UserError, match="task pendulum needs a package that is not installed .*cv2"):
+        task_class("pendulum")
+
+
+def test_a_task_is_imported_when_it_is_asked_for():
+    """So that a task with packages of its own costs the others nothing."""
+    import subprocess
+
+    code = "import sys, train_sac; assert not {'envs.pendulum', 'envs.pusht.task'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], cwd=tasks.Path(train_sac.__file__).parent, check=True)
+
+
+def test_a_configuration_has_the_settings_of_its_task():
+    config = from_dict(with_task(train_sac.Config, "pendulum"), {"env": {"reward_scale": 0.5}})
+    assert config.env == Pendulum(reward_scale=0.5) and config.task == "pendulum"
+    with pytest.raises(UserError, match=r"env\.mirror; it is a setting of task pusht, and this is pendulum"):
+        from_dict(with_task(train_sac.Config, "pendulum"), {"env": {"mirror": True}})
+    with pytest.raises(UserError, match=r"env\.miror; did you mean env\.mirror?"):
+        from_dict(with_task(train_sac.Config, "pusht"), {"env": {"miror": True}})
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--policy assets/sac_expert --task pendulum", "was trained on task pusht, not pendulum"),
+        ("--policy assets/sac_expert --task pndulum", "did you mean pendulum?"),
+        ("--policy scripted --task pendulum", "scripted: Pendulum-v1 has no scripted policy"),
+    ],
+)
+def test_a_policy_plays_its_own_task_only(flags, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main(flags.split())
+    assert stopped.value.code == 2
+    assert said in sentence(capsys.readouterr().err)
+
+
+def test_a_run_of_another_task_is_not_resumed(capsys, tmp_path):
+    name = ["--logs", str(tmp_path), "--run-name", "run", "--training.eval-every", "0"]
+    short = ["--total-env-steps", "300", "--training.start-steps", "200", "--training.eval-episodes", "1"]
+    train_sac.main(["--config", "configs/sac_pendulum.yaml", *name, *short])
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        train_sac.main(["--config", "configs/sac_pusht.yaml", *name])
+    assert "was trained on task pendulum, not pusht" in sentence(capsys.readouterr().err)

@@ -7,7 +7,7 @@ import signal
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["SDL_VIDEODRIVER"] = "dummy"
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,19 @@ from tests.runs import sentence
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
+
+
+@pytest.fixture
+def double_precision() -> Iterator[None]:
+    """Torch computes in float64, for comparing weights after Adam where sums are taken in another order.
+
+    Adam divides each gradient by its own size plus 1e-8. In float32 a gradient that is zero but for rounding
+    (1e-9 to 1e-7) becomes a step of random sign and full size; in float64 (1e-17) it becomes none.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
 
 
 @pytest.fixture(scope="session")

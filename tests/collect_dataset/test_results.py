@@ -39,12 +39,15 @@ def test_failures_are_kept_when_asked_for(tmp_path, short_blocks):
 
 
 @pytest.mark.parametrize("inputs", [(STATE, KEYPOINTS), (STATE, IMAGE)], ids=["keypoints", "pictures"])
-def test_an_act_is_recorded_as_it_plays(tmp_path, short_blocks, inputs):
+def test_an_act_is_recorded_as_it_plays(tmp_path, short_blocks, forked_workers, monkeypatch, inputs):
+    """In episodes of 20 steps; two of them are the second worker's."""
+    monkeypatch.setattr("recording.play.MAX_EPISODE_STEPS", 20)
     make_act(tmp_path / "act", inputs)
-    flags = f"--policy {tmp_path / 'act'} --all --episodes 3 --observations keypoints"
+    flags = f"--policy {tmp_path / 'act'} --all --episodes 6 --observations keypoints"
     record(tmp_path / "data", f"{flags} --workers 2")
     policy = load_policy(str(tmp_path / "act"))
-    episodes = list(rollout(PushTVectorEnv(3, pixels=policy.pixels), policy, [7000, 7001, 7002]))
+    env = PushTVectorEnv(6, pixels=policy.pixels, max_episode_steps=20)
+    episodes = list(rollout(env, policy, range(7000, 7006)))
     opened = LeRobotDataset("local/any", root=tmp_path / "data").hf_dataset.with_format("numpy")
     actions = np.concatenate([episode.actions for episode in episodes])
     # How many are played together changes the last digits of what a network says.

@@ -1,7 +1,9 @@
 """Every test runs offline, without a screen, and on one thread of torch, and hears Ctrl-C."""
 
+import getpass
 import os
 import signal
+import tempfile
 
 # Before anything imports the libraries that read them.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -17,6 +19,10 @@ import torch
 from tests.runs import sentence
 
 torch.set_num_threads(1)
+# Else torch.compile finds what it made for other instructions (ATEN_CPU_CAPABILITY), which does not compile.
+CAPABILITY = torch.backends.cpu.get_cpu_capability().replace(" ", "_").lower()
+COMPILED = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}_{CAPABILITY}"
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(COMPILED))
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
 
 

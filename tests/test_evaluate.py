@@ -58,7 +58,7 @@ def run(folder, *flags):
     return printed.getvalue()
 
 
-@pytest.fixture(scope="module", params=["fast", "stock"])
+@pytest.fixture(scope="module", params=[pytest.param("fast", marks=pytest.mark.slow), "stock"])
 def evaluated(request, tmp_path_factory):
     """A folder in which the scripted policy was evaluated, and what the script printed."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -197,6 +197,7 @@ def test_bad_input_is_answered_in_one_sentence(flags, message, tmp_path, monkeyp
     assert re.search(message, line)
 
 
+@pytest.mark.slow
 def test_the_shell_sees_code_2_and_no_traceback(tmp_path):
     command = [sys.executable, str(SCRIPT), "--policy", "nowhere"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)

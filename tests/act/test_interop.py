@@ -136,6 +136,7 @@ def test_we_go_on_where_lerobot_train_stopped(datasets, theirs, tmp_path):
         assert_same_weights(before, weights(theirs))
 
 
+@pytest.mark.slow
 def test_lerobot_train_goes_on_where_we_stopped_and_we_after_it(datasets, tmp_path, monkeypatch):
     rates, summary = {HALF: 0.5, STEPS: 0.4}, train_act.Evaluation.summary
     monkeypatch.setattr(
@@ -156,6 +157,7 @@ def test_lerobot_train_goes_on_where_we_stopped_and_we_after_it(datasets, tmp_pa
     assert (again.parent / "step_00000002").is_dir()
 
 
+@pytest.mark.slow
 def test_lerobot_train_goes_on_with_schedule_average_and_batch_norms(datasets, tmp_path):
     half = we_train(
         datasets["image"], tmp_path, HALF, "--optimizer.ema", "0.9", "--optimizer.schedule", "cosine"
@@ -179,6 +181,7 @@ def push(checkpoint: Path) -> None:
     save_file(changed, folder / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_evaluate_and_lerobot_eval_play_either_and_agree(datasets, theirs, tmp_path):
     ours = we_train(datasets["state"], tmp_path / "logs", 1, "--optimizer.ema", "0.9")
     copy = shutil.copytree(theirs.parents[1], tmp_path / "copy", symlinks=True)

@@ -45,7 +45,10 @@ def make_learner(
     return learner
 
 
-@pytest.mark.parametrize("schedule, image", [("cosine", False), ("constant", False), ("cosine", True)])
+@pytest.mark.parametrize(
+    "schedule, image",
+    [("cosine", False), ("constant", False), pytest.param("cosine", True, marks=pytest.mark.slow)],
+)
 def test_updates_are_lerobots(double_precision, schedule, image):
     learner = make_learner(replace(DECAYING, schedule=schedule), image)
     policy = deepcopy(learner.policy)
@@ -70,7 +73,9 @@ def test_updates_are_lerobots(double_precision, schedule, image):
         torch.testing.assert_close(our, their, rtol=1e-7, atol=1e-8, msg=name)
 
 
-@pytest.mark.parametrize("changes", [{"micro_batches": 3}, {"compile": True}])
+@pytest.mark.parametrize(
+    "changes", [{"micro_batches": 3}, pytest.param({"compile": True}, marks=pytest.mark.slow)]
+)
 def test_micro_batches_and_compilation_change_no_update(changes, monkeypatch):
     if "compile" in changes and not shutil.which("g++"):
         pytest.skip("torch.compile needs a C++ compiler")
@@ -133,6 +138,7 @@ def test_the_averages_batch_norms_have_the_statistics_of_what_they_see():
         torch.testing.assert_close(measured[name].running_var, var, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trains_norms", [False, True])
 def test_moments_come_back(trains_norms):
     learner, other = (make_learner(image=True, trains_norms=trains_norms) for _ in range(2))

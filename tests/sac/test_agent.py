@@ -266,6 +266,7 @@ def test_the_seed_decides_everything():
     assert torch.equal(first, weights(0)) and not torch.equal(first, weights(1))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_compiled_equals_eager(double_precision):
     config = replace(SETTLING, hidden_sizes=(8,))

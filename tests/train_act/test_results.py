@@ -95,7 +95,9 @@ def test_saved_policy_is_the_average_and_not_the_weights(uninterrupted):
 
 
 @pytest.mark.parametrize(
-    "dataset, flags", [(0, ()), (16, ()), (16, ("--dataset.mirror",))], indirect=["dataset"]
+    "dataset, flags",
+    [(0, ()), *(pytest.param(16, flags, marks=pytest.mark.slow) for flags in ((), ("--dataset.mirror",)))],
+    indirect=["dataset"],
 )
 def test_an_update_does_not_wait_for_the_device(train, monkeypatch, flags):
     """On a GPU these operations would: they bring a number, or a size, to the CPU."""
@@ -118,6 +120,7 @@ def test_an_update_does_not_wait_for_the_device(train, monkeypatch, flags):
     assert not waits & set(called)
 
 
+@pytest.mark.slow
 def test_pictures_train_real_batch_norms_and_play(make_dataset, tmp_path, tiny):
     root = make_dataset(tmp_path / "pictures", lengths=(4, 3), pictures=96, keypoints=False)
     flags = ["--steps", "2", "--training.eval-episodes", "1", "--policy.n-action-steps", "7"]
@@ -138,6 +141,7 @@ def test_pictures_train_real_batch_norms_and_play(make_dataset, tmp_path, tiny):
     torch.testing.assert_close(backbone.bn1.running_var, activations.var((0, 2, 3)), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns_of_their_batches(dataset, tmp_path, monkeypatch):
     """Batches of 2 and 2 beside batches of 4; without padding, which the halves share unevenly."""
     flags = (

@@ -1,11 +1,4 @@
-"""A Gymnasium environment as a task. A subclass names the environment and says what is different.
-
-@dataclass(frozen=True)
-class Pendulum(GymTask):
-    env_id: ClassVar[str] = "Pendulum-v1"
-
-TASK = Pendulum
-"""
+"""A Gymnasium environment as a task: a subclass names it and says what is different (`envs/pendulum.py`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,5 +1,6 @@
-"""Tasks by name. A task is a module `envs/<name>.py`, or a package with `envs/<name>/task.py`, that says
-`TASK = <its class>` (`envs.interfaces.Task`). It is imported when it is asked for.
+"""Tasks by name: a module `envs/<name>.py`, or `envs/<name>/task.py`, whose `TASK` is an `envs.interfaces.Task`.
+
+A task is imported when it is asked for.
 """
 
 from dataclasses import field, make_dataclass
@@ -39,9 +40,7 @@ def task_class(name: str) -> type[Task]:
     try:
         return import_module(modules[name]).TASK
     except ImportError as error:
-        raise UserError(
-            f"task {name} needs a package that cannot be imported ({error}): install it"
-        ) from None
+        raise UserError(f"task {name} needs a package that is not installed ({error})") from None
 
 
 def current_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """Every test runs offline, without a screen, and on one thread of torch, and hears Ctrl-C."""
 
+import getpass
 import os
 import signal
+import tempfile
 
 # Before anything imports the libraries that read them.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["SDL_VIDEODRIVER"] = "dummy"
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,24 @@ import torch
 from tests.runs import sentence
 
 torch.set_num_threads(1)
+# Else torch.compile finds what it made for other instructions (ATEN_CPU_CAPABILITY), which does not compile.
+CAPABILITY = torch.backends.cpu.get_cpu_capability().replace(" ", "_").lower()
+COMPILED = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}_{CAPABILITY}"
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(COMPILED))
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
+
+
+@pytest.fixture
+def double_precision() -> Iterator[None]:
+    """Torch computes in float64, for comparing weights after Adam where sums are taken in another order.
+
+    Adam divides each gradient by its own size plus 1e-8. In float32 a gradient that is zero but for rounding
+    (1e-9 to 1e-7) becomes a step of random sign and full size; in float64 (1e-17) it becomes none.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
 
 
 @pytest.fixture(scope="session")

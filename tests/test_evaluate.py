@@ -1,5 +1,7 @@
-"""evaluate.py as it is used, from a shell, against a plain loop over gym_pusht sharing only the policy."""
+"""evaluate.py as it is used, against a plain loop over gym_pusht sharing only the policy."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -49,19 +51,21 @@ def plain():
 
 
 def run(folder, *flags):
-    command = [sys.executable, str(SCRIPT), "--num-envs", "3", *flags]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    """Evaluate in a folder; what was printed."""
+    printed = io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
+        evaluate.main(["--num-envs", "3", *flags])
+    return printed.getvalue()
 
 
-@pytest.fixture(scope="module", params=["fast", "stock"])
+@pytest.fixture(scope="module", params=[pytest.param("fast", marks=pytest.mark.slow), "stock"])
 def evaluated(request, tmp_path_factory):
     """A folder in which the scripted policy was evaluated, and what the script printed."""
     folder = tmp_path_factory.mktemp(request.param)
     flags = f"--env {request.param} --policy scripted --episodes {EPISODES} --seed {FIRST_SEED}"
     record = "--record --videos 1 --failure-videos 1" if request.param == "fast" else ""
-    done = run(folder, *flags.split(), *record.split(), "--json", "numbers.json")
-    assert done.returncode == 0, done.stderr
-    return request.param, folder, done.stdout
+    printed = run(folder, *flags.split(), *record.split(), "--json", "numbers.json")
+    return request.param, folder, printed
 
 
 def test_numbers_are_those_of_a_plain_loop(evaluated, plain):
@@ -140,8 +144,7 @@ def write_checkpoint(folder, **changes):
 def test_a_run_keeps_its_results_in_its_folder(tmp_path):
     """Without --policy: the newest run's best checkpoint."""
     write_checkpoint(tmp_path / "logs/tiny/checkpoints/best")
-    done = run(tmp_path, "--episodes", "2", "--sampled")
-    assert done.returncode == 0, done.stderr
+    run(tmp_path, "--episodes", "2", "--sampled")
     numbers = json.loads((tmp_path / "logs/tiny/evaluation_best_sampled.json").read_text())
     assert numbers.keys() >= DESIGNED_KEYS
     assert (numbers["policy"], numbers["n_action_steps"]) == ("logs/tiny/checkpoints/best", 2)
@@ -194,8 +197,10 @@ def test_bad_input_is_answered_in_one_sentence(flags, message, tmp_path, monkeyp
     assert re.search(message, line)
 
 
+@pytest.mark.slow
 def test_the_shell_sees_code_2_and_no_traceback(tmp_path):
-    done = run(tmp_path, "--policy", "nowhere")
+    command = [sys.executable, str(SCRIPT), "--policy", "nowhere"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: nowhere: no such folder")
     assert "Traceback" not in done.stderr

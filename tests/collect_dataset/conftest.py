@@ -1,5 +1,8 @@
 """Recordings that tests share."""
 
+import multiprocessing
+from functools import partial
+
 import pytest
 
 import collect_dataset
@@ -9,10 +12,17 @@ from tests.collect_dataset.runs import Forks, record
 
 @pytest.fixture
 def short_blocks(monkeypatch):
-    monkeypatch.setattr(collect_dataset, "Player", lambda *args: Player(*args, block=4))
+    monkeypatch.setattr(collect_dataset, "Player", partial(Player, block=4))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
+def forked_workers(monkeypatch):
+    """They need no imports, and have what a test has patched."""
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: fork)
+
+
+@pytest.fixture(scope="session")
 def forks():
     forks = Forks()
     yield forks
@@ -20,8 +30,11 @@ def forks():
     forks.process.wait(timeout=30)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory):
+    """A recording of two episodes; not to be changed."""
     root = tmp_path_factory.mktemp("finished") / "data"
-    record(root, "--episodes 2 --observations keypoints")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collect_dataset, "Player", partial(Player, block=4))
+        record(root, "--episodes 2 --observations keypoints")
     return root

@@ -9,9 +9,11 @@ import threading
 from pathlib import Path
 
 import collect_dataset
+from policies import ASSETS
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = "--resolution 32 --seed 7000"
+FAST = f"--policy {ASSETS / 'sac_expert_fast'}"  # its episodes are the shorter ones
 LONGEST = 120.0  # seconds after which a recording of these tests hangs
 
 
@@ -41,6 +43,8 @@ class Forks:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
         self.saved = 0
+        while (line := self.process.stdout.readline()) != "ready\n":  # else a test would time the imports
+            assert line, "the process that forks is gone"
 
     def run(self, flags, kill_after=LONGEST, interrupt_at=None):
         """Kill it so many seconds after its start, or press Ctrl-C when it has saved so much.

@@ -20,6 +20,7 @@ from tests.act.tiny import IMAGE, KEYPOINTS, STATE
 from tests.collect_dataset.runs import REPOSITORY, SMALL, content, notes, record
 
 
+@pytest.mark.slow
 def test_failures_are_kept_when_asked_for(tmp_path, short_blocks):
     record(tmp_path / "all", "--policy scripted --episodes 5 --all --observations keypoints")
     opened = LeRobotDataset("local/any", root=tmp_path / "all")
@@ -38,13 +39,17 @@ def test_failures_are_kept_when_asked_for(tmp_path, short_blocks):
     assert min(good["max_coverage"]) >= 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", [(STATE, KEYPOINTS), (STATE, IMAGE)], ids=["keypoints", "pictures"])
-def test_an_act_is_recorded_as_it_plays(tmp_path, short_blocks, inputs):
+def test_an_act_is_recorded_as_it_plays(tmp_path, short_blocks, forked_workers, monkeypatch, inputs):
+    """In episodes of 20 steps; two of them are the second worker's."""
+    monkeypatch.setattr("recording.play.MAX_EPISODE_STEPS", 20)
     make_act(tmp_path / "act", inputs)
-    flags = f"--policy {tmp_path / 'act'} --all --episodes 3 --observations keypoints"
+    flags = f"--policy {tmp_path / 'act'} --all --episodes 6 --observations keypoints"
     record(tmp_path / "data", f"{flags} --workers 2")
     policy = load_policy(str(tmp_path / "act"))
-    episodes = list(rollout(PushTVectorEnv(3, pixels=policy.pixels), policy, [7000, 7001, 7002]))
+    env = PushTVectorEnv(6, pixels=policy.pixels, max_episode_steps=20)
+    episodes = list(rollout(env, policy, range(7000, 7006)))
     opened = LeRobotDataset("local/any", root=tmp_path / "data").hf_dataset.with_format("numpy")
     actions = np.concatenate([episode.actions for episode in episodes])
     # How many are played together changes the last digits of what a network says.
@@ -110,6 +115,7 @@ def test_the_card_links_to_where_the_dataset_will_be(tmp_path, short_blocks):
     assert link not in (tmp_path / "nameless/README.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hindsight", ["", "--hindsight"])
 def test_demonstrations_of_people(hindsight, tmp_path, finished, capsys):
     """Episodes of ours, as such a file has them."""
@@ -180,6 +186,7 @@ def test_it_is_pushed_with_its_own_card(tmp_path, short_blocks, monkeypatch, cap
     assert sorted(hub) == sorted(files) and hub.tags == ["v3.0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("observations", ["pixels", "pixels --video", "keypoints"])
 def test_lerobot_train_takes_it_as_it_is(observations, tmp_path, short_blocks):
     record(tmp_path / "data", f"--episodes 2 --observations {observations}")

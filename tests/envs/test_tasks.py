@@ -21,9 +21,7 @@ def test_tasks_are_found_by_their_files():
 
 
 def test_an_unknown_task_leads_to_the_nearest():
-    with pytest.raises(
-        UserError, match="task must be one of pendulum, pusht, got 'pusth'; did you mean pusht?"
-    ):
+    with pytest.raises(UserError, match="one of pendulum, pusht, got 'pusth'; did you mean pusht?"):
         task_class("pusth")
 
 

@@ -1,9 +1,10 @@
 """Runs collect_dataset.py again and again without importing it again: one child process per line of
 arguments.
 
-Prints the child's process id, `saved N` after each append, and `ended CODE ALONE`, of which the second is 0
-where processes of the child outlive it for longer than `PATIENCE`. Blocks are short, so that there is much to
-interrupt. Workers are forked too, as a new Python would spend most of its time on imports.
+Prints `ready` after the imports, then of each child its process id, `saved N` after each append, and
+`ended CODE ALONE`, of which the second is 0 where processes of the child outlive it for longer than
+`PATIENCE`. Blocks are short, so that there is much to interrupt. Workers are forked too, as a new Python
+would spend most of its time on imports.
 """
 
 import functools
@@ -33,7 +34,6 @@ def run(argv: list[str]) -> None:
     Dataset.append = append_and_tell
     fork = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda _: fork
-    collect_dataset.Player = functools.partial(Player, block=4)
     code = 1
     try:
         code = 0 if collect_dataset.main(argv) else 1
@@ -43,8 +43,10 @@ def run(argv: list[str]) -> None:
         os._exit(code)
 
 
+collect_dataset.Player = functools.partial(Player, block=4)
 with tempfile.TemporaryDirectory() as folder:  # what takes long the first time is then done for all children
     collect_dataset.main(f"--policy random --all --episodes 1 --resolution 32 --root {folder}/data".split())
+print("ready", flush=True)
 for line in sys.stdin:
     alive, held = os.pipe()  # the child and all that it forks hold it open
     child = os.fork()

@@ -95,6 +95,7 @@ def test_it_is_what_lerobot_would_have_written(observations, player, new_dataset
     assert extra == {"seed", "success", "max_coverage"}
 
 
+@pytest.mark.slow
 def test_lerobot_opens_it_and_batches_it(block, new_dataset, monkeypatch):
     monkeypatch.setattr(recording.dataset, "FRAMES_PER_FILE", 40)
     monkeypatch.setattr(recording.dataset, "EPISODES_PER_FILE", 3)
@@ -115,6 +116,7 @@ def test_lerobot_opens_it_and_batches_it(block, new_dataset, monkeypatch):
     assert batch[IMAGE].shape == (16, 3, 32, 32) and batch["action"].shape == (16, 3, 2)
 
 
+@pytest.mark.slow
 def test_when_it_was_saved_leaves_no_trace(block, new_dataset, monkeypatch):
     monkeypatch.setattr(recording.dataset, "FRAMES_PER_FILE", 60)
     at_once, bit_by_bit = new_dataset("at_once"), new_dataset("bit_by_bit")
@@ -127,6 +129,7 @@ def test_when_it_was_saved_leaves_no_trace(block, new_dataset, monkeypatch):
         assert (at_once.root / path).read_bytes() == (bit_by_bit.root / path).read_bytes(), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("video", [False, True])
 def test_it_is_what_lerobot_makes_of_shards(video, player, new_dataset, tmp_path, contents):
     crew = player(video=video)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pygame
+import pytest
 from lerobot.datasets import LeRobotDataset
 
 from recording import human, play
@@ -72,6 +73,7 @@ def test_discard_undo_and_quit(new_dataset, monkeypatch):
     assert (dataset.notes.attempts, dataset.notes.successes) == (4, 0)
 
 
+@pytest.mark.slow
 def test_when_time_is_up_the_person_decides(new_dataset, monkeypatch):
     monkeypatch.setattr(play, "MAX_EPISODE_STEPS", 2)
     episode = ("agent", PLACES[0])

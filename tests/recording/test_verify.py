@@ -64,6 +64,7 @@ def test_so_do_all_kinds(settings, player, new_dataset):
     assert verify(open_dataset(dataset.root))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "change", "message"),
     [

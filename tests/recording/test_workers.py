@@ -48,6 +48,7 @@ def first_blocks(player, number=4):
         return [next(source) for _ in range(number)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trouble", "message"),
     [

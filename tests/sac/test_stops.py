@@ -76,6 +76,7 @@ def assert_checkpoints_are_whole(checkpoints: Path) -> None:
         contents(checkpoints / "last")
 
 
+@pytest.mark.slow
 def test_killed_at_any_change_of_the_disk_it_goes_on(uninterrupted, tmp_path, killer):
     """Also when it is killed twice, and when it stops for a signal before it gets to where it was killed."""
     rng = np.random.default_rng(0)

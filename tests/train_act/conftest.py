@@ -1,35 +1,67 @@
 """A training of a network too small to learn, and what is done to it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 
 import train_act
+from envs.pusht.vector import PushTVectorEnv
 from tests.train_act.runs import TINY, command_line
 
 
-@pytest.fixture(scope="module")
-def dataset(request, make_dataset, tmp_path_factory) -> Path:
-    """Keypoints, or else pictures of so many pixels."""
-    pictures = getattr(request, "param", 0)
-    root = tmp_path_factory.mktemp("datasets") / ("image" if pictures else "state")
-    return make_dataset(root, pictures=pictures, keypoints=not pictures)
+@pytest.fixture(autouse=True, scope="session")
+def short_episodes() -> Iterator[None]:
+    """Evaluations of 20 steps: what is tested is the training around them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("envs.evaluation.PushTVectorEnv", partial(PushTVectorEnv, max_episode_steps=20))
+        yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
+def dataset_of(make_dataset, tmp_path_factory) -> Callable[[int], Path]:
+    """Keypoints, or else pictures of so many pixels; made once."""
+    folder = tmp_path_factory.mktemp("datasets")
+
+    @cache
+    def dataset_of(pictures: int) -> Path:
+        root = folder / (f"image_{pictures}" if pictures else "state")
+        return make_dataset(root, pictures=pictures, keypoints=not pictures)
+
+    return dataset_of
+
+
+@pytest.fixture
+def dataset(request, dataset_of) -> Path:
+    """Keypoints, or else pictures of so many pixels; not to be changed."""
+    return dataset_of(getattr(request, "param", 0))
+
+
+@pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("configs") / "tiny.yaml"
     path.write_text(TINY)
     return path
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tiny, dataset, tmp_path_factory) -> Path:
-    """The folder of a run that nothing disturbed."""
-    logs = tmp_path_factory.mktemp("uninterrupted")
-    assert train_act.main(command_line(tiny, dataset, logs))
-    return logs / "run"
+@pytest.fixture(scope="session")
+def uninterrupted_on(tiny, short_episodes, tmp_path_factory) -> Callable[[Path], Path]:
+    """The folder of a run on a dataset that nothing disturbed; trained once."""
+
+    @cache
+    def uninterrupted_on(dataset: Path) -> Path:
+        logs = tmp_path_factory.mktemp("uninterrupted")
+        assert train_act.main(command_line(tiny, dataset, logs))
+        return logs / "run"
+
+    return uninterrupted_on
+
+
+@pytest.fixture
+def uninterrupted(dataset, uninterrupted_on) -> Path:
+    """The folder of a run that nothing disturbed; not to be changed."""
+    return uninterrupted_on(dataset)
 
 
 @pytest.fixture

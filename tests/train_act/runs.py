@@ -1,9 +1,13 @@
 """Tiny trainings of ACT: how to start one, and what it leaves."""
 
+import multiprocessing
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState, PartialState
 
 import train_act
 from common.checkpoint import load_json, load_tensors
@@ -34,6 +38,35 @@ def command_line(tiny: Path, dataset: Path, logs: Path, *flags: str) -> list[str
         *("--config", str(tiny), "--dataset.root", str(dataset), "--logs", str(logs), "--run-name", "run"),
         *flags,
     ]
+
+
+def in_processes(count: int, argv: list[str]) -> list[int | None]:
+    """Train in processes as `torchrun` starts them, and return their exit codes.
+
+    They are forked, which spares them the imports and gives them what a test has patched.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    children = [
+        multiprocessing.get_context("fork").Process(target=_train_as, args=(rank, count, port, argv))
+        for rank in range(count)
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(timeout=300)
+        child.kill()
+    return [child.exitcode for child in children]
+
+
+def _train_as(rank: int, count: int, port: int, argv: list[str]) -> None:
+    if count > 1:
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank}
+        os.environ |= {name: str(value) for name, value in where.items()}
+        os.environ |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(count))
+    AcceleratorState._reset_state(reset_partial_state=True)  # accelerate remembers that it was alone
+    PartialState._reset_state()
+    raise SystemExit(0 if train_act.main(argv) else 1)
 
 
 def contents(run: Path, checkpoint: str = "last") -> dict[str, Any]:

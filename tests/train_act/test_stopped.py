@@ -1,10 +1,9 @@
 """Training ACT from the command line: stopped, killed, gone on with, and started from another."""
 
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 from itertools import chain, count
 
 import pytest
@@ -13,10 +12,14 @@ import torch
 import train_act
 from act.frames import Order
 from tests.runs import metrics
-from tests.train_act.runs import ROOT, TINY, assert_same, command_line, contents
+from tests.train_act.runs import TINY, assert_same, command_line, contents, in_processes
 
 
-@pytest.mark.parametrize("dataset, stops", [(0, [1]), (0, [3, 7, 8, 19]), (32, [3])], indirect=["dataset"])
+@pytest.mark.parametrize(
+    "dataset, stops",
+    [(0, [1]), (0, [3, 7, 8, 19]), pytest.param(32, [3], marks=pytest.mark.slow)],
+    indirect=["dataset"],
+)
 def test_stopped_and_resumed_is_the_same_training(train, tmp_path, monkeypatch, uninterrupted, stops):
     learn, steps = train_act.Trainer._learn, count(1)
 
@@ -32,63 +35,49 @@ def test_stopped_and_resumed_is_the_same_training(train, tmp_path, monkeypatch, 
     assert metrics(tmp_path / "run") == metrics(uninterrupted)
 
 
+@pytest.mark.slow
 def test_killed_ten_times_it_ends_with_the_same_weights(tiny, dataset, tmp_path, monkeypatch, uninterrupted):
     """Each child dies inside a step, by SIGKILL, two steps further than the one before."""
-    logs = tmp_path / "logs"
     # Checkpoints at every other step, so that each child gets a little further.
     config = tmp_path / "often.yaml"
     config.write_text(TINY.replace("save_freq: 10", "save_freq: 2"))
-    script = (
-        "import os, sys, train_act\n"
-        "learn, stop_at = train_act.Trainer._learn, int(sys.argv.pop(1))\n"
-        "def learn_or_die(trainer):\n"
-        "    learn(trainer)\n"
-        "    if trainer.step == stop_at: os.kill(os.getpid(), 9)\n"
-        "train_act.Trainer._learn = learn_or_die\n"
-        "while stop_at:\n"
-        "    child = os.fork()\n"
-        "    if child == 0: train_act.main(); os._exit(0)\n"
-        "    status = os.waitpid(child, 0)[1]\n"
-        "    assert status == (9 if stop_at < 24 else 0), status\n"
-        "    stop_at = stop_at + 2 if stop_at < 24 else 0\n"
-    )
-    command = [sys.executable, "-c", script, "5", *command_line(config, dataset, logs)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
-    ours, theirs = contents(logs / "run"), contents(uninterrupted)
+    learn = train_act.Trainer._learn
+    for stop_at in range(5, 26, 2):
+
+        def learn_or_die(trainer, stop_at=stop_at):
+            learn(trainer)
+            if trainer.step == stop_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        monkeypatch.setattr(train_act.Trainer, "_learn", learn_or_die)
+        (code,) = in_processes(1, command_line(config, dataset, tmp_path))
+        assert code == (-signal.SIGKILL if stop_at < 24 else 0)
+    ours, theirs = contents(tmp_path / "run"), contents(uninterrupted)
     for parts in (ours, theirs):
         del parts["trainer.json"]["kept"]
     assert_same(ours, theirs)
 
 
-def test_processes_stop_together_when_one_is_asked_to_and_go_on(dataset, tmp_path):
+@pytest.mark.slow
+def test_processes_stop_together_when_one_is_asked_to_and_go_on(tiny, dataset, tmp_path, monkeypatch):
     """They ask each other where they log; the second of them hears of it in step 3."""
-    script = tmp_path / "train.py"
-    script.write_text(
-        "import os, signal, sys\n"
-        f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "import train_act\n"
-        "learn = train_act.Trainer._learn\n"
-        "def learn_and_signal(trainer):\n"
-        "    learn(trainer)\n"
-        "    if 'stops' in sys.argv[0] and trainer.step == 3 and not trainer.is_main:\n"
-        "        signal.raise_signal(signal.SIGTERM)\n"
-        "train_act.Trainer._learn = learn_and_signal\n"
-        "sys.exit(0 if train_act.main() else 1)\n"
-    )
-    shutil.copy(script, tmp_path / "stops.py")
+    learn = train_act.Trainer._learn
 
-    def launch(script, logs):
-        (tmp_path / "config.yaml").write_text(f"logs: {logs}\n{TINY}")
-        launcher = f"-m torch.distributed.run --standalone --nproc_per_node 2 {tmp_path / script}"
-        flags = f"--config {tmp_path / 'config.yaml'} --dataset.root {dataset} --run-name run --batch-size 2"
-        flags += " --steps 6 --training.log-freq 2 --training.eval-freq 0"
-        command = [sys.executable, *launcher.split(), *flags.split()]
-        return subprocess.run(command, capture_output=True, timeout=300).returncode
+    def learn_and_signal(trainer):
+        learn(trainer)
+        if trainer.step == 3 and not trainer.is_main:
+            signal.raise_signal(signal.SIGTERM)
 
-    assert launch("train.py", tmp_path / "whole") == 0
-    assert launch("stops.py", tmp_path / "stopped") != 0
+    def train(logs):
+        flags = "--batch-size 2 --steps 6 --training.log-freq 2 --training.eval-freq 0"
+        return in_processes(2, command_line(tiny, dataset, logs, *flags.split()))
+
+    assert train(tmp_path / "whole") == [0, 0]
+    with monkeypatch.context() as patch:
+        patch.setattr(train_act.Trainer, "_learn", learn_and_signal)
+        assert train(tmp_path / "stopped") == [1, 1]
     assert contents(tmp_path / "stopped" / "run")["training_step.json"]["step"] == 4
-    assert launch("train.py", tmp_path / "stopped") == 0
+    assert train(tmp_path / "stopped") == [0, 0]
     ours, theirs = (contents(tmp_path / name / "run") for name in ("stopped", "whole"))
     assert ours["training_step.json"] == theirs["training_step.json"]
     for name, weight in theirs["model.safetensors"].items():
@@ -137,6 +126,7 @@ def test_a_run_without_its_links_goes_on(train, refused, tmp_path):
     assert {path.name for path in checkpoints.iterdir()} == there
 
 
+@pytest.mark.slow
 def test_a_finished_training_trains_on(train, tmp_path, uninterrupted):
     """To a larger number of steps; with a constant learning rate as if that had been asked for at once."""
     constant = ("--optimizer.schedule", "constant")
@@ -150,6 +140,7 @@ def test_a_finished_training_trains_on(train, tmp_path, uninterrupted):
     assert_same(trained_on, at_once)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["run", "run/checkpoints/last", "run/checkpoints/last/pretrained_model"])
 def test_another_run_starts_from_one_of_ours(train, refused, tmp_path, source, capfd):
     """It has the other's weights and none of its checkpoints."""
@@ -170,6 +161,7 @@ def test_another_run_starts_from_one_of_ours(train, refused, tmp_path, source, c
     assert kept == {"last", "best", "step_00000012"}
 
 
+@pytest.mark.slow
 def test_another_run_ends_a_falling_learning_rate_later(train, tmp_path):
     """At its own end, as the first one does with more steps."""
     train("--steps", "8")

@@ -166,6 +166,7 @@ def test_spoilt_checkpoints(refused, started, spoil, words):
     assert words in refused(*MORE)
 
 
+@pytest.mark.slow
 def test_the_exit_code_and_the_sentence_of_the_real_command():
     command = [sys.executable, "-W", "ignore", "train_sac.py", "--agent.lr", "-1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -79,6 +79,7 @@ def test_a_finished_run_goes_on_with_more_steps(uninterrupted, train, tmp_path):
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
+@pytest.mark.slow
 def test_kill_9_at_random_moments(tiny, tmp_path):
     """A real process, killed in training, evaluation and saving, is always able to go on."""
     run = tmp_path / "run"

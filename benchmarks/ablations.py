@@ -41,7 +41,7 @@ ROWS = {
     "no_velocity": "--env.features agent_pos block_pos block_rotation agent_in_block_frame "
     "agent_fourier_in_block_frame goal_in_block_frame goal_error",
     "one_step_returns": "--agent.n-step 1",
-    "action_repeat_2": "--env.action-repeat 2 --agent.gamma 0.96",
+    "action_repeat_2": "--env.action-repeat 2",
     "falling_entropy": "--agent.final-target-entropy -8",
     "no_greedy_envs": "--training.greedy-share 0",
     "four_times_utd": "--training.utd 0.125 --total-env-steps 850_000",

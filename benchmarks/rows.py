@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.paths import REPOSITORY
 
 
 def run_rows(run: Callable[[str], bool], rows: Iterable[str], jobs: int) -> list[str]:
@@ -30,12 +31,14 @@ def run_commands(commands: Iterable[str], log: Path) -> bool:
     one_core = os.environ | {"OMP_NUM_THREADS": "1"}
     with log.open("a") as file:
         return all(
-            subprocess.run(
-                [sys.executable, *shlex.split(command)], stdout=file, stderr=file, env=one_core
-            ).returncode
-            == 0
+            subprocess.run(_from_repository(command), stdout=file, stderr=file, env=one_core).returncode == 0
             for command in commands
         )
+
+
+def _from_repository(command: str) -> list[str]:
+    script, *flags = shlex.split(command)
+    return [sys.executable, str(REPOSITORY / script), *flags]
 
 
 def header(last: str) -> str:

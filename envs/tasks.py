@@ -1,4 +1,4 @@
-"""Tasks by name: a module `envs/<name>.py`, or `envs/<name>/task.py`, whose `TASK` is an `envs.interfaces.Task`.
+"""Tasks by name: `TASK` of `envs/<name>.py` or of `envs/<name>/task.py` (`envs.interfaces.Task`).
 
 A task is imported when it is asked for.
 """

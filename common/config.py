@@ -67,7 +67,8 @@ def parse[Config](
 
         def command_line(
             config: Annotated[Path | None, tyro.conf.arg(help=CONFIG_HELP)] = path,
-            settings: Annotated[config_class, tyro.conf.arg(name="")] = defaults,
+            # tyro reads the annotation when it is called
+            settings: Annotated[config_class, tyro.conf.arg(name="")] = defaults,  # pyright: ignore
         ):
             return settings
 
@@ -287,7 +288,8 @@ def _kinds(config_class: type, prefix: str = "") -> dict[str, Any]:
     kinds, hints = {}, get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
         key, kind = prefix + field.name, hints[field.name]
-        kinds |= _kinds(kind, f"{key}.") if dataclasses.is_dataclass(kind) else {key: kind}
+        nested = isinstance(kind, type) and dataclasses.is_dataclass(kind)
+        kinds |= _kinds(kind, f"{key}.") if nested else {key: kind}
     return kinds
 
 
@@ -322,7 +324,7 @@ def _describe(kind: Any) -> str:
         return "one of " + ", ".join(map(str, options))
     if origin in (tuple, list):
         return "a list of " + ", ".join(_describe(option) for option in options if option is not Ellipsis)
-    return {bool: "true or false", types.NoneType: "None"}.get(kind, kind.__name__)
+    return {bool: "true or false", types.NoneType: "None"}.get(kind) or str(kind.__name__)
 
 
 def _key(flag: str) -> str:

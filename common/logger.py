@@ -7,10 +7,11 @@ from pathlib import Path
 from socket import gethostname
 from time import time
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore  # made at run time
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from common.errors import UserError, reason
@@ -55,7 +56,7 @@ class Logger:
 
     def log(self, step: int, scalars: dict[str, float]) -> None:
         """Add one row, under names as TensorBoard groups them (`Eval/success_rate`)."""
-        row = {"step": step} | {name: f"{value:.6g}" for name, value in scalars.items()}
+        row = {"step": str(step)} | {name: f"{value:.6g}" for name, value in scalars.items()}
         self.rows.append(row)
         with _told_where(self.path.parent):
             if new := [name for name in row if name not in self.columns]:
@@ -136,7 +137,7 @@ def _wandb_run(folder: Path, project: str, config: dict | None) -> Any:
     with _told_where(folder):
         file = folder / "wandb_id"
         if not file.exists():
-            file.write_text(wandb.util.generate_id())
+            file.write_text(uuid4().hex[:8])
         try:
             return wandb.init(
                 project=project,

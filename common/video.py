@@ -27,7 +27,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None
         # 4:2:0 is what players expect, hence even sides; imageio would rescale to multiples of 16.
         with imageio.get_writer(temporary, fps=fps, codec="libx264", quality=8, macro_block_size=2) as writer:
             for frame in frames:
-                writer.append_data(frame)
+                writer.append_data(frame)  # pyright: ignore[reportAttributeAccessIssue]
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"{path}: could not be written: {reason(error)}") from None

@@ -4,6 +4,7 @@ Gymnasium's own vector environments also step environments whose episode has end
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,8 @@ from gymnasium import spaces
 
 from envs.interfaces import Infos, RawObservation
 
-os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # pygame, which draws many of them, looks for sound
+if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame, which draws many of them, complains without
 UNBOUNDED = 1e6  # a space's bound from here on counts as none
 
 

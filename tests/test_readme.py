@@ -34,7 +34,7 @@ def commands() -> list[list[str]]:
 def test_each_command_works_after_the_one_before(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     played = []
-    for python, script, *flags in commands():
+    for _python, script, *flags in commands():
         module = SCRIPTS[script]
         module.main([*flags, *SMALLER[module].split()])
         played.append(script)

@@ -43,7 +43,7 @@ def film(path: Path, *policies: Path) -> None:
 
 
 def main() -> bool:
-    """Returns whether it came to its end: Ctrl-C stops a training, and started again it goes on."""
+    """Returns whether it finished. Ctrl-C stops a training; the same command resumes it."""
     print("1. Train an expert from scratch, for a few minutes.\n")
     if not train_sac.main(f"--config configs/demo.yaml --run-name {TRAINED.name} --logs {LOGS}".split()):
         return False

@@ -81,7 +81,7 @@ def task_of(path: str | Path, asked: str | None = None) -> Task:
 
     Args:
         path: as for `load_policy`.
-        asked: name of the task that it has to be, if any; that of policies which have none of their own.
+        asked: the name that the task must have; the task of "random" and "scripted". None: no such demand.
 
     Raises:
         UserError: it is another one, or there is no such policy or task.
@@ -153,7 +153,7 @@ def default_policy() -> Path:
 
 
 def fingerprint(path: str | Path) -> str:
-    """What tells a policy from any other, whatever its name: the SHA-256 of its settings and weights."""
+    """Identifies a policy by content, not by name: the SHA-256 of its settings and weights."""
     if str(path) in WITHOUT_FOLDER:
         return str(path)
     folder, digest = find_weights(path), hashlib.sha256()

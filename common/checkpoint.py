@@ -1,4 +1,4 @@
-"""Checkpoint folders that are whole or absent, whatever kills the program that writes them.
+"""Checkpoint folders that are complete or absent, also after a kill at any moment.
 
 A folder is written under a temporary name, flushed to the disk and renamed. `last` and `best` are links to
 such folders, replaced in one step as well, so at every moment they lead to a whole checkpoint.
@@ -126,7 +126,7 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     path.touch()
     mode = path.stat().st_mode
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-    path.chmod(mode)  # as any file here: safetensors lets nobody else read its own
+    path.chmod(mode)  # safetensors makes its files unreadable for others
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:

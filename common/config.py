@@ -31,7 +31,7 @@ from tyro import _errors as tyro_errors  # private, hence tyro's exact pin: the 
 from common.errors import UserError
 from common.paths import in_repository
 
-ALSO_CALLED = {  # elsewhere; and what that is here, whatever part it belongs to
+ALSO_CALLED = {  # names elsewhere -> the last part of the name here
     "learning_rate": "lr",
     "optimizer_lr": "lr",
     "optimizer_lr_backbone": "lr_backbone",
@@ -51,7 +51,7 @@ def parse[Config](
     """Read a script's configuration: the defaults, then `--config FILE.yaml`, then the other flags.
 
     Args:
-        config_class: dataclass as the module's docstring asks for.
+        config_class: dataclass as the module's docstring describes.
         argv: the words after the script's name; None takes them from `sys.argv`.
         default_yaml: the file read where no `--config` is given; None reads none.
         description: text above the flags in `--help`, such as the script's docstring.

@@ -1,4 +1,4 @@
-"""Mistakes of the person at the prompt, told in one line instead of a traceback."""
+"""Mistakes of the person at the prompt: one line instead of a traceback."""
 
 import errno
 import io
@@ -24,15 +24,14 @@ def reason(error: BaseException) -> str:
 def report_user_errors() -> Iterator[None]:
     """Print a `UserError` as `error: ...` on stderr and exit with code 2.
 
-    A reader that has seen enough of our output (`| head`) ends the script without a word, as usual, Ctrl-C
-    with one, and so does a full disk where nobody has said more; nothing else is caught. Lines go out one by
-    one, also into a file, so that a log tells how far a script is.
+    A closed pipe (`| head`) ends the script silently, Ctrl-C and a full disk with one line. Nothing else is
+    caught. Output is line-buffered, also into a file, so that a log is up to date.
 
     Decorates a script's `main` (`@report_user_errors()`) or wraps a block (`with report_user_errors():`).
 
     Raises:
         SystemExit: code 2, in place of a `UserError` or of a full disk; code 130 after Ctrl-C; code 141
-            where nobody reads any more.
+            after a closed pipe.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)

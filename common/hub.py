@@ -11,7 +11,7 @@ from common.errors import UserError, reason
 
 
 def check_hub_name(name: str, kind: str, setting: str = "push_to_hub") -> None:
-    """Raise ValueError if this value of a setting is no name on the Hub; an empty one asks for nothing."""
+    """Raise ValueError if this value of a setting is no name on the Hub; empty means no upload."""
     if not name:
         return
     try:

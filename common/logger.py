@@ -1,4 +1,4 @@
-"""Where a run's numbers go: `metrics.csv`, TensorBoard, and Weights & Biases when asked for."""
+"""A run's numbers: `metrics.csv`, TensorBoard, and optionally Weights & Biases."""
 
 import csv
 from collections.abc import Iterator
@@ -23,8 +23,8 @@ class Logger:
 
     Args:
         folder: of the run.
-        resumed_at: rows of later steps are dropped: a run that was killed goes on from its checkpoint, and
-            what it had logged beyond that comes again.
+        resumed_at: rows of later steps are dropped: a killed run resumes from its checkpoint and logs what
+            came after it again.
         wandb_project: log there too; empty for not.
         config: the resolved configuration, for Weights & Biases.
 
@@ -40,7 +40,7 @@ class Logger:
             try:
                 self.rows = [row for row in _read(self.path) if int(row["step"]) <= resumed_at]
             except (KeyError, ValueError):
-                raise UserError(f"{self.path}: damaged; move it away to go on without it") from None
+                raise UserError(f"{self.path}: damaged; move it away to continue without it") from None
             self.columns = list(dict.fromkeys(["step", *(name for row in self.rows for name in row)]))
             self._rewrite()
             self.tensorboard = EventFile(folder, first_step=resumed_at + 1)
@@ -131,7 +131,7 @@ def _read(path: Path) -> list[dict[str, str]]:
 
 
 def _wandb_run(folder: Path, project: str, config: dict | None) -> Any:
-    """The folder's run at Weights & Biases, which a resumed training goes on with."""
+    """The folder's run at Weights & Biases; a resumed training continues it."""
     import wandb  # an import that takes a second, and most runs do without
 
     with _told_where(folder):

@@ -1,4 +1,4 @@
-"""A run is a folder: which one a training writes to, whether it may go on there, and how it stops."""
+"""A run is a folder: choosing it, locking it, resuming from it, and stopping on a signal."""
 
 import os
 import shlex
@@ -110,7 +110,7 @@ def command_line(script: str, argv: Sequence[str] | None) -> str:
 
 
 def last_checkpoint(folder: Path, config: Any, may_change: Sequence[str]) -> Path | None:
-    """The checkpoint that a run goes on from; None for one that has saved nothing yet, which binds no one.
+    """The checkpoint to resume from; None for a run that has saved none, whose configuration may then change.
 
     Args:
         config: resolved.
@@ -132,10 +132,10 @@ def last_checkpoint(folder: Path, config: Any, may_change: Sequence[str]) -> Pat
         if changed:
             raise UserError(
                 f"{folder} was trained with another configuration ({'; '.join(changed)}): "
-                "use its settings to go on, another --run-name or --no-resume to begin anew"
+                "resume with its settings, or start a new run with another --run-name or --no-resume"
             )
     if last.is_symlink() and not last.exists():
-        raise UserError(f"{last} leads to {last.readlink()}, which is gone: --no-resume begins anew")
+        raise UserError(f"{last} leads to {last.readlink()}, which is gone: --no-resume starts a new run")
     if not last.exists():
         _find_last(last)
     return last if last.exists() else None
@@ -145,14 +145,14 @@ def _find_last(last: Path) -> None:
     """Make the link where a kill, or a copy without links, left checkpoints and no way to the last one.
 
     Raises:
-        UserError: none of them can be gone on with, and beginning anew would delete them.
+        UserError: none of them is complete, and a new start would delete them.
     """
     there = sorted(last.parent.glob("step_*"))
     whole = [path for path in there if (path / TRAINING_STATE).is_dir()]
     if there and not whole:
         raise UserError(
-            f"{last.parent} has {there[-1].name} without its {TRAINING_STATE}, so the run cannot go on: "
-            "--no-resume begins anew"
+            f"{last.parent} has {there[-1].name} without its {TRAINING_STATE}, so the run cannot be resumed: "
+            "--no-resume starts a new one"
         )
     if whole:
         link(last, whole[-1])
@@ -178,7 +178,7 @@ def write_down(folder: Path, config: Any, command: str) -> None:
 
 
 def same_command(folder: Path, resume: bool) -> str:
-    """How a person goes on with the run in `folder`, which was started with or without `--resume`."""
+    """The command that resumes the run in `folder`, which was started with or without `--resume`."""
     return "the same command" if resume else f"the same command with --run-name {folder.name} --resume"
 
 
@@ -220,7 +220,7 @@ def undisturbed() -> Iterator[None]:
 
 
 class StopRequest:
-    """Turns the first Ctrl-C or SIGTERM into a request that the loop asks for; a second interrupts at once.
+    """The first Ctrl-C or SIGTERM sets a flag that the loop polls; a second one interrupts at once.
 
     Args:
         after: what the loop will still do, for the person who waits.

@@ -36,7 +36,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None
 
 
 def write_gif(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None:
-    """Write frames (height, width, 3) uint8 RGB as a GIF that repeats for ever.
+    """Write frames (height, width, 3) uint8 RGB as a GIF that repeats.
 
     Raises:
         UserError: it cannot be written.

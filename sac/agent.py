@@ -203,7 +203,7 @@ class SAC:
         return torch.optim.Adam(parameters, lr=torch.tensor(lr, device=self.device), fused=True)
 
     def _follow_schedules(self) -> None:
-        """Set learning rates and target entropy to what the share of the training done asks for."""
+        """Set learning rates and target entropy for the share of the training that is done."""
         config, done = self.config, min(self.updates / self.total_updates, 1.0)
         cosine = 0.5 * (1 + math.cos(math.pi * done))
         scale = config.final_lr_fraction + (1 - config.final_lr_fraction) * cosine

@@ -166,7 +166,7 @@ class Trainer:
         self.observations = self.env.reset(ended) if ended.any() else step.observations
 
     def _learn(self) -> None:
-        """As many updates as `utd` asks for the steps played since learning began."""
+        """`utd` updates per environment step since learning began."""
         due = int((self.env_steps - self.config.start_steps) * self.config.utd)
         while self.agent.updates < due and self.buffer.size:
             batch = self.buffer.sample(self.agent.config.batch_size, self.sampling)

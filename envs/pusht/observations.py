@@ -17,38 +17,42 @@ SUCCESS_COVERAGE = 0.95  # gym-pusht's success_threshold: more of the goal cover
 
 
 def agent_pos(raw: RawObservation) -> np.ndarray:
+    """Agent position, (n, 2), board [0, 512] px to [-1, 1]."""
     return raw["agent_pos"] / _HALF_BOARD - 1.0
 
 
 def agent_vel(raw: RawObservation) -> np.ndarray:
-    return raw["agent_vel"] / 200.0  # pixels per second; a target 40 px ahead makes 200
+    """Agent velocity, (n, 2), in 200 px/s; a target 40 px ahead makes 200."""
+    return raw["agent_vel"] / 200.0
 
 
 def block_pos(raw: RawObservation) -> np.ndarray:
+    """Block position, (n, 2), board [0, 512] px to [-1, 1]."""
     return raw["block_pose"][:, :2] / _HALF_BOARD - 1.0
 
 
 def block_angle(raw: RawObservation) -> np.ndarray:
-    """The angle as the stock `state` observation has it, wrapped: it jumps at 0 = 2 pi."""
+    """Block angle, (n, 1), [0, 2 pi) rad to [-1, 1), as in the stock `state`: it jumps at 0 = 2 pi."""
     return raw["block_pose"][:, 2:] % (2 * np.pi) / np.pi - 1.0
 
 
 def block_rotation(raw: RawObservation) -> np.ndarray:
+    """Cosine and sine of the block's angle, (n, 2)."""
     angle = raw["block_pose"][:, 2:]
     return np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
 
 
 def agent_in_block_frame(raw: RawObservation) -> np.ndarray:
-    """Where the agent is, seen from the block: what a contact depends on."""
+    """Agent position in the block's frame, (n, 2), in 100 px: what a contact depends on."""
     return rotate(raw["agent_pos"] - raw["block_pose"][:, :2], -raw["block_pose"][:, 2]) / 100.0
 
 
 def agent_fourier_in_block_frame(raw: RawObservation) -> np.ndarray:
-    """`agent_in_block_frame` to the pixel: sines and cosines with periods of 100 and of 50 pixels.
+    """Sines and cosines of `agent_in_block_frame`, (n, 8), with periods of 100 and 50 px.
 
-    Networks are slow to learn what changes within a few pixels, as a contact does, from coordinates alone:
+    From coordinates alone networks are slow to learn what changes within a few pixels, as a contact does:
     Tancik et al. 2020, "Fourier Features Let Networks Learn High Frequency Functions" (arXiv:2006.10739).
-    Further away than 125 px, where nothing touches, the numbers stand still.
+    Clipped at 125 px, beyond which nothing touches.
     """
     phases = 2 * np.pi * np.clip(agent_in_block_frame(raw), -1.25, 1.25)
     waves = [wave(times * phases) for times in (1, 2) for wave in (np.sin, np.cos)]
@@ -56,32 +60,35 @@ def agent_fourier_in_block_frame(raw: RawObservation) -> np.ndarray:
 
 
 def agent_vel_in_block_frame(raw: RawObservation) -> np.ndarray:
+    """Agent velocity in the block's frame, (n, 2), in 200 px/s."""
     return rotate(raw["agent_vel"], -raw["block_pose"][:, 2]) / 200.0
 
 
 def goal_in_block_frame(raw: RawObservation) -> np.ndarray:
-    """Where the block has to go, seen from it: in proportion, and squashed as in `goal_error`."""
+    """Goal position in the block's frame, (n, 4): in 128 px, and squashed as in `goal_error`."""
     way = rotate(GOAL_POSE[:2] - raw["block_pose"][:, :2], -raw["block_pose"][:, 2])
     return np.concatenate([way / 128.0, way / (20.0 + np.abs(way))], axis=1)
 
 
 def goal_error(raw: RawObservation) -> np.ndarray:
-    """The block's way to its place, squashed: near it a pixel counts, far off a hundred do not."""
+    """Block pose minus goal pose, (n, 3), squashed to (-1, 1): half-way at 20 px and at 0.2 rad."""
     error = (raw["block_pose"] - GOAL_POSE) / np.array([20.0, 20.0, 0.2])
     error[:, 2] = np.sin(raw["block_pose"][:, 2] - GOAL_POSE[2]) / 0.2
     return error / (1.0 + np.abs(error))
 
 
 def target_lead(raw: RawObservation) -> np.ndarray:
-    """How far ahead of the agent its last target lies; `last_target` is the policy's own memory."""
+    """Last target minus agent position, (n, 2), in 40 px; `last_target` is the codec's memory."""
     return (raw["last_target"] - raw["agent_pos"]) / 40.0
 
 
 def target_lead_in_block_frame(raw: RawObservation) -> np.ndarray:
+    """`target_lead` in the block's frame, (n, 2), in 40 px."""
     return rotate(raw["last_target"] - raw["agent_pos"], -raw["block_pose"][:, 2]) / 40.0
 
 
 def keypoints(raw: RawObservation) -> np.ndarray:
+    """Corners of the T's two rectangles, (n, 16), board [0, 512] px to [-1, 1]."""
     return raw["keypoints"].reshape(-1, 16) / _HALF_BOARD - 1.0
 
 

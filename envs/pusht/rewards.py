@@ -1,7 +1,7 @@
 """Rewards for training; evaluation uses the stock one, clip(coverage / 0.95, 0, 1), and its success rule.
 
 PushT's own reward pays an agent not to finish: success ends the episode and is worth 1, while hovering just
-below the threshold is worth up to 1 per step for ever. The other rewards are made so that finishing pays:
+below the threshold is worth up to 1 in every further step. With the other rewards finishing pays:
 `log_barrier` and `linear` are negative everywhere, so that every step costs, and `progress` pays only what
 brings the T closer. A bonus for success comes on top (`envs.pusht.task.PushT`).
 """
@@ -36,16 +36,18 @@ def agent_clearance(raw: RawObservation) -> np.ndarray:
 
 
 def stock(transition: Transition) -> np.ndarray:
+    """PushT's own, (n,): clip(coverage / 0.95, 0, 1)."""
     return transition.stock_reward
 
 
 def linear(transition: Transition) -> np.ndarray:
+    """Minus the corners' distance in 100 px, and a tenth of the agent's clearance, (n,)."""
     distance = keypoint_distance(transition.after, transition.goal_keypoints)
     return -np.minimum(distance, 200.0) / 100.0 - 0.1 * agent_clearance(transition.after) / 100.0
 
 
 def log_barrier(transition: Transition) -> np.ndarray:
-    """Linear far away, logarithmic near: the last two pixels are worth as much as the way from 20 to 9."""
+    """Linear far away, logarithmic near, (n,): the last 2 px are worth as much as those from 20 to 9."""
     distance = keypoint_distance(transition.after, transition.goal_keypoints)
     far = -0.5 * np.minimum(distance, 200.0) / 100.0
     near = -0.25 * np.log((distance + 2.0) / 100.0)
@@ -53,7 +55,7 @@ def log_barrier(transition: Transition) -> np.ndarray:
 
 
 def progress(transition: Transition) -> np.ndarray:
-    """Pixels by which the corners came closer, less a small price of time."""
+    """Distance by which the corners came closer in 10 px, minus 0.1 per step, (n,)."""
     before = keypoint_distance(transition.before, transition.goal_keypoints)
     after = keypoint_distance(transition.after, transition.goal_keypoints)
     return (before - after) / 10.0 - 0.1

@@ -7,8 +7,8 @@ coverage (`physics.py`) and the pictures (`pixels.py`).
 Deliberate differences: `info["n_contacts"]` exists only with `count_contacts=True`, since it costs a Python
 callback per contact; `set_state` turns the block before it places it (gym-pusht's `reset_to_state` keeps the
 legacy order, in which the angle then moves the block about its centre of gravity); an environment can be
-pickled at any time, but without its running episode; the goal stays where gym-pusht put it, whatever is
-assigned to `goal_pose`.
+pickled at any time, but without its running episode; an assignment to
+`goal_pose` does not move the goal.
 """
 
 import functools
@@ -32,7 +32,7 @@ class PushTEnv(StockPushTEnv):
         count_contacts: add `n_contacts` to the info, as the stock environment does.
     """
 
-    # What Chipmunk calls after a collision when nobody asked to be told.
+    # Chipmunk's default: no Python callback after a collision.
     _ignore_contacts = pymunk.Space().add_collision_handler(0, 0)._handler.postSolveFunc
 
     def __init__(self, *args, count_contacts: bool = False, **kwargs) -> None:
@@ -155,5 +155,5 @@ def goal_rectangles(env: StockPushTEnv) -> np.ndarray:
 
 @functools.cache
 def _renderer(width: int, height: int, thread: int) -> Renderer:
-    """One per size and thread, whatever the number of environments: it has a board of its own to draw on."""
+    """One per size and thread, shared by all environments; each has its own canvas."""
     return Renderer(width, height)

@@ -1,12 +1,11 @@
-"""Where PushT is the same: in its mirror, and, as far as the walls are not touched, anywhere on the board.
+"""Symmetries of PushT: the mirror, and rigid motions of the board as long as no wall is touched.
 
-It is its own mirror image across the diagonal x + y = 512, along which the goal's stem lies. What happens on
-one side therefore tells what happens on the other: a learner may see half of its transitions in the mirror.
-For features and actions alike the mirror is a change of order and of signs.
+Mirror: the board is its own mirror image across the diagonal x + y = 512, along which the goal's stem lies.
+For features and actions the mirror is a change of order and signs, so a learner can replace transitions by
+their mirror images.
 
-Its physics do not know where the board's middle is or how the board is turned. So the same episode happens
-elsewhere too, and a T that was brought nearly to the goal was brought there exactly, if all had begun a few
-pixels beside.
+Rigid motion: physics are the same anywhere on the board and in any direction. An episode that ends near the
+goal, moved by a few pixels and degrees, ends on it.
 """
 
 from collections.abc import Sequence

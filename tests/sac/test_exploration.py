@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sac.exploration import DURATION, RATE, SCALE, Detours
+from sac.exploration import OFFSET_DECISIONS, OFFSET_RATE, OFFSET_STD, Detours
 
 
 def test_an_offset_holds_for_its_time_and_only_where_it_may():
@@ -29,10 +29,10 @@ def test_an_offset_holds_for_its_time_and_only_where_it_may():
                 for piece in np.split(inside, changes):  # a detour may begin where another ends
                     lengths.append(len(piece))
                     offsets.append(piece[0])
-    assert min(lengths) == DURATION[0] and max(lengths) == DURATION[1] - 1
-    assert abs(np.std(offsets) / SCALE - 1) < 0.1  # those cut off at 1 are missing here
-    mean_length = (sum(DURATION) - 1) / 2
-    expected_off = (1 / RATE - 1) / (1 / RATE - 1 + mean_length)
+    assert min(lengths) == OFFSET_DECISIONS[0] and max(lengths) == OFFSET_DECISIONS[1] - 1
+    assert abs(np.std(offsets) / OFFSET_STD - 1) < 0.1  # those cut off at 1 are missing here
+    mean_length = (sum(OFFSET_DECISIONS) - 1) / 2
+    expected_off = (1 / OFFSET_RATE - 1) / (1 / OFFSET_RATE - 1 + mean_length)
     assert abs(off / added[..., 0].size - expected_off) < 0.02
 
 

@@ -174,7 +174,7 @@ def test_a_run_keeps_its_results_in_its_folder(tmp_path):
         ("--policy other_algorithm", "other_algorithm/config.json: algorithm must be sac, .* got 'ppo'"),
         ("--policy other_layout", "other_layout/config.json: observation_size must be 4, .* got 2"),
         ("--policy other_sizes", "other_sizes/model.safetensors: not the weights of an actor with layers of"),
-        ("--policy random --device cuda", "device cuda was asked for, but PyTorch finds none here"),
+        ("--policy random --device cuda", "device cuda is not available to PyTorch here"),
     ],
 )
 def test_bad_input_is_answered_in_one_sentence(flags, message, tmp_path, monkeypatch, capsys):

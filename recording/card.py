@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from common.video import write_video
-from envs.films import SUCCESS, mosaic, save_figure
+from envs.films import mosaic
+from envs.plots import SUCCESS, save_figure
 from envs.pusht.observations import FPS
 from envs.pusht.renderer import Renderer
 from envs.rollout import Episode

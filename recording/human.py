@@ -4,13 +4,15 @@ An episode begins when the pointer comes near the agent and ends when the T is o
 said to. When time is up, who played says whether it is to be kept.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pygame
 
 from common.errors import UserError, reason
-from envs.pusht.observations import FPS, RawObservation
+from envs.interfaces import RawObservation
+from envs.pusht.observations import FPS
 from envs.pusht.renderer import Renderer
 from recording.dataset import Dataset
 from recording.play import RecordingEnv, play
@@ -46,6 +48,7 @@ class Window:
     """
 
     n_action_steps = 1
+    image_size = 0
 
     def __init__(self, env: RecordingEnv, wanted: int) -> None:
         try:
@@ -69,7 +72,10 @@ class Window:
     def close(self) -> None:
         pygame.display.quit()
 
-    def reset(self, episodes: np.ndarray) -> None:
+    def seed_slots(self, seeds: Sequence[int]) -> None:
+        pass
+
+    def reset(self, slots: np.ndarray) -> None:
         self.begun = False
 
     def act(self, observations: RawObservation) -> np.ndarray:
@@ -120,7 +126,7 @@ class Window:
         frame = self.renderer.draw(observations["agent_pos"][0], observations["block_pose"][0], (), target)
         pygame.surfarray.blit_array(self.screen.subsurface((0, 0, SIDE, SIDE)), frame.transpose(1, 0, 2))
         self.screen.fill("white", (0, SIDE, SIDE, BAR))
-        coverage = self.env.infos()["coverage"][0]
+        coverage = self.env.infos()["progress"][0]
         left = (self.env.max_episode_steps - self.env.steps[0]) / FPS
         time = f"{left:.0f} s left" if left else "time is up: save it or discard it"
         begin = "bring the pointer to the blue disc to begin"

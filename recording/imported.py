@@ -33,11 +33,13 @@ from envs.pusht.observations import GOAL_POSE, SUCCESS_COVERAGE, wrap_angle
 from envs.pusht.renderer import Renderer
 from envs.pusht.symmetry import rigid_transform
 from envs.pusht.vector import PushTVectorEnv
+from envs.rollout import replay
 from recording.dataset import Dataset
 from recording.pictures import encode_png, histogram
 from recording.play import add_pictures
 from recording.schema import Recipe, Recorded, columns
 
+SIM_STATE = "agent_pos", "block_pose", "agent_vel"  # observations that make a state (7,)
 BATCH = 50  # episodes saved at a time
 LOST = 1.0  # pixels between a replay and a recording beyond which the replay says nothing about it
 APART = 10.0  # pixels, at least, from one end of a demonstration's segments to the next
@@ -76,7 +78,7 @@ def import_human(dataset: Dataset, path: Path) -> bool:
     if pictures is not None and recipe.resolution != pictures.shape[1]:
         raise UserError(f"resolution must be {pictures.shape[1]} with {path}, whose pictures are recorded")
     draws = recipe.hindsight and recipe.observations == "pixels"
-    env = PushTVectorEnv(1, "fast", recipe.resolution if draws else 0)
+    env = PushTVectorEnv(1, recipe.resolution if draws else 0)
     places = list(segments(env, source) if recipe.hindsight else source.episodes())
     notes, places = dataset.notes, places[dataset.notes.attempts :]
     look = {"unit": "episode", "desc": "importing", "dynamic_ncols": True, "disable": None}
@@ -218,15 +220,13 @@ def _replay(
     env: PushTVectorEnv, start: np.ndarray, actions: np.ndarray, draw: bool = True
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """States (T, 7) and pictures, if `env` has any, before each action, and coverage (T,) after it."""
-    env.reset(seed=[0], options={"states": start[None]})
     states, coverage, pictures = [], [], []
-    for action in actions:
-        states.append(env.envs[0].get_state())
-        if draw and env.pixels:
-            pictures.append(env.observations()["pixels"][0])
-        env.advance(action[None], np.ones(1, bool))
-        coverage.append(env.infos()["coverage"][0])
-    return np.stack(states), np.array(coverage), pictures
+    for observations, _, infos in replay(env, actions, options={"states": start[None]}):
+        states.append(np.concatenate([observations[name][0] for name in SIM_STATE]))
+        coverage.append(infos["progress"][0])
+        if draw and env.image_size:
+            pictures.append(observations["pixels"][0])
+    return np.stack(states[:-1]), np.array(coverage[1:]), pictures[:-1]
 
 
 def _geometry(env: PushTVectorEnv, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from common.seeding import split_seed
-from envs.pusht.observations import SUCCESS_COVERAGE, RawObservation
+from envs.interfaces import Policy, RawObservation
+from envs.pusht.observations import SUCCESS_COVERAGE
 from envs.pusht.simulator import PushTEnv
 from envs.pusht.vector import MAX_EPISODE_STEPS, PushTVectorEnv
-from envs.rollout import Episode, Policy, rollout
+from envs.rollout import Episode, rollout
 from recording.pictures import encode_mp4, encode_png, histogram, picture_stats
 from recording.schema import IMAGE, Recipe, Recorded, column_stats, columns
 
@@ -22,15 +23,14 @@ class RecordingEnv(PushTVectorEnv):
     Args:
         num_envs: how many.
         recipe: noise, hold, and what pictures to take.
-        pixels: side of the pictures that the policy sees, 0 for none.
+        image_size: side of the pictures that the policy sees, 0 for none.
     """
 
-    def __init__(self, num_envs: int, recipe: Recipe, pixels: int = 0) -> None:
-        super().__init__(num_envs, pixels=pixels, max_episode_steps=MAX_EPISODE_STEPS + recipe.hold)
+    def __init__(self, num_envs: int, recipe: Recipe, image_size: int = 0) -> None:
+        super().__init__(num_envs, image_size, MAX_EPISODE_STEPS + recipe.hold, recipe.hold)
         self.recipe = recipe
         self.side = recipe.resolution if recipe.observations == "pixels" else 0
         self.stop = np.zeros(num_envs, bool)  # episodes that end with the next step, whatever it leads to
-        self.on_place = np.zeros(num_envs, np.int64)  # steps for which the T has lain where it belongs
 
     def reset(self, *, seed: list[int], options: dict | None = None) -> tuple[dict, dict]:
         mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
@@ -38,7 +38,7 @@ class RecordingEnv(PushTVectorEnv):
             self.takes: list[_Take] = [None] * self.num_envs
         for i in np.flatnonzero(mask):
             self.takes[i] = _Take(Noise(self.recipe, int(seed[i])))
-        self.stop[mask], self.on_place[mask] = False, 0
+        self.stop[mask] = False
         return super().reset(seed=seed, options=options)
 
     def step(self, actions: np.ndarray) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray, dict]:
@@ -49,17 +49,16 @@ class RecordingEnv(PushTVectorEnv):
             if self.side:
                 self.takes[i].keep(self._picture(self.envs[i]))
             self.takes[i].played.append(played[i])
-        return super().step(played)
+        observations, rewards, terminated, truncated, infos = super().step(played)
+        terminated |= self.active & self.stop
+        self.active &= ~terminated
+        return observations, rewards, terminated, truncated, infos
 
     def _picture(self, env: PushTEnv) -> np.ndarray:
         env.observation_width = env.observation_height = self.side
         frame = env._render()
-        env.observation_width = env.observation_height = self.pixels  # as the policy sees it
+        env.observation_width = env.observation_height = self.image_size  # as the policy sees it
         return frame
-
-    def _ends(self, is_success: np.ndarray) -> np.ndarray:
-        self.on_place = np.where(is_success, self.on_place + 1, 0)
-        return (self.on_place > self.recipe.hold) | self.stop
 
 
 class Noise:
@@ -100,10 +99,13 @@ class Teacher:
 
     def __init__(self, policy: Policy, env: RecordingEnv, rests: bool = True) -> None:
         self.policy, self.env, self.rests = policy, env, rests
-        self.n_action_steps = policy.n_action_steps
+        self.n_action_steps, self.image_size = policy.n_action_steps, policy.image_size
 
-    def reset(self, episodes: np.ndarray) -> None:
-        self.policy.reset(episodes)
+    def seed_slots(self, seeds: Sequence[int]) -> None:
+        self.policy.seed_slots(seeds)
+
+    def reset(self, slots: np.ndarray) -> None:
+        self.policy.reset(slots)
         self.places = np.full((self.env.num_envs, 2), np.nan)
 
     def act(self, observations: RawObservation) -> np.ndarray:
@@ -121,7 +123,7 @@ def play(env: RecordingEnv, policy: Policy, seeds: Sequence[int], rests: bool = 
 
     Args:
         env: with as many slots as seeds.
-        policy: plays all slots; one that draws random numbers has `seed_slots`.
+        policy: plays all slots.
         seeds: of the episodes.
         rests: see `Teacher`; False for a person, who goes on alone.
 
@@ -129,20 +131,19 @@ def play(env: RecordingEnv, policy: Policy, seeds: Sequence[int], rests: bool = 
         episodes in the order of `seeds`; those not accepted have no content.
     """
     recipe = env.recipe
-    if hasattr(policy, "seed_slots"):
-        policy.seed_slots([split_seed((recipe.seed, seed), "actions", "noise")["actions"] for seed in seeds])
+    policy.seed_slots([split_seed((recipe.seed, seed), "actions", "noise")["actions"] for seed in seeds])
     episodes = {episode.seed: episode for episode in rollout(env, Teacher(policy, env, rests), seeds)}
     return [_develop(recipe, episodes[seed], take) for seed, take in zip(seeds, env.takes, strict=True)]
 
 
 def _develop(recipe: Recipe, episode: Episode, take: _Take) -> Recorded:
-    max_coverage = float(episode.coverage[1:].max())
-    success = bool(steps_on_place(episode.coverage[1:]) > recipe.hold)  # time may run out while it lies there
+    max_coverage = float(episode.progress[1:].max())
+    success = bool(steps_on_place(episode.progress[1:]) > recipe.hold)  # time may run out while it lies there
     recorded = Recorded(episode.seed, success, max_coverage, {}, [], {})
     if recipe.accepts(success, max_coverage):
         states, keypoints = np.stack(take.states), episode.observations["keypoints"][:-1]
         played = np.stack(take.played)
-        recorded.columns = columns(recipe, states, keypoints, episode.actions, played, episode.coverage[1:])
+        recorded.columns = columns(recipe, states, keypoints, episode.actions, played, episode.progress[1:])
         add_pictures(recipe, recorded, take.pictures, take.histograms)
     return recorded
 

@@ -23,7 +23,8 @@ from common.errors import UserError
 from common.run import StopRequest
 from envs.pusht.observations import FPS, SUCCESS_COVERAGE, wrap_angle
 from envs.pusht.renderer import Renderer
-from envs.pusht.vector import PushTVectorEnv
+from envs.pusht.vector import StockPushTVectorEnv
+from envs.rollout import replay
 from recording.dataset import STATS, Dataset, all_stats
 from recording.files import NumberedFile, reading
 from recording.pictures import decode_png, histogram, picture_stats
@@ -125,7 +126,7 @@ class _Judge:
         recipe = dataset.notes.recipe
         self.recipe, self.features, self.tolerance = recipe, dataset.features, Tolerance.of(recipe)
         side = recipe.resolution if recipe.observations == "pixels" else 0
-        self.env = PushTVectorEnv(1, "stock", side)
+        self.env = StockPushTVectorEnv(1, side)
         self.background = Renderer(side, side).background if recipe.video else None
         self.seen = self.same = 0
         self.worst = {"state": 0.0, "next.reward": 0.0, "picture": 0.0}
@@ -165,17 +166,18 @@ class _Judge:
     def _replay(self, seed: int, stored: dict[str, np.ndarray]) -> Replay:
         start = _sane(stored["sim.state"][0, :5]) if seed < 0 else np.full(5, np.nan)
         noise, on_place = Noise(self.recipe, max(seed, 0)), False
-        observations, _ = self.env.reset(seed=[max(seed, 0)], options={"states": start[None]})
+        played = stored.get("sim.action", stored["action"])
+        again = replay(self.env, _sane(played), max(seed, 0), {"states": start[None]})
+        observations, _, _ = next(again)
         steps, histograms = [], []
-        for t, played in enumerate(stored.get("sim.action", stored["action"])):
+        for t, (after, _, infos) in enumerate(again):
             frame = {name: values[t] for name, values in stored.items()}
             state = _state_difference(observations, frame, self.recipe.simulated)
             picture = self._picture_difference(observations, frame) if IMAGE in stored else 0.0
             if self.recipe.video:
                 histograms.append(histogram(observations["pixels"][0]))
-            action = np.abs(noise.disturb(frame["action"], on_place) - _sane(played)).max()
-            self.env.advance(_sane(played)[None], np.ones(1, bool))
-            observations, coverage = self.env.observations(), self.env.infos()["coverage"][0]
+            action = np.abs(noise.disturb(frame["action"], on_place) - _sane(played[t])).max()
+            observations, coverage = after, infos["progress"][0]
             on_place = coverage > SUCCESS_COVERAGE
             steps.append((state, action, picture, coverage))
         return Replay(*np.array(steps).T, histograms)

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from common.device import choose_device
 from common.errors import UserError
-from envs.rollout import Policy
+from envs.interfaces import Policy
 from policies import load_policy
 from recording.play import RecordingEnv, play
 from recording.schema import Recipe, Recorded
@@ -51,7 +51,7 @@ class Player:
     def play(self, policy: Policy, number: int) -> list[Recorded]:
         """Play the seeds of block `number`."""
         first = self.recipe.seed + number * self.block
-        env = RecordingEnv(self.block, self.recipe, policy.pixels)
+        env = RecordingEnv(self.block, self.recipe, policy.image_size)
         return play(env, policy, range(first, first + self.block))
 
 

@@ -48,7 +48,7 @@ def test_an_act_is_recorded_as_it_plays(tmp_path, short_blocks, forked_workers, 
     flags = f"--policy {tmp_path / 'act'} --all --episodes 6 --observations keypoints"
     record(tmp_path / "data", f"{flags} --workers 2")
     policy = load_policy(str(tmp_path / "act"))
-    env = PushTVectorEnv(6, pixels=policy.pixels, max_episode_steps=20)
+    env = PushTVectorEnv(6, policy.image_size, max_episode_steps=20)
     episodes = list(rollout(env, policy, range(7000, 7006)))
     opened = LeRobotDataset("local/any", root=tmp_path / "data").hf_dataset.with_format("numpy")
     actions = np.concatenate([episode.actions for episode in episodes])

@@ -114,18 +114,19 @@ def test_ctrl_c_saves_what_it_has(source, tmp_path, monkeypatch):
 
 def test_no_success_that_was_not_one(source, tmp_path):
     """Rewards beside the stock simulator's, which plays all actions from the first state."""
-    from envs.pusht.vector import PushTVectorEnv
+    from envs.pusht.vector import StockPushTVectorEnv
 
     np.savez(tmp_path / "people.npz", **source)
     dataset = dataset_at(tmp_path / "data", source, observations="keypoints")
     import_human(dataset, tmp_path / "people.npz")
     rows = LeRobotDataset("local/people", root=dataset.root).hf_dataset.with_format("numpy")[:]
-    env, starts = PushTVectorEnv(1, "stock"), [0, *source["episode_ends"][:-1]]
+    env, starts = StockPushTVectorEnv(1), [0, *source["episode_ends"][:-1]]
     for start, end in zip(starts, source["episode_ends"], strict=True):
         env.reset(seed=[0], options={"states": source["state"][start : start + 1].astype(np.float64)})
         for t in range(start, end):
-            env.advance(source["action"][t : t + 1].astype(np.float64), np.ones(1, bool))
-            coverage = env.infos()["coverage"][0]
+            env.active[:] = True
+            *_, infos = env.step(source["action"][t : t + 1])
+            coverage = infos["progress"][0]
             assert abs(rows["next.reward"][t] - min(coverage / 0.95, 1.0)) < 0.01
             assert rows["next.success"][t] == (coverage > 0.95)
 

@@ -3,12 +3,16 @@ import numpy as np
 import pytest
 
 import envs  # noqa: F401  registers the environments
-from policies import ASSETS, RandomPolicy, load_policy
+from policies import ASSETS, load_policy
 from recording import play
 from recording.pictures import decode_png
 from recording.play import RecordingEnv
 
 EXPERT = ASSETS / "sac_expert_fast"
+
+
+def random_policy():
+    return load_policy("random")
 
 
 def plain(seed, actions):
@@ -68,8 +72,8 @@ def test_noise_is_played_and_the_clean_action_is_the_label(make_recipe):
 
 def test_an_episode_depends_on_its_seed_and_not_on_its_neighbours(make_recipe):
     recipe = make_recipe(noise=5.0, all=True, observations="keypoints")
-    together = play.play(RecordingEnv(3, recipe), RandomPolicy(), [1, 2, 3])
-    (alone,) = play.play(RecordingEnv(1, recipe), RandomPolicy(), [2])
+    together = play.play(RecordingEnv(3, recipe), random_policy(), [1, 2, 3])
+    (alone,) = play.play(RecordingEnv(1, recipe), random_policy(), [2])
     for name, values in alone.columns.items():
         np.testing.assert_array_equal(values, together[1].columns[name])
     assert (together[0].columns["action"][:5] != together[1].columns["action"][:5]).all()
@@ -97,5 +101,5 @@ def test_a_success_that_comes_too_late_to_be_held_is_none(steps, held, make_reci
 
 
 def test_what_is_not_accepted_has_no_content(make_recipe):
-    (episode,) = play.play(RecordingEnv(1, make_recipe(min_coverage=0.5)), RandomPolicy(), [0])
+    (episode,) = play.play(RecordingEnv(1, make_recipe(min_coverage=0.5)), random_policy(), [0])
     assert not episode.success and not episode.columns and not episode.pictures

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.errors import UserError
-from envs.pusht.vector import PushTVectorEnv
+from envs.pusht.vector import StockPushTVectorEnv
 from recording.checks import open_dataset
 from recording.dataset import Dataset, Notes
 from recording.pictures import decode_png, encode_mp4, encode_png
@@ -175,14 +175,14 @@ def test_the_film_of_another_episode_is_found(player, new_dataset, capsys):
 
 def test_ctrl_c_is_no_difference(dataset, monkeypatch):
     """Also in a callback of the physics, where Python would swallow the exception."""
-    step = PushTVectorEnv.advance
+    step = StockPushTVectorEnv.step
 
     def interrupted(self, *args):
         signal.raise_signal(signal.SIGINT)
-        monkeypatch.setattr(PushTVectorEnv, "advance", step)
-        step(self, *args)
+        monkeypatch.setattr(StockPushTVectorEnv, "step", step)
+        return step(self, *args)
 
-    monkeypatch.setattr(PushTVectorEnv, "advance", interrupted)
+    monkeypatch.setattr(StockPushTVectorEnv, "step", interrupted)
     with pytest.raises(UserError, match="interrupted; so far 1 of 1 episodes replay exactly"):
         verify(dataset)
 

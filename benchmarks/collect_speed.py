@@ -1,12 +1,12 @@
-"""How fast datasets are recorded here, beside a plain loop with LeRobot's recorder.
+"""Frames recorded per second, by collect_dataset.py and by a plain loop with LeRobot's recorder.
 
     python benchmarks/collect_speed.py                      about two minutes; prints a table, writes JSON
     python benchmarks/collect_speed.py --repeats 5 --json FILE
 
-The plain loop is what LeRobot's documentation shows: `gym_pusht/PushT-v0`, one action at a time, `add_frame`
-and `save_episode`, all options at their defaults. Both play the shipped expert from the same starts and end
-with a closed dataset on the disk; they take turns. A rate is the median over the turns, in frames per second
-of CPU time of one process, and by the clock.
+The plain loop is that of LeRobot's documentation: `gym_pusht/PushT-v0`, one action at a time, `add_frame` and
+`save_episode`, all options at their defaults. Both play the shipped expert from the same starts and end with
+a closed dataset on the disk; they take turns. A rate is the median over the turns, in frames per second of
+CPU time of one process, and by the clock.
 """
 
 import statistics
@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import datasets
@@ -28,22 +29,23 @@ from lerobot.datasets import LeRobotDataset
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is beside it, not above it
 
 from common.provenance import provenance, write_report
+from envs.pusht.task import PushT
 from policies import EXPERT, load_policy
 from recording.dataset import Dataset, Notes
 from recording.recorder import record
-from recording.schema import FPS, IMAGE, TASK, Recipe, features
-from recording.workers import BLOCK, Player
+from recording.schema import IMAGE, Recipe, features
+from recording.workers import SEEDS_PER_BLOCK, BlockRecorder
 
-KINDS = {
-    "PNG": {},
-    "video": {"video": True},
-    "keypoints, no pictures": {"observations": "keypoints"},
+KINDS: dict[str, dict[str, Any]] = {
+    "PNG": {"hold": 0, "observations": "pixels"},
+    "video": {"hold": 0, "observations": "pixels", "video": True},
+    "keypoints, no pictures": {"hold": 0, "observations": "keypoints"},
 }
 PLAIN, OURS = "LeRobot's recorder", "ours"
 
 
 def main(
-    json: Path = Path("logs/benchmarks/collect_speed.json"), repeats: int = 3, episodes: int = BLOCK
+    json: Path = Path("logs/benchmarks/collect_speed.json"), repeats: int = 3, episodes: int = SEEDS_PER_BLOCK
 ) -> None:
     """Measure, print, write.
 
@@ -66,7 +68,7 @@ def main(
         kind: {who: tuple(map(statistics.median, zip(*turns, strict=True))) for who, turns in both.items()}
         for kind, both in rates.items()
     }
-    results["by default: video, PNG"] = {PLAIN: results["video"][PLAIN], OURS: results["PNG"][OURS]}
+    results["LeRobot's video, our PNG"] = {PLAIN: results["video"][PLAIN], OURS: results["PNG"][OURS]}
     print_table(results)
     write_report(json, report(results, rates))
 
@@ -81,8 +83,8 @@ def measure(recorder: Callable, recipe: Recipe, episodes: int) -> tuple[float, f
 
 def plain(root: Path, recipe: Recipe, episodes: int) -> int:
     """Returns the number of frames."""
-    wanted = {name: feature for name, feature in features(recipe).items() if name != "sim.state"}
-    dataset = LeRobotDataset.create("local/plain", FPS, wanted, root=root, video_backend="pyav")
+    wanted = {name: feature for name, feature in features(PushT(), recipe).items() if name != "sim.state"}
+    dataset = LeRobotDataset.create("local/plain", PushT.fps, wanted, root=root, video_backend="pyav")
     pixels = recipe.observations == "pixels"
     kind = "pixels_agent_pos" if pixels else "environment_state_agent_pos"
     env, policy = gymnasium.make("gym_pusht/PushT-v0", obs_type=kind), load_policy(EXPERT)
@@ -101,14 +103,14 @@ def plain(root: Path, recipe: Recipe, episodes: int) -> int:
             done = terminated or truncated
             seen["next.reward"] = np.array([reward], np.float32)
             seen["next.done"], seen["next.success"] = np.array([done]), np.array([bool(info["is_success"])])
-            dataset.add_frame(seen | {"task": TASK})
+            dataset.add_frame(seen | {"task": PushT.sentence})
         dataset.save_episode()
     dataset.finalize()
     return dataset.meta.total_frames
 
 
 def raw(simulator) -> dict[str, np.ndarray]:
-    """What the expert looks at."""
+    """The observations that the expert uses."""
     agent, block = simulator.agent, simulator.block
     return {
         "agent_pos": np.array([agent.position]),
@@ -120,7 +122,8 @@ def raw(simulator) -> dict[str, np.ndarray]:
 def ours(root: Path, recipe: Recipe, episodes: int) -> int:
     """Returns the number of frames."""
     dataset = Dataset(root, Notes(recipe, next_seed=recipe.seed))
-    record(dataset, Player(recipe, str(EXPERT), block=episodes), episodes, workers=1, give_up=episodes)
+    recorder = BlockRecorder(recipe, str(EXPERT), block_size=episodes)
+    record(dataset, recorder, episodes, workers=1, give_up=episodes)
     return dataset.frames
 
 

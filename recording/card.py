@@ -1,6 +1,6 @@
-"""A dataset's card: how it was made, what is in it, and what it looks like.
+"""A dataset's card: how it was recorded, what is in it, and what it looks like.
 
-The pictures are drawn from the stored simulator states, so that there are some whatever was recorded.
+Its pictures are drawn from the stored simulator states, so that datasets without pictures have some, too.
 """
 
 from collections.abc import Sequence
@@ -16,74 +16,60 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from common.video import write_video
-from envs.films import SUCCESS, mosaic, save_figure
-from envs.pusht.observations import FPS
-from envs.pusht.renderer import Renderer
+from envs.films import mosaic
+from envs.plots import SUCCESS, save_figure
+from envs.recording import Recordable
 from envs.rollout import Episode
 from envs.summary import wilson_interval
 from recording.dataset import Dataset, Notes
-from recording.schema import IMPORT, Recipe
+from recording.schema import IMPORT, NO_SEED
 
-SHOWN, SIDE = 9, 160  # episodes in the film, pixels of each
-MOMENTS = 8  # of an episode on the contact sheet
-SIMULATOR = "Recorded in the simulator of [gym-pusht](https://github.com/huggingface/gym-pusht)."
-PEOPLE = (
-    "Recorded by people for [Diffusion Policy](https://diffusion-policy.cs.columbia.edu) (Chi et al. 2023; "
-    "MIT License, (c) 2023 Columbia Artificial Intelligence and Robotics Lab)"
-)
-AS_RECORDED = "; rewards were computed from the recorded states."
-HINDSIGHT = (
-    ". Every segment of their demonstrations was moved to where its T ends on the goal and played there in "
-    "the simulator, which the states and rewards are of; those that succeed were kept, up to their success."
-)
-CITATION = """@inproceedings{chi2023diffusionpolicy,
-  title={Diffusion Policy: Visuomotor Policy Learning via Action Diffusion},
-  author={Chi, Cheng and Feng, Siyuan and Du, Yilun and Xu, Zhenjia and Cousineau, Eric
-    and Burchfiel, Benjamin and Song, Shuran},
-  booktitle={Proceedings of Robotics: Science and Systems (RSS)},
-  year={2023}
-}"""
+EPISODES_SHOWN, PICTURE_PX = 9, 160
+MOMENTS_SHOWN = 8  # of an episode on the contact sheet
 
 
 def write_card(folder: Path, dataset: Dataset, repo_id: str) -> None:
     """Write README.md and `card/` into the folder of a dataset."""
-    rows = _read(folder / "meta/episodes", ["length", "seed", "success", "max_coverage"])
+    task, texts = dataset.task, dataset.task.recording.card
+    rows = _read(folder / "meta/episodes", ["length", "seed", "success"])
     frames = _read(folder / "data", ["episode_index", "action", "sim.state"])
-    shown = np.unique(np.linspace(0, len(rows["length"]) - 1, SHOWN).astype(int))
-    episodes = [_drawn(frames, number, rows["success"][number]) for number in shown]
+    frames |= {name: frames[name].reshape(len(frames[name]), -1) for name in ("action", "sim.state")}
+    shown = np.unique(np.linspace(0, len(rows["length"]) - 1, EPISODES_SHOWN).astype(int))
+    episodes = [_drawn(task, frames, number, rows["success"][number]) for number in shown]
     (folder / "card").mkdir()
     Image.fromarray(_contact_sheet(episodes)).save(folder / "card/contact_sheet.png")
-    write_video(folder / "card/episodes.mp4", mosaic(episodes), FPS)
-    _plot_lengths(folder / "card/lengths.png", rows["length"])
+    write_video(folder / "card/episodes.mp4", mosaic(episodes), task.fps)
+    _plot_lengths(folder / "card/lengths.png", rows["length"], task.fps)
     card = create_lerobot_dataset_card(
-        tags=["pusht"],
+        tags=list(texts.tags),
         dataset_info=load_info(folder),
-        license="mit",
+        license=texts.license,
         repo_id=repo_id,
-        url="https://github.com/huggingface/gym-pusht",
-        paper="https://arxiv.org/abs/2303.04137 (Chi et al. 2023, Diffusion Policy), where the task is from",
-        citation_bibtex=CITATION,
+        url=texts.url,
+        paper=texts.paper,
+        citation_bibtex=texts.citation,
         dataset_description=_description(dataset, rows, frames),
     )
     card.save(folder / "README.md")
 
 
 def _description(dataset: Dataset, rows: dict, frames: dict) -> str:
-    notes, lengths = dataset.notes, rows["length"]
+    task, notes, lengths = dataset.task, dataset.notes, rows["length"]
+    texts = task.recording.card
     numbers = {
-        "episodes": f"{len(lengths):,}, of which {int(rows['success'].sum()):,} end with the T on its place",
-        "frames": f"{lengths.sum():,} at {FPS} Hz, {lengths.min()} to {lengths.max()} an episode, "
+        "episodes": f"{len(lengths):,}, of which {int(rows['success'].sum()):,} {texts.final_success}",
+        "frames": f"{lengths.sum():,} at {task.fps} Hz, {lengths.min()} to {lengths.max()} an episode, "
         f"{lengths.mean():.1f} on average",
-        "policy": _player(notes),
-        "starts": _starts(rows["seed"], notes.recipe.hindsight),
-        "target moves": _moves(frames),
+        "policy": _policy(task, notes),
+        "starts": _starts(task, rows["seed"], notes.recipe.hindsight),
+        texts.actions: _moves(task, frames),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in numbers.items())
     commands = "\n".join(notes.commands)
     settings = ", ".join(
-        f"{name} {value}" for name, value in asdict(notes.recipe).items() if name != "policy"
+        f"{name} {value}" for name, value in asdict(notes.recipe).items() if name not in ("policy", "task")
     )
-    return f"""PushT: an agent pushes a T onto its place. {_origin(notes.recipe)}
+    return f"""{texts.task} {_origin(dataset)}
 `collect_dataset.py --verify`, of the recorder, plays it again and compares.
 
 ![Episodes from left to right](card/contact_sheet.png)
@@ -102,84 +88,88 @@ Settings: {settings}.
 
 ![How long the episodes are](card/lengths.png)
 
-{_action_table(frames["action"])}
+{_action_table(frames["action"], texts.action_axes)}
 
-Frame t shows the board before action t; `next.*` is what the action led to. An action is the place, in pixels
-of a 512 x 512 board, to which the agent is sent. `sim.state` is the simulator before the action (agent x, y,
-block x, y, angle, agent velocity): enough to draw a picture of any size, and not an input of policies.
-`meta/episodes` also has the seed, success and largest coverage of each episode."""
+Frame t is the moment before action t; `next.*` is what the action led to. {texts.columns}
+`meta/episodes` also has the seed, success and largest {task.progress_name} of each episode."""
 
 
-def _origin(recipe: Recipe) -> str:
+def _origin(dataset: Dataset) -> str:
+    recipe, texts = dataset.notes.recipe, dataset.task.recording.card
     if recipe.policy != IMPORT:
-        return SIMULATOR
-    return PEOPLE + (HINDSIGHT if recipe.hindsight else AS_RECORDED)
+        return texts.simulator
+    return texts.demonstrations + (texts.hindsight if recipe.hindsight else texts.as_recorded)
 
 
-def _player(notes: Notes) -> str:
+def _policy(task: Recordable, notes: Notes) -> str:
     if notes.recipe.hindsight:
         return f"people; of {notes.attempts:,} segments {notes.successes:,} succeed where they were moved to"
     if notes.recipe.policy == IMPORT:
         return "people"
-    return f"`{notes.recipe.policy}`, {_success_rate(notes)}"
+    return f"`{notes.recipe.policy}`, {_success_rate(task, notes)}"
 
 
-def _success_rate(notes: Notes) -> str:
+def _success_rate(task: Recordable, notes: Notes) -> str:
     successes, attempts, hold = notes.successes, notes.attempts, notes.recipe.hold
     low, high = (100 * bound for bound in wilson_interval(successes, attempts))
     share = f"{100 * successes / attempts:.1f} % ({low:.1f} to {high:.1f})"
-    held = f" and kept it there for {hold} steps" if hold else ""
-    return f"put the T on its place{held} in {successes:,} of {attempts:,} episodes played: {share}"
+    held = f" and stayed successful for {hold} steps" if hold else ""
+    success = task.recording.card.success
+    return f"{success}{held} in {successes:,} of {attempts:,} episodes played: {share}"
 
 
-def _starts(seeds: np.ndarray, moved: bool) -> str:
-    if seeds.min() < 0:
+def _starts(task: Recordable, seeds: np.ndarray, moved: bool) -> str:
+    if seeds.min() == NO_SEED:
         return "moved" if moved else "as recorded"
-    return f"seeds {seeds.min()} to {seeds.max()} of `PushT-v0`"
+    return f"seeds {seeds.min()} to {seeds.max()} of {task.recording.card.starts}"
 
 
-def _moves(frames: dict[str, np.ndarray]) -> str:
-    same = np.diff(frames["episode_index"]) == 0
-    moves = np.linalg.norm(np.diff(frames["action"], axis=0), axis=1)[same]
+def _moves(task: Recordable, frames: dict[str, np.ndarray]) -> str:
+    same_episode = np.diff(frames["episode_index"]) == 0
+    moves = np.linalg.norm(np.diff(frames["action"], axis=0), axis=1)[same_episode]
     if not len(moves):
         return "-"
-    return f"{moves.mean():.1f} px per step, 99th percentile {np.percentile(moves, 99):.1f} px"
+    unit = task.recording.unit
+    return f"{moves.mean():.1f} {unit} per step, 99th percentile {np.percentile(moves, 99):.1f} {unit}"
 
 
-def _action_table(actions: np.ndarray) -> str:
-    """Of all actions (N, 2): LeRobot's `stats.json` has means of the episodes' quantiles."""
+def _action_table(actions: np.ndarray, axes: Sequence[str]) -> str:
+    """Of all actions (N, A): LeRobot's `stats.json` has means of the episodes' quantiles."""
     shares = {"min": 0.0, "q01": 0.01, "q50": 0.5, "q99": 0.99, "max": 1.0}
     columns = dict(zip(shares, np.quantile(actions, list(shares.values()), axis=0), strict=True))
     columns |= {"mean": actions.mean(axis=0), "std": actions.std(axis=0)}
     lines = [f"| action | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 1)]
-    for i, axis in enumerate("xy"):
+    for i, axis in enumerate(axes):
         lines.append(f"| {axis} | " + " | ".join(f"{values[i]:.1f}" for values in columns.values()) + " |")
     return "\n".join(lines)
 
 
-def _drawn(frames: dict[str, np.ndarray], number: int, success: bool) -> Episode:
-    """An episode with pictures; its last action leads to a state that is not stored, so it is left out."""
+def _drawn(task: Recordable, frames: dict[str, np.ndarray], number: int, success: bool) -> Episode:
+    """An episode with pictures, without its last action, which leads to a state that is not stored."""
     states = frames["sim.state"][frames["episode_index"] == number]
-    renderer = Renderer(SIDE, SIDE)
-    pictures = np.stack([renderer.draw(state[:2], state[2:5]) for state in states])
+    pictures = task.recording.draw(states, PICTURE_PX)
     steps = len(states) - 1
-    nothing = np.zeros((steps, 2)), np.zeros(steps), np.zeros(steps + 1)
-    return Episode(number, {}, *nothing, success=bool(success), frames=pictures)
+    actions = frames["action"][frames["episode_index"] == number][:steps]
+    return Episode(number, {}, actions, np.zeros(steps), success=bool(success), frames=pictures)
 
 
 def _contact_sheet(episodes: Sequence[Episode]) -> np.ndarray:
     """A row of pictures for each episode, from its start to its end."""
-    moments = [np.linspace(0, len(episode), MOMENTS).astype(int) for episode in episodes]
-    rows = [np.concatenate(e.frames[when], axis=1) for e, when in zip(episodes, moments, strict=True)]
+    moments = [np.linspace(0, len(episode), MOMENTS_SHOWN).astype(int) for episode in episodes]
+    rows = [
+        np.concatenate(episode.frames[when], axis=1)
+        for episode, when in zip(episodes, moments, strict=True)
+        if episode.frames is not None
+    ]
     return np.concatenate(rows)
 
 
-def _plot_lengths(path: Path, lengths: np.ndarray) -> None:
+def _plot_lengths(path: Path, lengths: np.ndarray, fps: int) -> None:
     figure = Figure(figsize=(6.4, 2.8), layout="constrained")
     axes = figure.subplots()
-    width = 1 + int(np.ptp(lengths)) // 40  # in whole frames, so that no bar has more lengths than another
+    width = 1 + int(np.ptp(lengths)) // 40  # whole frames: all bars count equally many lengths
     axes.hist(lengths, bins=np.arange(lengths.min(), lengths.max() + width + 1, width) - 0.5, color=SUCCESS)
-    axes.set(xlabel="frames of an episode (10 per second)", ylabel="episodes")
+    axes.set(xlabel=f"frames of an episode ({fps} per second)", ylabel="episodes")
     save_figure(figure, path)
 
 

@@ -1,4 +1,4 @@
-"""Is this a dataset, is it whole, may it be gone on with: looked at before anything is written."""
+"""Checks before anything is written: is this a dataset, is it whole, may it be resumed."""
 
 import json
 import re
@@ -12,14 +12,23 @@ import pyarrow.parquet as pq
 from common.checkpoint import load_json
 from common.config import differences, from_dict, to_dict
 from common.errors import UserError
-from envs.pusht.observations import FPS
 from recording.dataset import INFO, NOTES, STATS, TASKS, Dataset, Notes
 from recording.files import REPAIR, NumberedFile, count_frames, reading
-from recording.schema import IMAGE, TASK, Recipe, Settings
+from recording.schema import IMAGE, Recipe
+
+ADDED_SETTINGS = {"hindsight": False, "task": "pusht"}  # what datasets recorded before have that lack them
+
+
+def stored_recipe(root: Path) -> Recipe | None:
+    """The recipe of the dataset at `root`; None where it cannot be read."""
+    try:
+        return _read_notes(root / NOTES).recipe
+    except UserError:
+        return None
 
 
 def is_dataset(root: Path) -> bool:
-    """Whether a folder is a LeRobot dataset, of whatever kind and state, or what is left of one of ours."""
+    """Whether a folder is a LeRobot dataset of any kind and state, or what is left of one of ours."""
     return (root / INFO).is_file() or (root / NOTES).is_file()
 
 
@@ -27,7 +36,7 @@ def open_dataset(root: Path) -> Dataset:
     """Open a dataset that was recorded or imported here.
 
     Raises:
-        UserError: there is none, it is damaged, or it came about otherwise.
+        UserError: there is none, it is damaged, or it was recorded by something else.
     """
     if not root.exists():
         raise UserError(f"{root}: no such folder, so there is no dataset")
@@ -43,7 +52,7 @@ def open_dataset(root: Path) -> Dataset:
     if not notes.exists():
         raise UserError(
             f"{root}: was not recorded by collect_dataset.py ({NOTES} is missing), so there is nothing to "
-            "replay or to go on with; choose another --root"
+            "replay or to resume; choose another --root"
         )
     dataset = Dataset(root, _read_notes(notes))
     return Dataset(root, dataset.notes, *check_whole(dataset, info))
@@ -57,19 +66,20 @@ def check_whole(dataset: Dataset, info: dict[str, Any]) -> tuple[int, int]:
     """
     root = dataset.root
     lengths, frames = _lengths(root), sum(_frames(dataset))
-    told = info.get("total_episodes"), info.get("total_frames")
-    if told != (len(lengths), sum(lengths)) or frames != sum(lengths):
+    described = info.get("total_episodes"), info.get("total_frames")
+    if described != (len(lengths), sum(lengths)) or frames != sum(lengths):
         raise UserError(
-            f"{root}: damaged: meta/info.json tells of {told[0]} episodes and {told[1]} frames, "
+            f"{root}: damaged: meta/info.json says {described[0]} episodes and {described[1]} frames, "
             f"meta/episodes of {len(lengths)} and {sum(lengths)}, and data holds {frames} frames; {REPAIR}"
         )
     with reading(root / INFO):
         features = {name: feature | {"info": None} for name, feature in info["features"].items()}
         ours = {name: feature | {"info": None} for name, feature in dataset.features.items()}
-        _require(info["fps"] == FPS, f"{info['fps']} fps instead of {FPS}")
+        _require(info["fps"] == dataset.task.fps, f"{info['fps']} fps instead of {dataset.task.fps}")
         _require(features == json.loads(json.dumps(ours)), f"other features than those of {NOTES}")
     with reading(root / TASKS):
-        _require(pq.read_table(root / TASKS).to_pylist() == [{"task_index": 0, "task": TASK}], "other tasks")
+        tasks = [{"task_index": 0, "task": dataset.task.sentence}]
+        _require(pq.read_table(root / TASKS).to_pylist() == tasks, "other tasks")
     with reading(root / STATS):
         counts = {name: values["count"] for name, values in load_json(root / STATS).items() if name != IMAGE}
         _require(counts == {name: [frames] for name in dataset.features if name != IMAGE}, "other counts")
@@ -77,14 +87,14 @@ def check_whole(dataset: Dataset, info: dict[str, Any]) -> tuple[int, int]:
 
 
 def check_same_recipe(root: Path, saved: Recipe, asked: Recipe) -> None:
-    """Raise UserError if a dataset cannot be gone on with in another way than it was begun."""
+    """Raise UserError if a dataset was recorded with another recipe."""
     old, new = asdict(saved), asdict(asked)
     if old["fingerprint"] == new["fingerprint"]:
-        old.pop("policy"), new.pop("policy")  # the same policy by another path
+        new["policy"] = old["policy"]  # the same policy by another path
     if changed := differences(old, new):
         how = re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1", "; ".join(changed))  # short fingerprints
         raise UserError(
-            f"{root} was recorded otherwise ({how}): ask for the same to --resume, or choose another --root"
+            f"{root} was recorded otherwise ({how}): use its settings to --resume, or choose another --root"
         )
 
 
@@ -124,7 +134,7 @@ def _require(true: bool, otherwise: str) -> None:
 def _read_notes(path: Path) -> Notes:
     content = load_json(path)
     if isinstance(content, dict) and isinstance(content.get("recipe"), dict):
-        content["recipe"] = to_dict(Settings()) | content["recipe"]  # of before there was a setting
+        content["recipe"] = ADDED_SETTINGS | content["recipe"]
         notes = from_dict(Notes, content, f"{path}: ")
         if to_dict(notes) == content:  # nothing is missing
             return notes

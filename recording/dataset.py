@@ -3,9 +3,9 @@
 LeRobot's own writer keeps its files open until `finalize`: killed before, it leaves Parquet without a footer,
 and a dataset that nothing opens. Here `append` writes closed files and only then replaces the dataset. What
 it writes is what LeRobot would have written, made by LeRobot's functions for schema, statistics and metadata,
-except that files are full by the frames in them: so they do not depend on when something was saved.
+except that the frames in a file decide when it is full: so files do not depend on when something was saved.
 
-`meta/recording.json`, of which LeRobot knows nothing, says how the dataset came about and where to go on.
+`meta/recording.json`, which LeRobot ignores, says how the dataset was recorded and where to resume.
 """
 
 from collections import defaultdict
@@ -29,17 +29,25 @@ from pandas import DataFrame, Index
 
 from common.checkpoint import save_json
 from common.run import undisturbed
-from envs.pusht.observations import FPS
+from envs.recording import Recordable
 from recording.files import NumberedFile, extend, extend_rows, extend_video, last_file, shorten
-from recording.schema import IMAGE, ROBOT, TASK, Recipe, Recorded, column_stats, features
+from recording.schema import (
+    IMAGE,
+    Recipe,
+    RecordedEpisode,
+    column_stats,
+    features,
+    max_progress_name,
+    recorded_task,
+)
 from recording.versions import link_all, next_version, remove
 
-FRAMES_PER_FILE = 10_000  # 13 MB of pictures of 96 x 96; what an `append` writes again at most
+FRAMES_PER_FILE = 10_000  # 13 MB of pictures of 96 x 96; the most that an `append` writes again
 EPISODES_PER_FILE = 1_000
 NOTES = Path("meta/recording.json")
 INFO, STATS, TASKS = Path("meta/info.json"), Path("meta/stats.json"), Path("meta/tasks.parquet")
 SUMMARY = INFO, STATS, TASKS, NOTES
-CARD = Path("README.md"), Path("card")  # they tell of the dataset as it is: one that grows leaves them behind
+CARD = Path("README.md"), Path("card")  # they describe the dataset as it is: when it grows, they are dropped
 
 
 @dataclass(frozen=True)
@@ -52,9 +60,18 @@ class Notes:
     successes: int = 0  # of these
     commands: tuple[str, ...] = ()
 
+    def after(self, attempts: int, successes: int, next_seed: int | None = None) -> "Notes":
+        """These notes after more attempts, of which some were successes."""
+        return replace(
+            self,
+            next_seed=self.next_seed if next_seed is None else next_seed,
+            attempts=self.attempts + attempts,
+            successes=self.successes + successes,
+        )
+
 
 class Dataset:
-    """A dataset on the disk, or one to be; `checks.open_dataset` looks at what is there first.
+    """A dataset on the disk, or a new one; `checks.open_dataset` opens an existing one.
 
     Args:
         root: its folder.
@@ -64,19 +81,20 @@ class Dataset:
 
     def __init__(self, root: Path, notes: Notes, episodes: int = 0, frames: int = 0) -> None:
         self.root = root
-        self.features = {**features(notes.recipe), **DEFAULT_FEATURES}
+        self.task = recorded_task(notes.recipe.task)
+        self.features = {**features(self.task, notes.recipe), **DEFAULT_FEATURES}
         self.schema = get_hf_features_from_features(self.features).arrow_schema
         self._remember(notes, episodes, frames)
 
     def _remember(self, notes: Notes, episodes: int, frames: int) -> None:
-        """Take down what is on the disk."""
+        """Note what is on the disk."""
         self.notes, self.episodes, self.frames = notes, episodes, frames
-        self.stats = load_stats(self.root) if episodes else None
+        self.stats: dict[str, dict] = (load_stats(self.root) or {}) if episodes else {}
         self._data = last_file(self.root / "data") if episodes else NumberedFile()
         self._meta = last_file(self.root / "meta/episodes") if episodes else NumberedFile()
 
-    @undisturbed()  # else what is on the disk could be more than what is known of it
-    def append(self, episodes: Sequence[Recorded], notes: Notes) -> None:
+    @undisturbed()  # else more could be on the disk than this object knows
+    def append(self, episodes: Sequence[RecordedEpisode], notes: Notes) -> None:
         """Add episodes. When this returns all of them are on the disk, until then none is.
 
         Raises:
@@ -87,7 +105,7 @@ class Dataset:
         for number, episode in enumerate(episodes, self.episodes):
             data, meta = data.grow(len(episode), FRAMES_PER_FILE), meta.grow(1, EPISODES_PER_FILE)
             episode_stats = episode.stats | _index_stats(number, frames, len(episode))
-            row = _row(episode, number, frames, data, meta, episode_stats)
+            row = _row(self.task, episode, number, frames, data, meta, episode_stats)
             tables[data.data].append(self._table(episode, row))
             rows[meta.meta].append(row)
             if episode.video:
@@ -104,7 +122,7 @@ class Dataset:
 
     @undisturbed()
     def drop_last(self) -> None:
-        """Take the last episode back, its success too; not for videos, which are not cut.
+        """Remove the last episode, its success too; not for datasets with videos, which are not cut.
 
         Raises:
             UserError: as `append`.
@@ -127,7 +145,7 @@ class Dataset:
 
     @property
     def has_card(self) -> bool:
-        """Whether there is a card, which then tells of the dataset as it is; a person may have edited it."""
+        """Whether there is a card. It is up to date, and a person may have edited it."""
         return (self.root / CARD[0]).exists()
 
     def add_card(self, write: Callable[[Path], None]) -> None:
@@ -149,7 +167,7 @@ class Dataset:
         if self.episodes:
             link_all(self.root, new, lambda path: path not in leave_out and Path(path.parts[0]) not in CARD)
 
-    def _table(self, episode: Recorded, row: dict[str, Any]) -> pa.Table:
+    def _table(self, episode: RecordedEpisode, row: dict[str, Any]) -> pa.Table:
         """The frames of an episode as LeRobot stores them."""
         steps = len(episode)
         pictures = [
@@ -165,28 +183,37 @@ class Dataset:
         return pa.Table.from_arrays(arrays, schema=self.schema)
 
     def _write_summary(self, new: Path, episodes: int, frames: int, stats: dict, notes: Notes) -> None:
-        """Write the files of `meta/` that tell of the dataset as a whole."""
+        """Write the files of `meta/` that describe the dataset as a whole."""
         described = {name: dict(feature) for name, feature in self.features.items()}
         if notes.recipe.video:
             described[IMAGE]["info"] = get_video_info(
                 new / NumberedFile().video(IMAGE), rgb_encoder_defaults()
             )
-        info = create_empty_dataset_info(CODEBASE_VERSION, FPS, described, notes.recipe.video, ROBOT)
+        robot = self.task.recording.robot_type
+        info = create_empty_dataset_info(
+            CODEBASE_VERSION, self.task.fps, described, notes.recipe.video, robot
+        )
         info.total_episodes, info.total_frames, info.total_tasks = episodes, frames, 1
         info.splits = {"train": f"0:{episodes}"}
         write_info(info, new)
         write_stats({name: stats[name] for name in self.features}, new)
-        write_tasks(DataFrame({"task_index": [0]}, index=Index([TASK], name="task")), new)
+        write_tasks(DataFrame({"task_index": [0]}, index=Index([self.task.sentence], name="task")), new)
         save_json(new / NOTES, asdict(notes))
 
 
 def _row(
-    episode: Recorded, number: int, start: int, data: NumberedFile, meta: NumberedFile, stats: dict[str, dict]
+    task: Recordable,
+    episode: RecordedEpisode,
+    number: int,
+    start: int,
+    data: NumberedFile,
+    meta: NumberedFile,
+    stats: dict[str, dict],
 ) -> dict[str, Any]:
-    """What LeRobot keeps of an episode in `meta/episodes`, and its seed, success and coverage."""
+    """What LeRobot keeps of an episode in `meta/episodes`, and its seed, success and largest progress."""
     row = {
         "episode_index": number,
-        "tasks": [TASK],
+        "tasks": [task.sentence],
         "length": len(episode),
         "data/chunk_index": data.chunk,
         "data/file_index": data.file,
@@ -195,11 +222,15 @@ def _row(
     }
     if episode.video:  # its file is as long as the one with the other values of the same frames
         row[f"videos/{IMAGE}/chunk_index"], row[f"videos/{IMAGE}/file_index"] = data.chunk, data.file
-        row[f"videos/{IMAGE}/from_timestamp"] = (data.rows - len(episode)) / FPS
-        row[f"videos/{IMAGE}/to_timestamp"] = data.rows / FPS
+        row[f"videos/{IMAGE}/from_timestamp"] = (data.rows - len(episode)) / task.fps
+        row[f"videos/{IMAGE}/to_timestamp"] = data.rows / task.fps
     row |= {name: value.tolist() for name, value in flatten_dict({"stats": stats}).items()}
     row |= {"meta/episodes/chunk_index": meta.chunk, "meta/episodes/file_index": meta.file}
-    return row | {"seed": episode.seed, "success": episode.success, "max_coverage": episode.max_coverage}
+    return row | {
+        "seed": episode.seed,
+        "success": episode.success,
+        max_progress_name(task): episode.max_progress,
+    }
 
 
 def _index_stats(number: int, start: int, steps: int) -> dict[str, dict[str, np.ndarray]]:
@@ -210,8 +241,8 @@ def _index_stats(number: int, start: int, steps: int) -> dict[str, dict[str, np.
     }
 
 
-def _merge(stats: dict | None, episode_stats: dict[str, dict]) -> dict[str, dict]:
-    """The statistics with one episode more, in float64: what is saved and read again is then the same."""
+def _merge(stats: dict[str, dict], episode_stats: dict[str, dict]) -> dict[str, dict]:
+    """The statistics with one episode more, in float64, so that saving and reading changes nothing."""
     added = {
         name: {key: np.asarray(value, np.float64) for key, value in values.items()}
         for name, values in episode_stats.items()
@@ -221,7 +252,7 @@ def _merge(stats: dict | None, episode_stats: dict[str, dict]) -> dict[str, dict
 
 def all_stats(folder: Path) -> dict[str, dict]:
     """The statistics of all episodes in the files of `meta/episodes`."""
-    stats = None
+    stats: dict[str, dict] = {}
     for path in sorted(folder.rglob("*.parquet")):
         table = pq.read_table(path)
         for row in table.select(

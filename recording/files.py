@@ -1,6 +1,6 @@
 """The files of a LeRobot dataset: where they are, and how one that has room gets longer.
 
-Nothing is changed in place. A file that grows is written anew, since the version before has the old one.
+Nothing is changed in place. A file that grows is written anew, because the version before has the old one.
 """
 
 import shutil
@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import av
+import av.logging
 import pyarrow as pa
 import pyarrow.parquet as pq
+from av.error import FFmpegError
 from lerobot.datasets.utils import DEFAULT_DATA_PATH, DEFAULT_EPISODES_PATH, DEFAULT_VIDEO_PATH
 from lerobot.datasets.video_utils import concatenate_video_files
 
@@ -23,7 +25,7 @@ from common.errors import UserError, reason
 FILES_PER_FOLDER = 1_000  # LeRobot's default
 DAMAGE = (  # what readers of Parquet, JSON and videos raise, and Pillow (SyntaxError)
     *(OSError, ValueError, LookupError, TypeError, AttributeError, SyntaxError),
-    *(pa.ArrowException, av.FFmpegError),
+    *(pa.ArrowException, FFmpegError),
 )
 REPAIR = "record it anew with --overwrite, or take a copy from elsewhere"
 
@@ -44,7 +46,7 @@ def reading(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class NumberedFile:
-    """Where a file of frames, of their videos, or of episodes is, and how many of them it holds."""
+    """Where a file of frames, of their videos, or of episodes is, and how many of these it holds."""
 
     index: int = 0
     rows: int = 0
@@ -98,8 +100,10 @@ def row_groups(path: Path) -> Iterator[pa.Table]:
 
 def count_frames(video: Path) -> int:
     """How many whole frames a video holds, without decoding them."""
+    whole = 0
     with reading(video), av.open(str(video)) as container:
-        return sum(packet.size > 0 and not packet.is_corrupt for packet in container.demux(video=0))
+        whole = sum(packet.size > 0 and not packet.is_corrupt for packet in container.demux(video=0))
+    return whole
 
 
 def extend(old: Path | None, new: Path, tables: Sequence[pa.Table]) -> None:
@@ -114,7 +118,7 @@ def extend_rows(old: Path | None, new: Path, rows: Sequence[dict[str, Any]]) -> 
     """Write the rows of the Parquet file `old`, if there is one, and these, in one row group."""
     new.parent.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pylist(rows)
-    if old:  # made as if at once: neither Parquet's names of list items nor the seam is to show
+    if old:  # the result must equal a file written at once: names of list items, row groups
         with reading(old):
             before = pq.read_table(old).cast(table.schema)
         table = pa.concat_tables([before, table]).combine_chunks()
@@ -138,15 +142,15 @@ def extend_video(old: Path | None, new: Path, videos: Sequence[bytes]) -> None:
     """Write the video `old`, if there is one, and after it the others, without encoding anything again."""
     new.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=new.parent) as folder:
-        parts = [Path(folder) / f"{number}.mp4" for number in range(len(videos))]
+        parts: list[Path | str] = [Path(folder) / f"{number}.mp4" for number in range(len(videos))]
         for part, video in zip(parts, videos, strict=True):
-            part.write_bytes(video)
+            Path(part).write_bytes(video)
         parts = [old, *parts] if old else parts
-        av.logging.set_level(av.logging.ERROR)  # it tells of every file
+        av.logging.set_level(av.logging.ERROR)  # else it prints a line for every file
         try:
             if len(parts) == 1:
                 shutil.copy(parts[0], new)
             else:
                 concatenate_video_files(parts, new)
-        except av.FFmpegError as error:  # of which only some are OSErrors
+        except FFmpegError as error:  # of which only some are OSErrors
             raise OSError(str(error)) from error

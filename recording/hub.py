@@ -1,4 +1,4 @@
-"""Upload a dataset by LeRobot's own means."""
+"""Upload a dataset with LeRobot's own upload."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from common.hub import uploading
 
 
 def check_access(name: str) -> None:
-    """Ask the Hub who we are, before there is anything to lose.
+    """Check that the Hub knows us, before anything is recorded.
 
     Raises:
         UserError: no network, no token, or the Hub refuses.
@@ -19,7 +19,7 @@ def check_access(name: str) -> None:
 
 
 def push(root: Path, name: str) -> None:
-    """Upload the dataset at `root`, its card included, as `name`, and print where it then is.
+    """Upload the dataset at `root`, its card included, as `name`, and print its address.
 
     Raises:
         UserError: no network, no token, or the Hub refuses.
@@ -27,7 +27,7 @@ def push(root: Path, name: str) -> None:
     dataset = LeRobotDataset(name, root=root, video_backend="pyav")
     with uploading(name, f"the dataset is whole at {root}", "again with --resume"):
         dataset.push_to_hub(license="mit")
-        # LeRobot puts a card of its own in the place of ours.
+        # LeRobot replaces our card by its own.
         HfApi().upload_file(
             path_or_fileobj=root / "README.md", path_in_repo="README.md", repo_id=name, repo_type="dataset"
         )

@@ -1,12 +1,12 @@
-"""Play a dataset's actions again in the unmodified environment and compare everything that is stored.
+"""Replay a dataset's actions in the unmodified environment and compare everything that is stored.
 
-What was recorded here starts from its seed, without looking at a stored state, and has to come out equal.
-Demonstrations from elsewhere have no seed: they start from their first stored state, and have to come out
-equal to a pixel, as they were recorded with another version of the physics. Of a video only the part is
-looked at where something is drawn, since an empty board is most of every picture.
+Episodes recorded here start from their seeds, not from a stored state, and their replay must be equal.
+Demonstrations from elsewhere have no seed: they start from their first stored state, and their replay must be
+equal within the task's `import_tolerance`. Videos are compared only where something is drawn, because the
+background is most of every picture.
 
-Statistics, by which policies scale what they see and do, are made anew from the stored values; those of a
-video from the pictures of the replay, which it was made of, unless it was made of somebody else's.
+Statistics, by which policies scale observations and actions, are recomputed from the stored values; those of
+a video from the pictures of the replay, unless it was made of imported pictures.
 """
 
 from collections.abc import Iterator
@@ -16,25 +16,25 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from gymnasium import spaces
 from lerobot.datasets.video_utils import decode_video_frames
 from tqdm import tqdm
 
 from common.errors import UserError
 from common.run import StopRequest
-from envs.pusht.observations import FPS, SUCCESS_COVERAGE, wrap_angle
-from envs.pusht.renderer import Renderer
-from envs.pusht.vector import PushTVectorEnv
+from envs.recording import Recordable
+from envs.rollout import replay
 from recording.dataset import STATS, Dataset, all_stats
+from recording.episodes import ActionNoise, final_successes
 from recording.files import NumberedFile, reading
 from recording.pictures import decode_png, histogram, picture_stats
-from recording.play import Noise, steps_on_place
-from recording.schema import IMAGE, Recipe, column_stats
+from recording.schema import IMAGE, Recipe, column_stats, max_progress_name
 
-LEVER = 100.0  # pixels from the T's middle to its far end: what an angle is worth
-ROUNDING = 1e-6  # of float32 beside float64, in pixels or rewards; far below any difference that matters
-WORDS = {  # of a difference, by what differs; the others are columns and told by their name
-    "state": "state differs by up to {worst:.3g} px",
-    "action": "action by up to {worst:.3g} px from what was played",
+TIMESTAMP_TOLERANCE_S = 1e-6  # per frame: float32 beside float64
+STATS_TOLERANCE = 1e-5  # of statistics, as a share of the largest value
+SENTENCES = {  # of a difference, by what differs; the other differences are columns and reported by name
+    "state": "state differs by up to {worst:.3g} {unit}",
+    "action": "action by up to {worst:.3g} {unit} from what was played",
     "next.reward": "next.reward by up to {worst:.3g}",
     "picture": "picture by up to {worst:.3g} of 255 on average",
 }
@@ -44,51 +44,61 @@ WORDS = {  # of a difference, by what differs; the others are columns and told b
 class Tolerance:
     """How far an episode may be from its replay."""
 
-    state: float = 1e-4  # pixels; a float32 of 500 is off by 3e-5
+    state: float  # in the task's unit
     reward: float = 1e-6
-    doubt: float = 0.0  # coverage this near to the threshold may be a success or not
+    progress: float = 0.0  # an episode this near to the goal may be a success or not
     picture: float = 0.0  # mean over a picture of the difference of its values, of 255
 
     @classmethod
-    def of(cls, recipe: Recipe) -> "Tolerance":
-        elsewhere = cls(state=1.0, reward=0.005, doubt=0.005, picture=0.3)
-        tolerance = cls() if recipe.simulated else elsewhere
+    def of(cls, task: Recordable, recipe: Recipe) -> "Tolerance":
+        if recipe.simulated:
+            tolerance = cls(task.recording.replay_tolerance)
+        else:
+            tolerance = cls(task.recording.import_tolerance, reward=0.005, progress=0.005, picture=0.3)
         return replace(tolerance, picture=30.0) if recipe.video else tolerance
 
 
 @dataclass(frozen=True)
-class Replay:
-    """An episode of T frames as the stock environment plays it."""
+class Comparison:
+    """An episode of T frames beside its replay in the stock environment."""
 
-    state: np.ndarray  # (T,) pixels by which the stored states are off
-    action: np.ndarray  # (T,) pixels by which the stored actions are
-    picture: np.ndarray  # (T,) of 255
-    coverage: np.ndarray  # (T,) after each action
-    histograms: list[np.ndarray]  # of the pictures as they are drawn, if a video was made of them
+    state: np.ndarray  # (T,) difference of the stored states, in the task's unit
+    action: np.ndarray  # (T,) difference of the stored actions, in the task's unit
+    picture: np.ndarray  # (T,) mean difference of the stored pictures, of 255
+    reward: np.ndarray  # (T,) of the replay
+    progress: np.ndarray  # (T,) of the replay, after each action
+    is_success: np.ndarray  # (T,) bool, of the replay
+    histograms: list[np.ndarray]  # of the replay's pictures, if a video was made of them
 
 
 def verify(dataset: Dataset) -> bool:
-    """Replay every episode, print which differ and by how much; returns whether none does.
+    """Replay every episode and print which differ and by how much.
+
+    Returns:
+        whether none differs.
 
     Raises:
         UserError: Ctrl-C came before the end, or a file is damaged.
     """
-    judge = _Judge(dataset)
-    look = {"unit": "episode", "desc": "replaying", "dynamic_ncols": True, "disable": None}
-    with StopRequest("this episode") as stop, tqdm(total=dataset.episodes, **look) as bar:
+    verifier = _Verifier(dataset)
+    with StopRequest("this episode") as stop, _bar(dataset) as bar:
         start = 0
         for row, table in stored_episodes(dataset):
-            if difference := judge.difference(row, _columns(dataset, row, table), start):
+            if difference := verifier.difference(row, _columns(dataset, row, table), start):
                 tqdm.write(difference)
             start += row["length"]
             bar.update()
-            if stop() and bar.n < dataset.episodes:
-                raise UserError(f"{dataset.root}: interrupted; so far {judge.summary()}")
-    print(f"{dataset.root}: {judge.summary()}")
+            if stop() and verifier.seen < dataset.episodes:
+                raise UserError(f"{dataset.root}: interrupted; so far {verifier.summary()}")
+    print(f"{dataset.root}: {verifier.summary()}")
     wrong = _wrong_totals(dataset)
     if wrong:
         print(f"{dataset.root / STATS}: not those of the episodes: {', '.join(wrong)}")
-    return judge.same == judge.seen and not wrong
+    return verifier.same == verifier.seen and not wrong
+
+
+def _bar(dataset: Dataset) -> tqdm:
+    return tqdm(total=dataset.episodes, unit="episode", desc="replaying", dynamic_ncols=True, disable=None)
 
 
 def stored_episodes(dataset: Dataset) -> Iterator[tuple[dict[str, Any], pa.Table]]:
@@ -97,11 +107,11 @@ def stored_episodes(dataset: Dataset) -> Iterator[tuple[dict[str, Any], pa.Table
     Raises:
         UserError: a file is damaged.
     """
-    wanted = ["episode_index", "length", "seed", "success", "max_coverage"]
+    wanted = ["episode_index", "length", "seed", "success", max_progress_name(dataset.task)]
     wanted += ["dataset_from_index", "data/chunk_index", "data/file_index"]
     if dataset.notes.recipe.video:
         wanted += [f"videos/{IMAGE}/from_timestamp"]
-    opened = None
+    opened, table, start = None, pa.table({}), 0
     for path in sorted((dataset.root / "meta/episodes").rglob("*.parquet")):
         with reading(path):
             episodes = pq.read_table(path)
@@ -118,15 +128,16 @@ def stored_episodes(dataset: Dataset) -> Iterator[tuple[dict[str, Any], pa.Table
             yield row, frames
 
 
-class _Judge:
+class _Verifier:
     """Replays episodes, and counts those that differ."""
 
     def __init__(self, dataset: Dataset) -> None:
         recipe = dataset.notes.recipe
-        self.recipe, self.features, self.tolerance = recipe, dataset.features, Tolerance.of(recipe)
+        self.task, self.recipe, self.features = dataset.task, recipe, dataset.features
+        self.tolerance = Tolerance.of(self.task, recipe)
         side = recipe.resolution if recipe.observations == "pixels" else 0
-        self.env = PushTVectorEnv(1, "stock", side)
-        self.background = Renderer(side, side).background if recipe.video else None
+        self.env = self.task.vector_env(1, side, stock=True)
+        self.background = self.task.recording.background(side) if recipe.video else None
         self.seen = self.same = 0
         self.worst = {"state": 0.0, "next.reward": 0.0, "picture": 0.0}
 
@@ -138,47 +149,55 @@ class _Judge:
             stored: the frames' values by column.
             start: frames before this episode.
         """
-        replay = self._replay(row["seed"], stored)
-        found = self._amounts(replay, stored) | self._labels(row, replay, stored, start)
-        found |= self._stats(row, replay, stored)
+        comparison = self._compare(row["seed"], stored)
+        found = self._amounts(comparison, stored) | self._labels(row, comparison, stored, start)
+        found |= self._stats(row, comparison, stored)
         self.worst = {name: np.maximum(value, found[name].max()) for name, value in self.worst.items()}
         limits = {"state": self.tolerance.state, "next.reward": self.tolerance.reward}
         limits |= {"picture": self.tolerance.picture}
         wrong = {name: ~(values <= limits.get(name, 0.0)) for name, values in found.items()}  # NaN is wrong
-        parts = [_sentence(name, found[name], where) for name, where in wrong.items() if where.any()]
+        unit = self.task.recording.unit
+        parts = [_sentence(name, found[name], where, unit) for name, where in wrong.items() if where.any()]
         self.seen += 1
         self.same += not parts
         seed = f" (seed {row['seed']})" if row["seed"] >= 0 else ""
         return f"episode {row['episode_index']}{seed}: {'; '.join(parts)}" if parts else ""
 
     def summary(self) -> str:
-        within = "exactly" if self.recipe.simulated else f"within {self.tolerance.state:g} px"
+        unit, replays_in = self.task.recording.unit, self.task.recording.replays_in
+        within = "exactly" if self.recipe.simulated else f"within {self.tolerance.state:g} {unit}"
         where = " where something is drawn" if self.recipe.video else ""
         if self.recipe.video:
             within += f", their video within {self.tolerance.picture:g} of 255,"
         state, reward, picture = self.worst.values()
         return (
-            f"{self.same} of {self.seen} episodes replay {within} in gym_pusht/PushT-v0 "
-            f"(at most off: state {state:.3g} px, reward {reward:.3g}, picture {picture:.3g} of 255{where})"
+            f"{self.same} of {self.seen} episodes replay {within} in {replays_in} "
+            f"(at most off: state {state:.3g} {unit}, reward {reward:.3g}, "
+            f"picture {picture:.3g} of 255{where})"
         )
 
-    def _replay(self, seed: int, stored: dict[str, np.ndarray]) -> Replay:
-        start = _sane(stored["sim.state"][0, :5]) if seed < 0 else np.full(5, np.nan)
-        noise, on_place = Noise(self.recipe, max(seed, 0)), False
-        observations, _ = self.env.reset(seed=[max(seed, 0)], options={"states": start[None]})
+    def _compare(self, seed: int, stored: dict[str, np.ndarray]) -> Comparison:
+        recording, exact = self.task.recording, self.recipe.simulated
+        space = self.env.single_action_space
+        noise, is_success = ActionNoise(self.recipe, max(seed, 0), space), False
+        start = np.atleast_1d(stored["sim.state"][0])
+        options = recording.reset_options(start) if seed < 0 else None
+        played = stored.get("sim.action", stored["action"])
+        playable = _playable(played.reshape(len(played), -1), space)
         steps, histograms = [], []
-        for t, played in enumerate(stored.get("sim.action", stored["action"])):
-            frame = {name: values[t] for name, values in stored.items()}
-            state = _state_difference(observations, frame, self.recipe.simulated)
-            picture = self._picture_difference(observations, frame) if IMAGE in stored else 0.0
+        again = replay(self.env, playable, max(seed, 0), options)
+        before, *_ = next(again)
+        for t, (after, reward, infos) in enumerate(again):
+            frame = {name: np.atleast_1d(values[t]) for name, values in stored.items()}
+            state = recording.difference(before, frame, exact)
+            picture = self._picture_difference(before, frame) if IMAGE in stored else 0.0
             if self.recipe.video:
-                histograms.append(histogram(observations["pixels"][0]))
-            action = np.abs(noise.disturb(frame["action"], on_place) - _sane(played)).max()
-            self.env.advance(_sane(played)[None], np.ones(1, bool))
-            observations, coverage = self.env.observations(), self.env.infos()["coverage"][0]
-            on_place = coverage > SUCCESS_COVERAGE
-            steps.append((state, action, picture, coverage))
-        return Replay(*np.array(steps).T, histograms)
+                histograms.append(histogram(before["pixels"][0]))
+            action = np.abs(noise.disturb(frame["action"], is_success) - playable[t]).max()
+            before, is_success = after, bool(infos["is_success"][0])
+            steps.append((state, action, picture, reward, infos["progress"][0], is_success))
+        state, action, picture, reward, progress, successes = np.array(steps).T
+        return Comparison(state, action, picture, reward, progress, successes > 0, histograms)
 
     def _picture_difference(self, observations: dict, stored: dict[str, np.ndarray]) -> float:
         drawn = observations["pixels"][0]
@@ -187,56 +206,58 @@ class _Judge:
             distances = distances[(drawn != self.background).any(axis=-1)]
         return distances.mean()
 
-    def _amounts(self, replay: Replay, stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        rewards = np.minimum(replay.coverage / SUCCESS_COVERAGE, 1.0)
+    def _amounts(self, comparison: Comparison, stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {
-            "state": replay.state,
-            "action": replay.action,
-            "next.reward": np.abs(stored["next.reward"] - rewards),
-            "picture": replay.picture,
+            "state": comparison.state,
+            "action": comparison.action,
+            "next.reward": np.abs(stored["next.reward"] - comparison.reward),
+            "picture": comparison.picture,
         }
 
     def _labels(
-        self, row: dict[str, Any], replay: Replay, stored: dict[str, np.ndarray], start: int
+        self, row: dict[str, Any], comparison: Comparison, stored: dict[str, np.ndarray], start: int
     ) -> dict[str, np.ndarray]:
         """Where the other columns and the episode's row are wrong."""
-        on_place = replay.coverage > SUCCESS_COVERAGE
-        sure = np.abs(replay.coverage - SUCCESS_COVERAGE) >= self.tolerance.doubt
-        frames = np.arange(len(on_place))
-        success = steps_on_place(replay.coverage) > self.recipe.hold
-        coverage_gap = abs(row["max_coverage"] - replay.coverage.max())
+        progress, is_success = comparison.progress, comparison.is_success
+        sure = np.abs(progress - self.task.progress_goal) >= self.tolerance.progress
+        frames = np.arange(len(is_success))
+        success = final_successes(is_success) > self.recipe.hold
+        max_progress = max_progress_name(self.task)
+        gap = abs(row[max_progress] - progress.max())
         return {
-            "next.success": sure & (stored["next.success"] != on_place),
+            "next.success": sure & (stored["next.success"] != is_success),
             "next.done": stored["next.done"] != (frames == frames[-1]),
-            "timestamp": ~(np.abs(stored["timestamp"] - frames / FPS) <= ROUNDING * len(frames)),
+            "timestamp": ~(
+                np.abs(stored["timestamp"] - frames / self.task.fps) <= TIMESTAMP_TOLERANCE_S * len(frames)
+            ),
             "frame_index": stored["frame_index"] != frames,
             "index": stored["index"] != start + frames,
             "episode_index": stored["episode_index"] != row["episode_index"],
             "task_index": stored["task_index"] != 0,
             "success in meta/episodes": sure[-1:] & (row["success"] != success),
-            "max_coverage in meta/episodes": np.array([not coverage_gap <= self.tolerance.reward]),
+            f"{max_progress} in meta/episodes": np.array([not gap <= self.tolerance.reward]),
         }
 
     def _stats(
-        self, row: dict[str, Any], replay: Replay, stored: dict[str, np.ndarray]
+        self, row: dict[str, Any], comparison: Comparison, stored: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
         """Which statistics of the episode are not those of its values."""
         columns = self.features.keys() - {IMAGE}
         values = {name: stored[name].astype(self.features[name]["dtype"]) for name in columns}
-        values["timestamp"] = np.arange(len(replay.coverage)) / FPS  # not the float32 that is stored
-        # Of what is no number there are none, and where it is has been told.
+        values["timestamp"] = np.arange(len(comparison.progress)) / self.task.fps  # not the stored float32
+        # A column that is not finite has none, and is reported already.
         stats = {name: column_stats(column) for name, column in values.items() if np.isfinite(column).all()}
         if IMAGE in stored and not self.recipe.video:
             stats[IMAGE] = picture_stats([histogram(picture) for picture in stored[IMAGE]])
         elif IMAGE in stored and self.recipe.simulated:
-            stats[IMAGE] = picture_stats(replay.histograms)
-        # The root of a difference of two sums of float32: another processor's may have few digits in common.
+            stats[IMAGE] = picture_stats(comparison.histograms)
+        # The root of a difference of two sums of float32: another processor's may differ in most digits.
         right = {name: _agree(_stored_stats(row, name), stats[name], std=1e-3) for name in sorted(stats)}
         return {f"stats of {name} in meta/episodes": np.array([not same]) for name, same in right.items()}
 
 
 def _wrong_totals(dataset: Dataset) -> list[str]:
-    """Features of which `meta/stats.json` has not what the episodes come to.
+    """Features whose values in `meta/stats.json` are not those of all episodes together.
 
     Raises:
         UserError: a file is damaged.
@@ -253,39 +274,31 @@ def _stored_stats(row: dict[str, Any], feature: str) -> dict[str, Any]:
     return {name.removeprefix(start): value for name, value in row.items() if name.startswith(start)}
 
 
-def _agree(told: dict[str, Any], expected: dict[str, np.ndarray], std: float = 1e-5) -> bool:
+def _agree(stored: dict[str, Any], expected: dict[str, np.ndarray], std: float = STATS_TOLERANCE) -> bool:
     """Whether statistics are equal but for rounding.
 
     Args:
-        told: as stored.
-        expected: as they should be.
-        std: by which share of the largest value a standard deviation may be off.
+        stored: as in the dataset.
+        expected: recomputed.
+        std: share of the largest value by which a standard deviation may be off.
     """
-    if told.keys() != expected.keys():
+    if stored.keys() != expected.keys():
         return False
     scale = max(np.abs(expected["min"]).max(), np.abs(expected["max"]).max())
     for name, values in expected.items():
-        gaps = np.abs(np.asarray(told[name], np.float64) - values)
-        if gaps.shape != values.shape or not (gaps <= scale * (std if name == "std" else 1e-5)).all():
+        gaps = np.abs(np.asarray(stored[name], np.float64) - values)
+        if (
+            gaps.shape != values.shape
+            or not (gaps <= scale * (std if name == "std" else STATS_TOLERANCE)).all()
+        ):
             return False
     return True
 
 
-def _sane(values: np.ndarray) -> np.ndarray:
-    """Numbers that the simulator survives; within the board they are as they were."""
-    return np.clip(np.nan_to_num(values.astype(np.float64)), -512.0, 1024.0)
-
-
-def _state_difference(observations: dict, stored: dict[str, np.ndarray], simulated: bool) -> float:
-    agent, pose = observations["agent_pos"][0], observations["block_pose"][0]
-    state = stored["sim.state"]
-    turn = wrap_angle(state[4] - pose[2])
-    gaps = [stored["observation.state"] - agent, state[:2] - agent, state[2:4] - pose[:2], [LEVER * turn]]
-    if simulated:
-        gaps.append(state[5:] - observations["agent_vel"][0])
-    if "observation.environment_state" in stored:
-        gaps.append(stored["observation.environment_state"] - observations["keypoints"][0].ravel())
-    return float(np.abs(np.concatenate(gaps)).max())
+def _playable(actions: np.ndarray, space: spaces.Box) -> np.ndarray:
+    """Actions (T, A) float64 that the simulator survives; those within the space are as they were."""
+    span = space.high - space.low
+    return np.clip(np.nan_to_num(actions.astype(np.float64)), space.low - span, space.high + span)
 
 
 def _columns(dataset: Dataset, row: dict[str, Any], table: pa.Table) -> dict[str, np.ndarray]:
@@ -310,7 +323,7 @@ def _columns(dataset: Dataset, row: dict[str, Any], table: pa.Table) -> dict[str
 
 def _video_frames(dataset: Dataset, row: dict[str, Any]) -> np.ndarray:
     start = row[f"videos/{IMAGE}/from_timestamp"]
-    times = [start + t / FPS for t in range(row["length"])]
+    times = [start + t / dataset.task.fps for t in range(row["length"])]
     frames = decode_video_frames(dataset.root / _file(row).video(IMAGE), times, 1e-3, backend="pyav")
     return (frames.permute(0, 2, 3, 1) * 255).round().byte().numpy()
 
@@ -319,10 +332,10 @@ def _file(row: dict[str, Any]) -> NumberedFile:
     return NumberedFile.at(row["data/chunk_index"], row["data/file_index"])
 
 
-def _sentence(name: str, values: np.ndarray, wrong: np.ndarray) -> str:
+def _sentence(name: str, values: np.ndarray, wrong: np.ndarray, unit: str) -> str:
     if name.endswith("meta/episodes"):
         return name
-    amount = WORDS.get(name, "{name} in {count} frames").format(
-        name=name, worst=float(values.max()), count=np.count_nonzero(wrong)
+    amount = SENTENCES.get(name, "{name} in {count} frames").format(
+        name=name, unit=unit, worst=float(values.max()), count=np.count_nonzero(wrong)
     )
     return f"{amount}, first in frame {int(np.argmax(wrong))}"

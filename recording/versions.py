@@ -1,7 +1,7 @@
-"""A folder that changes as a whole: every new version is built beside it and takes its place in one step.
+"""A folder that changes as a whole: every new version is built beside it and replaces it in one step.
 
-Whatever is killed, and whenever, the folder is the old version or the new one, and both are whole. What did
-not change is linked, not copied. Everything temporary is in one hidden folder beside it, `.<name>.recording`.
+Whenever the process is killed, the folder is the old version or the new one, and both are whole. Files that
+did not change are linked, not copied. Everything temporary is in a hidden folder, `.<name>.recording`.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux' fcntl.h and fs.h; macOS' RENA
 
 @contextmanager
 def writing_to(root: Path) -> Iterator[None]:
-    """Hold `root` for this process, and mend what an earlier one that was killed left half done.
+    """Hold `root` for this process, and repair what a killed one left half done.
 
     Raises:
         UserError: another process records there, or the disk cannot be written.
@@ -62,7 +62,7 @@ def next_version(root: Path) -> Iterator[Path]:
 
 
 def remove(root: Path) -> None:
-    """Let the folder be gone, in one step.
+    """Delete the folder, in one step.
 
     Raises:
         UserError: the disk cannot be written.
@@ -82,7 +82,7 @@ def _writing(root: Path) -> Iterator[None]:
         reason = error.strerror or error
         raise UserError(
             f"{root}: could not be written ({reason}), what was saved before is intact: "
-            "when this is mended, --resume goes on"
+            "once that is fixed, --resume goes on"
         ) from error
 
 

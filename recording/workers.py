@@ -1,20 +1,19 @@
 """Blocks of seeds played by one process or by several, handed over in order.
 
 The seeds are cut into blocks of fixed length, counted from the first seed of the dataset. A block is played
-as one batch, so that it does not matter who plays it, and when, not even to the last bit of a network's
-output.
+as one batch, so that the output of a network is the same to the last bit, whichever process plays it.
 
-Workers only play. One process writes, in the order of the seeds: so at every moment there is one whole
-dataset, and it is equal to the byte for any number of workers. Shards joined by LeRobot's
-`aggregate_datasets` would be neither: a kill would leave several halves, and how the files are filled and
-what the statistics lose in rounding would depend on the number of shards.
+Workers only play. One process writes, in the order of the seeds: so there is one whole dataset at all times,
+and it is equal to the byte for any number of workers. Shards joined by LeRobot's `aggregate_datasets` would
+be neither: a kill would leave several parts, and the sizes of files and the rounding of statistics would
+depend on the number of shards.
 """
 
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
@@ -26,61 +25,65 @@ from tqdm import tqdm
 
 from common.device import choose_device
 from common.errors import UserError
-from envs.rollout import Policy
-from policies import load_policy
-from recording.play import RecordingEnv, play
-from recording.schema import Recipe, Recorded
+from envs.interfaces import Policy
+from policies import load_policy, task_of
+from recording.episodes import RecordingEnv, record_episodes
+from recording.schema import Recipe, RecordedEpisode
 
-BLOCK = 32  # seeds
-PATIENCE = 3  # failures of workers without a block in between
-LONGEST = 1800.0  # seconds for a block, the largest of which take minutes; beyond it a worker hangs
+SEEDS_PER_BLOCK = 32
+MAX_FAILURES = 3  # of workers, without a block in between
+BLOCK_TIMEOUT_S = 1800.0  # the largest blocks take minutes; a worker that takes longer hangs
 
 
 @dataclass(frozen=True)
-class Player:
-    """Plays blocks; cheap to send to another process, where it opens the policy for itself."""
+class BlockRecorder:
+    """Records blocks; cheap to send to another process, which opens the policy for itself."""
 
     recipe: Recipe
     policy: str  # its folder, or the name of one that needs none
     device: str = "cpu"
-    block: int = BLOCK
+    block_size: int = SEEDS_PER_BLOCK
 
-    def open(self) -> Policy:
-        return load_policy(self.policy, choose_device(self.device), not self.recipe.sampled)
+    def open_policy(self) -> Policy:
+        """Raises UserError where there is none of the recipe's task."""
+        task = task_of(self.policy, self.recipe.task)
+        return load_policy(self.policy, choose_device(self.device), not self.recipe.sampled, task=task)
 
-    def play(self, policy: Policy, number: int) -> list[Recorded]:
+    def record(self, policy: Policy, number: int) -> list[RecordedEpisode]:
         """Play the seeds of block `number`."""
-        first = self.recipe.seed + number * self.block
-        env = RecordingEnv(self.block, self.recipe, policy.pixels)
-        return play(env, policy, range(first, first + self.block))
+        first = self.recipe.seed + number * self.block_size
+        env = RecordingEnv(self.block_size, self.recipe, policy.image_size)
+        return record_episodes(env, policy, range(first, first + self.block_size))
 
 
-def blocks(player: Player, first: int, workers: int) -> Iterator[list[Recorded]]:
+def recorded_blocks(
+    recorder: BlockRecorder, first: int, workers: int
+) -> Generator[list[RecordedEpisode], None, None]:
     """The blocks from number `first` on, without end.
 
     Raises:
         UserError: the policy cannot be opened, or workers keep failing.
     """
-    policy = player.open()  # here first: what is wrong with it is told once, and at once
+    policy = recorder.open_policy()  # also for workers: so an error is reported once, and at once
     if workers == 1:
         for number in count(first):
-            yield player.play(policy, number)
-    with closing(_Crew(player, first, workers)) as crew:
+            yield recorder.record(policy, number)
+    with closing(WorkerPool(recorder, first, workers)) as pool:
         while True:
-            yield crew.next_block()
+            yield pool.next_block()
 
 
-class _Crew:
-    """Worker processes that play the blocks from number `first` on, each of n every n-th."""
+class WorkerPool:
+    """Worker processes that record the blocks from number `first` on, each of n every n-th."""
 
-    def __init__(self, player: Player, first: int, workers: int) -> None:
-        self.player, self.number = player, first
-        self.workers = [_Worker(player, first + i, workers) for i in range(workers)]
+    def __init__(self, recorder: BlockRecorder, first: int, workers: int) -> None:
+        self.recorder, self.number = recorder, first
+        self.workers = [_Worker(recorder, first + i, workers) for i in range(workers)]
         self.failures = 0
 
-    def next_block(self) -> list[Recorded]:
+    def next_block(self) -> list[RecordedEpisode]:
         while True:
-            worker = self.workers[0]  # the others come later
+            worker = self.workers[0]  # which has the next block
             try:
                 block = worker.next_block()
             except _WorkerFailed as failure:
@@ -97,45 +100,45 @@ class _Crew:
     def _replace(self, worker: "_Worker", reason: str) -> None:
         worker.close()
         self.failures += 1
-        if self.failures >= PATIENCE:
+        if self.failures >= MAX_FAILURES:
             raise UserError(
-                f"{reason}, and so for {PATIENCE} times in a row, perhaps for want of memory; what was saved "
-                "is intact: go on with --resume and fewer --workers"
+                f"{reason}, {MAX_FAILURES} times in a row, perhaps for lack of memory; what was saved is "
+                "intact: use --resume and fewer --workers"
             )
         tqdm.write(f"{reason}; its episodes are recorded again")
-        self.workers[0] = _Worker(self.player, self.number, len(self.workers))
+        self.workers[0] = _Worker(self.recorder, self.number, len(self.workers))
 
 
 class _WorkerFailed(Exception):
-    """How, in words."""
+    """Its message says how."""
 
 
 class _Worker:
-    """A process that plays blocks and hands each over through a pipe of its own.
+    """A process that records blocks and sends each through a pipe of its own.
 
-    It is never more than a block ahead, for the pipe is full then. A pool shares one pipe among all, and
-    waits for ever for the end of what a killed worker was about to write.
+    It is at most a block ahead, because the pipe is full then. Python's pools share one pipe among all
+    workers and wait forever for the rest of what a killed worker was writing.
     """
 
-    def __init__(self, player: Player, first: int, stride: int) -> None:
+    def __init__(self, recorder: BlockRecorder, first: int, stride: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, its_end = context.Pipe(duplex=False)
-        self.process = context.Process(target=_work, args=(its_end, player, first, stride), daemon=True)
-        # Ctrl-C goes to all, and the parent decides: from its first line on this process knows of none.
+        self.process = context.Process(target=_work, args=(its_end, recorder, first, stride), daemon=True)
+        # Ctrl-C goes to all processes, and the parent decides: the worker ignores it from its first line on.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self.process.start()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        its_end.close()  # else its death would not end the pipe
+        its_end.close()  # else the worker's death would not end the pipe
 
-    def next_block(self) -> list[Recorded]:
+    def next_block(self) -> list[RecordedEpisode]:
         """Wait for it.
 
         Raises:
-            UserError: of the player.
-            _WorkerFailed: the process does not play on.
+            UserError: from the worker.
+            _WorkerFailed: the worker is dead, hangs or raised another error.
         """
         try:
-            if not self.pipe.poll(LONGEST):
+            if not self.pipe.poll(BLOCK_TIMEOUT_S):
                 raise _WorkerFailed("a worker hung")
             block = self.pipe.recv()
         except (EOFError, OSError):
@@ -147,25 +150,27 @@ class _Worker:
         return block
 
     def close(self) -> None:
-        self.process.kill()  # what it is at would not be saved
+        self.process.kill()  # its running block would not be saved
         self.process.join()
         self.pipe.close()
 
 
-def _work(pipe: Connection, player: Player, first: int, stride: int) -> None:
-    """Play in a new process, and send each block, or the error that ends it."""
+def _work(pipe: Connection, recorder: BlockRecorder, first: int, stride: int) -> None:
+    """Record in a new process, and send each block, or the error that ends it."""
     threading.Thread(target=_follow_parent, daemon=True).start()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     try:
-        policy = player.open()
+        policy = recorder.open_policy()
         for number in count(first, stride):
-            pipe.send(player.play(policy, number))
+            pipe.send(recorder.record(policy, number))
     except Exception as error:
         pipe.send(error)
 
 
 def _follow_parent() -> None:
-    """A killed parent leaves workers that would play their block to its end, or hang on."""
-    multiprocessing.parent_process().join()
+    """Exit with the parent: a killed one would leave workers that finish their block, or hang."""
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
     os._exit(1)

@@ -13,10 +13,12 @@ from envs.pusht.actions import ActionDecoder
 from envs.pusht.codec import PushTCodec
 from envs.pusht.observations import FPS, SUCCESS_COVERAGE, check_features
 from envs.pusht.plots import plot_coverage, plot_starts
+from envs.pusht.recording import PushTRecording
 from envs.pusht.rewards import REWARDS, Transition
 from envs.pusht.scripted import ScriptedPolicy
 from envs.pusht.symmetry import mirror
 from envs.pusht.vector import PushTVectorEnv, StockPushTVectorEnv
+from envs.recording import Recording
 from envs.rollout import Episode
 from envs.summary import RETURN, STEPS_TO_SUCCESS, SUCCESS_RATE, summarize
 from envs.training import TrainingEnv
@@ -37,6 +39,7 @@ class PushT:
         "reward",
     )  # settings in the table at the start
     packages: ClassVar[tuple[str, ...]] = ("gym-pusht", "gymnasium", "pymunk")
+    recording: ClassVar[Recording] = PushTRecording()
     lerobot_names: ClassVar[dict[str, str]] = {
         "observation.state": "agent_pos",
         "observation.environment_state": "keypoints",

@@ -6,13 +6,13 @@ from functools import partial
 import pytest
 
 import collect_dataset
-from recording.workers import Player
+from recording.workers import BlockRecorder
 from tests.collect_dataset.runs import Forks, record
 
 
 @pytest.fixture
 def short_blocks(monkeypatch):
-    monkeypatch.setattr(collect_dataset, "Player", partial(Player, block=4))
+    monkeypatch.setattr(collect_dataset, "BlockRecorder", partial(BlockRecorder, block_size=4))
 
 
 @pytest.fixture
@@ -35,6 +35,6 @@ def finished(tmp_path_factory):
     """A recording of two episodes; not to be changed."""
     root = tmp_path_factory.mktemp("finished") / "data"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(collect_dataset, "Player", partial(Player, block=4))
+        patch.setattr(collect_dataset, "BlockRecorder", partial(BlockRecorder, block_size=4))
         record(root, "--episodes 2 --observations keypoints")
     return root

@@ -12,7 +12,7 @@ import collect_dataset
 from policies import ASSETS
 
 REPOSITORY = Path(__file__).parents[2]
-SMALL = "--resolution 32 --seed 7000"
+SMALL = "--observations pixels --resolution 32 --seed 7000 --hold 0"
 FAST = f"--policy {ASSETS / 'sac_expert_fast'}"  # its episodes are the shorter ones
 LONGEST = 120.0  # seconds after which a recording of these tests hangs
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 import collect_dataset
-from recording.human import Window
+from envs.pusht.human import Window
 from tests.collect_dataset.runs import REPOSITORY, SMALL, content
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--root data", "data: exists; --resume goes on with it, --overwrite replaces it"),
+        ("--root data", "data: exists; --resume adds to it, --overwrite replaces it"),
         ("--root data --noise 2", "data: exists; --overwrite replaces it, or choose another --root"),
         ("--root other", "other: exists; --overwrite replaces it, or choose another --root"),
         ("--root cut", "cut: exists; --overwrite replaces it, or choose another --root"),
@@ -40,7 +40,7 @@ from tests.collect_dataset.runs import REPOSITORY, SMALL, content
         ("--root other --resume", "other: was not recorded by collect_dataset.py"),
         ("--root old --resume", "old: a dataset of version v2.1, not v3.0"),
         ("--root cut --resume", "file-000.parquet: damaged .*killed before it closes.*--overwrite"),
-        ("--root short --resume", "short: damaged: meta/info.json tells of 7 episodes"),
+        ("--root short --resume", "short: damaged: meta/info.json says 7 episodes"),
         ("--verify nowhere", "nowhere: no such folder"),
         ("--seed 99999999999999999999 --root new", "seed must be at most 2.62"),
         ("--repo-id pusht --root new", "repo_id must be of the form user/dataset, got pusht"),
@@ -61,9 +61,14 @@ from tests.collect_dataset.runs import REPOSITORY, SMALL, content
         ("--push-to-hub me/pu\\ sht --root new", "push_to_hub must be of the form user/dataset"),
         ("--push-to-hub me/pusht --root new", "me/pusht: could not be uploaded .*nothing was recorded yet"),
         ("--policy nowhere", "nowhere: no such folder"),
+        ("--task pendulum --root new", "Pendulum-v1 cannot be recorded yet"),
+        ("--task pendulum --policy random --root new", "Pendulum-v1 cannot be recorded yet"),
+        ("--task pusht_ --root new", "task must be one of .*pusht.* got 'pusht_'; did you mean pusht"),
+        ("--task pusht --policy human --workers 2", "workers must be left out with --policy human"),
         (
             "--policy random --root new --give-up 32",
-            "random: none of the last 32 episodes succeeded, after 0 saved to .*new; use a better",
+            "random: none of the last 32 episodes succeeded and stayed successful for 10 steps, "
+            "after 0 saved to .*new; use a better",
         ),
         ("--policy human --root new --workers 2", "workers must be left out with --policy human"),
         ("--resolution 7 --root new", "resolution must be from 16 to 1024 pixels, got 7"),
@@ -96,7 +101,7 @@ def test_bad_input_is_answered_in_one_sentence(flags, message, finished, tmp_pat
     same = SMALL.split() if "--root data" in flags else []  # so that only what is tested differs
     same += ["--observations", "keypoints"] if "--observations" not in flags and "video" not in flags else []
     with pytest.raises(SystemExit) as exit_:
-        collect_dataset.main([*shlex.split(flags), *same])
+        collect_dataset.main([*same, *shlex.split(flags)])
     printed = capsys.readouterr()
     assert exit_.value.code == 2
     (line,) = [line for line in printed.err.splitlines() if line.startswith("error: ")]

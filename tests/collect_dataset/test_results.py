@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from huggingface_hub import DatasetCard, HfApi
 from lerobot.datasets import LeRobotDataset
 
@@ -43,12 +44,12 @@ def test_failures_are_kept_when_asked_for(tmp_path, short_blocks):
 @pytest.mark.parametrize("inputs", [(STATE, KEYPOINTS), (STATE, IMAGE)], ids=["keypoints", "pictures"])
 def test_an_act_is_recorded_as_it_plays(tmp_path, short_blocks, forked_workers, monkeypatch, inputs):
     """In episodes of 20 steps; two of them are the second worker's."""
-    monkeypatch.setattr("recording.play.MAX_EPISODE_STEPS", 20)
+    monkeypatch.setattr("envs.pusht.recording.MAX_EPISODE_STEPS", 20)
     make_act(tmp_path / "act", inputs)
     flags = f"--policy {tmp_path / 'act'} --all --episodes 6 --observations keypoints"
     record(tmp_path / "data", f"{flags} --workers 2")
     policy = load_policy(str(tmp_path / "act"))
-    env = PushTVectorEnv(6, pixels=policy.pixels, max_episode_steps=20)
+    env = PushTVectorEnv(6, policy.image_size, max_episode_steps=20)
     episodes = list(rollout(env, policy, range(7000, 7006)))
     opened = LeRobotDataset("local/any", root=tmp_path / "data").hf_dataset.with_format("numpy")
     actions = np.concatenate([episode.actions for episode in episodes])
@@ -60,10 +61,13 @@ def test_without_a_root_it_goes_by_who_plays(tmp_path, short_blocks, monkeypatch
     monkeypatch.chdir(tmp_path)
     flags = f"{SMALL} --policy random --all --episodes 1 --observations keypoints"
     assert collect_dataset.main(flags.split())
-    assert capsys.readouterr().out.startswith("data/pusht_random: 1 episodes, 300 frames")
-    notes = json.loads(Path("data/pusht_random/meta/recording.json").read_text())
-    assert notes["recipe"]["policy"] == "random"
-    assert LeRobotDataset("local/pusht_random", root="data/pusht_random").num_frames == 300
+    root = "data/pusht_random_keypoints"
+    begins, recorded, advice = capsys.readouterr().out.splitlines()
+    assert begins == f"recording random on PushT, keypoints, to {root}"
+    assert recorded == f"{root}: 1 episodes, 300 frames" and advice.endswith(f"--dataset.root {root}")
+    notes = json.loads(Path(root, "meta/recording.json").read_text())
+    assert (notes["recipe"]["policy"], notes["recipe"]["task"]) == ("random", "pusht")
+    assert LeRobotDataset("local/any", root=root).num_frames == 300
 
 
 def test_the_card_tells_what_is_there(tmp_path, short_blocks):
@@ -195,3 +199,42 @@ def test_lerobot_train_takes_it_as_it_is(observations, tmp_path, short_blocks):
     seen = "observation.image" if observations.startswith("pixels") else "observation.environment_state"
     assert config["input_features"].keys() == {seen, "observation.state"}
     assert config["output_features"].keys() == {"action"}
+
+
+def test_by_default_it_records_what_act_is_trained_on():
+    """`python collect_dataset.py` is the command of configs/act_pusht.yaml."""
+    act = yaml.safe_load((REPOSITORY / "configs/act_pusht.yaml").read_text())
+    config = collect_dataset.Config()
+    assert (config.observations, config.hold, config.episodes) == ("keypoints", 10, 2000)
+    assert str(collect_dataset.choose_root(config)) == act["dataset"]["root"]
+    assert collect_dataset.make_recipe(config).policy == "assets/sac_expert"
+
+
+@pytest.mark.parametrize(
+    ("settings", "root"),
+    [
+        ({"observations": "pixels"}, "data/pusht_expert"),
+        ({"policy": "scripted"}, "data/pusht_scripted_keypoints"),
+        ({"policy": "human", "observations": "pixels"}, "data/pusht_human"),
+        ({"import_human": Path("a.npz")}, "data/pusht_people_keypoints"),
+        ({"import_human": Path("a.npz"), "hindsight": True}, "data/pusht_people_hindsight_keypoints"),
+        ({"import_human": Path("a.npz"), "observations": "pixels"}, "data/pusht_people"),
+    ],
+)
+def test_pictures_and_keypoints_have_folders_of_their_own(settings, root):
+    assert str(collect_dataset.choose_root(collect_dataset.Config(**settings))) == root
+
+
+def test_a_resume_keeps_the_settings_of_the_dataset(tmp_path, short_blocks):
+    """Also of a dataset that was recorded when the defaults were others, and tasks had no names."""
+    flags = "--noise 3 --hold 2"
+    record(tmp_path / "whole", f"{flags} --episodes 6")
+    record(tmp_path / "data", f"{flags} --episodes 4")
+    file = tmp_path / "data/meta/recording.json"
+    saved = json.loads(file.read_text())
+    del saved["recipe"]["task"]
+    file.write_text(json.dumps(saved))
+    assert collect_dataset.main(f"--root {tmp_path / 'data'} --resume --episodes 6".split())
+    assert content(tmp_path / "data") == content(tmp_path / "whole")
+    assert notes(tmp_path / "data") == notes(tmp_path / "whole")
+    assert collect_dataset.main(["--verify", str(tmp_path / "data")])

@@ -9,7 +9,7 @@ import pytest
 from policies import ASSETS, fingerprint
 from recording.dataset import Dataset, Notes
 from recording.schema import Recipe
-from recording.workers import Player
+from recording.workers import BlockRecorder
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 FIRST = 7_000
@@ -17,9 +17,8 @@ EXPERT = ASSETS / "sac_expert_fast"  # its episodes are the shorter ones
 
 
 def expert_recipe(**settings):
-    return Recipe(
-        policy="expert", fingerprint=fingerprint(EXPERT), **{"seed": FIRST, "resolution": 32} | settings
-    )
+    small = {"seed": FIRST, "observations": "pixels", "resolution": 32, "hold": 0}
+    return Recipe(policy="expert", fingerprint=fingerprint(EXPERT), **small | settings)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,17 +33,26 @@ def make_recipe():
 
 
 @pytest.fixture(scope="session")
-def player():
-    """Makes players of the fast expert in small blocks."""
-    return lambda **settings: Player(expert_recipe(**settings), str(EXPERT), block=4)
+def recorder():
+    """Makes recorders of the fast expert in small blocks."""
+    return lambda **settings: BlockRecorder(expert_recipe(**settings), str(EXPERT), block_size=4)
 
 
 @pytest.fixture(scope="session")
-def block(player):
+def block(record_block):
     """Eight recorded episodes."""
-    crew = player()
-    policy = crew.open()
-    return crew.play(policy, 0) + crew.play(policy, 1)
+    return record_block(0) + record_block(1)
+
+
+@pytest.fixture(scope="session")
+def record_block(recorder):
+    """Records the four episodes of a block."""
+
+    def record_block(number=0, **settings):
+        blocks = recorder(**settings)
+        return blocks.record(blocks.open_policy(), number)
+
+    return record_block
 
 
 @pytest.fixture

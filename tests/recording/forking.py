@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import collect_dataset
 from recording.dataset import Dataset
-from recording.workers import Player
+from recording.workers import BlockRecorder
 
 PATIENCE = 5.0  # seconds
 append = Dataset.append
@@ -43,9 +43,11 @@ def run(argv: list[str]) -> None:
         os._exit(code)
 
 
-collect_dataset.Player = functools.partial(Player, block=4)
+collect_dataset.BlockRecorder = functools.partial(BlockRecorder, block_size=4)
 with tempfile.TemporaryDirectory() as folder:  # what takes long the first time is then done for all children
-    collect_dataset.main(f"--policy random --all --episodes 1 --resolution 32 --root {folder}/data".split())
+    collect_dataset.main(
+        f"--policy random --all --episodes 1 --observations pixels --root {folder}/data".split()
+    )
 print("ready", flush=True)
 for line in sys.stdin:
     alive, held = os.pipe()  # the child and all that it forks hold it open

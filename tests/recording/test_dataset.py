@@ -13,8 +13,11 @@ from lerobot.utils.feature_utils import dataset_to_policy_features
 import recording.dataset
 import recording.versions
 from common.errors import UserError
+from envs.pusht.task import PushT
 from recording.pictures import decode_png
-from recording.schema import FPS, IMAGE, ROBOT, TASK, features
+from recording.schema import IMAGE, features
+
+TASK = "Push the T-shaped blue block onto the T-shaped green target surface."
 
 # meta/info.json of lerobot/pusht on the Hub, without the codec of its video
 LEROBOT_PUSHT = {
@@ -32,15 +35,16 @@ LEROBOT_PUSHT = {
 }
 
 
-def by_lerobot(root, recipe, episodes):
+def by_lerobot(root, ours, episodes):
     """The same episodes, written by LeRobot's recorder."""
+    wanted = features(PushT(), ours.notes.recipe)
     dataset = LeRobotDataset.create(
-        "local/theirs", FPS, features(recipe), root=root, robot_type=ROBOT, use_videos=recipe.video
+        "local/theirs", 10, wanted, root=root, robot_type="unknown", use_videos=ours.notes.recipe.video
     )
     for episode in episodes:
         for t in range(len(episode)):
-            frame = {n: np.atleast_1d(v[t]) for n, v in episode.columns.items() if n in features(recipe)}
-            if IMAGE in features(recipe):
+            frame = {n: np.atleast_1d(v[t]) for n, v in episode.columns.items() if n in wanted}
+            if IMAGE in wanted:
                 frame[IMAGE] = decode_png(episode.pictures[t])
             dataset.add_frame(frame | {"task": TASK})
         dataset.save_episode()
@@ -67,9 +71,8 @@ def assert_same(ours, theirs, ignore=(), where=""):
         assert ours == theirs
 
 
-def test_statistics_of_pictures_are_exact(player, new_dataset, contents):
-    crew, dataset = player(noise=3.0), new_dataset(noise=3.0)
-    episodes = crew.play(crew.open(), 0)
+def test_statistics_of_pictures_are_exact(record_block, new_dataset, contents):
+    episodes, dataset = record_block(noise=3.0), new_dataset(noise=3.0)
     dataset.append(episodes[:1], dataset.notes)
     dataset.append(episodes[1:], dataset.notes)
     seen = [decode_png(episode.pictures[i]) for episode in episodes for i in sample_indices(len(episode))]
@@ -81,13 +84,12 @@ def test_statistics_of_pictures_are_exact(player, new_dataset, contents):
 
 
 @pytest.mark.parametrize("observations", ["pixels", "keypoints"])
-def test_it_is_what_lerobot_would_have_written(observations, player, new_dataset, tmp_path, contents):
-    crew = player(observations=observations, noise=3.0)
-    episodes = crew.play(crew.open(), 0)
+def test_it_is_what_lerobot_would_have_written(observations, record_block, new_dataset, tmp_path, contents):
+    episodes = record_block(observations=observations, noise=3.0)
     dataset = new_dataset(observations=observations, noise=3.0)
     dataset.append(episodes[:1], dataset.notes)
     dataset.append(episodes[1:], dataset.notes)
-    by_lerobot(tmp_path / "theirs", crew.recipe, episodes)
+    by_lerobot(tmp_path / "theirs", dataset, episodes)
     ours, theirs = contents(dataset.root), contents(tmp_path / "theirs")
     assert ours["data"] == theirs["data"]  # to the last byte of the pictures
     assert_same(ours, theirs, ignore={"notes"})
@@ -131,9 +133,8 @@ def test_when_it_was_saved_leaves_no_trace(block, new_dataset, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("video", [False, True])
-def test_it_is_what_lerobot_makes_of_shards(video, player, new_dataset, tmp_path, contents):
-    crew = player(video=video)
-    episodes = crew.play(crew.open(), 0)
+def test_it_is_what_lerobot_makes_of_shards(video, record_block, new_dataset, tmp_path, contents):
+    episodes = record_block(video=video)
     whole = new_dataset("whole", video=video)
     whole.append(episodes[:2], whole.notes)
     whole.append(episodes[2:], whole.notes)
@@ -155,9 +156,8 @@ def test_it_is_what_lerobot_makes_of_shards(video, player, new_dataset, tmp_path
             np.testing.assert_array_equal(one[index][IMAGE], other[index][IMAGE])
 
 
-def test_video_frames_are_those_that_were_encoded(player, new_dataset):
-    crew = player(video=True)
-    episodes = crew.play(crew.open(), 0)
+def test_video_frames_are_those_that_were_encoded(record_block, new_dataset):
+    episodes = record_block(video=True)
     dataset = new_dataset(video=True)
     dataset.append(episodes[:3], dataset.notes)
     dataset.append(episodes[3:], dataset.notes)
@@ -227,8 +227,8 @@ def test_features_are_those_of_the_hub(make_recipe, new_dataset, block):
     for name, (dtype, shape, names) in LEROBOT_PUSHT.items():
         stored = new_dataset(resolution=96, video=True).features[name]
         assert (stored["dtype"], list(stored["shape"]), stored["names"]) == (dtype, shape, names)
-    assert features(recipe).keys() - LEROBOT_PUSHT.keys() == {"sim.state"}
-    keypoints = features(replace(recipe, observations="keypoints", video=False, noise=1.0))
+    assert features(PushT(), recipe).keys() - LEROBOT_PUSHT.keys() == {"sim.state"}
+    keypoints = features(PushT(), replace(recipe, observations="keypoints", video=False, noise=1.0))
     assert keypoints["observation.environment_state"]["shape"] == (16,)
     inputs = dataset_to_policy_features(keypoints)
     assert inputs.keys() == {"observation.environment_state", "observation.state", "action"}

@@ -8,11 +8,19 @@ import pytest
 from lerobot.datasets import LeRobotDataset
 
 from common.errors import UserError
+from envs.pusht.demonstrations import (
+    MIN_END_DISTANCE_PX,
+    MIN_PUSH_PX,
+    MIN_SEGMENT_STEPS,
+    WALL_MARGIN_PX,
+    load,
+    segments,
+)
 from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import rollout
 from policies import EXPERT, load_policy
 from recording.dataset import Dataset, Notes
-from recording.imported import APART, FAR, SHORT, WALL, import_human, load, segments
+from recording.imported import import_demonstrations
 from recording.schema import IMPORT, Recipe
 from recording.verify import verify
 
@@ -66,12 +74,12 @@ def test_segments_lead_to_places_apart_without_leaving_the_board(file):
         poses = [states[min(segment.stop, end - 1), 2:5] for segment in own]
         for segment, pose in zip(own, poses, strict=True):
             way = moved(corners[max(segment.start - 1, start) : segment.stop], pose)
-            outside = ((way < WALL) | (way > 512 - WALL)).any(axis=(1, 2))
+            outside = ((way < WALL_MARGIN_PX) | (way > 512 - WALL_MARGIN_PX)).any(axis=(1, 2))
             assert not outside[-(segment.stop - segment.start) :].any()
             assert segment.start == start or outside[0]  # as early as it can
-            assert segment.stop - segment.start >= SHORT
-            assert distance(states[segment.start, 2:5], pose) >= FAR
-        assert all(distance(*pair) >= APART for pair in pairwise(poses))
+            assert segment.stop - segment.start >= MIN_SEGMENT_STEPS
+            assert distance(states[segment.start, 2:5], pose) >= MIN_PUSH_PX
+        assert all(distance(*pair) >= MIN_END_DISTANCE_PX for pair in pairwise(poses))
     assert longest == EPISODES and len(found) > 5 * EPISODES
 
 
@@ -83,9 +91,9 @@ def distance(pose, other):
 
 def test_segments_succeed_in_the_stock_simulator(file, tmp_path, capsys):
     """The same ways as recorded, a little aside, up to their one success."""
-    recipe = Recipe(policy=IMPORT, hindsight=True, resolution=32)
+    recipe = Recipe(policy=IMPORT, hindsight=True, observations="pixels", resolution=32, hold=0)
     dataset = Dataset(tmp_path / "data", Notes(recipe, next_seed=0))
-    assert import_human(dataset, file)
+    assert import_demonstrations(dataset, file)
     notes, source = dataset.notes, load(file)
     assert (
         dataset.episodes
@@ -129,8 +137,9 @@ def test_what_only_a_wall_brings_about_is_left_out(tmp_path):
     states[:, 2:4] -= 40.0 * np.linspace(0, 1, 40)[:, None]
     np.savez(tmp_path / "people.npz", state=states, action=np.full((40, 2), 20.0), episode_ends=[40])
     dataset = Dataset(
-        tmp_path / "data", Notes(Recipe(policy=IMPORT, hindsight=True, observations="keypoints"), next_seed=0)
+        tmp_path / "data",
+        Notes(Recipe(policy=IMPORT, hindsight=True, observations="keypoints", hold=0), next_seed=0),
     )
     with pytest.raises(UserError, match="moved to where its T ends on the goal, no demonstration succeeds"):
-        import_human(dataset, tmp_path / "people.npz")
+        import_demonstrations(dataset, tmp_path / "people.npz")
     assert not (tmp_path / "data").exists()

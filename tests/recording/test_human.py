@@ -8,15 +8,17 @@ import pygame
 import pytest
 from lerobot.datasets import LeRobotDataset
 
-from recording import human, play
-from recording.human import SIDE, Window, record_human
+import envs.pusht.recording
+from envs.pusht import human
+from envs.pusht.human import BOARD_SCREEN_PX, Window
+from recording.human import record_human
 
 
 class Person:
     """Does one thing per tick: moves the pointer to a place of the board, or presses a key."""
 
     def __init__(self, monkeypatch, *deeds):
-        monkeypatch.setattr(human, "INVISIBLE", ())
+        monkeypatch.setattr(human, "INVISIBLE_DRIVERS", ())
         self.deeds = iter(deeds)
         self.seen = []
         self.draw = Window._draw
@@ -33,7 +35,7 @@ class Person:
         if isinstance(deed, int):
             pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=deed))
         else:
-            x, y = np.array(deed) * SIDE / 512
+            x, y = np.array(deed) * BOARD_SCREEN_PX / 512
             event = pygame.event.Event(pygame.MOUSEMOTION, pos=(x, y), rel=(0, 0), buttons=(0, 0, 0))
             pygame.event.post(event)
 
@@ -52,7 +54,8 @@ def test_the_pointer_leads_the_agent(new_dataset, monkeypatch):
     np.testing.assert_allclose(actions[4], PLACES[-1], atol=1e-4)  # space: the pointer has not moved
     assert list(opened.meta.episodes["seed"]) == [7000, 7001]
     assert person.ticks == {10}
-    assert person.seen[0][:SIDE].std() > 20 and person.seen[0][SIDE:].min() < 100  # a board, and text
+    board, text = np.split(person.seen[0], [BOARD_SCREEN_PX])
+    assert board.std() > 20 and text.min() < 100
 
 
 def test_discard_undo_and_quit(new_dataset, monkeypatch):
@@ -75,7 +78,7 @@ def test_discard_undo_and_quit(new_dataset, monkeypatch):
 
 @pytest.mark.slow
 def test_when_time_is_up_the_person_decides(new_dataset, monkeypatch):
-    monkeypatch.setattr(play, "MAX_EPISODE_STEPS", 2)
+    monkeypatch.setattr(envs.pusht.recording, "MAX_EPISODE_STEPS", 2)
     episode = ("agent", PLACES[0])
     Person(
         monkeypatch,

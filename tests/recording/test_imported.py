@@ -9,10 +9,12 @@ import pytest
 from lerobot.datasets import LeRobotDataset
 
 from common.errors import UserError
+from envs.pusht import demonstrations
+from envs.pusht.demonstrations import _replay as replay
+from envs.pusht.demonstrations import fingerprint, load
 from recording import imported
 from recording.dataset import Dataset, Notes
-from recording.imported import _replay as replay
-from recording.imported import fingerprint, import_human, load
+from recording.imported import import_demonstrations
 from recording.pictures import decode_png
 from recording.schema import IMPORT, Recipe
 from recording.verify import verify
@@ -74,13 +76,14 @@ def file(request, source, tmp_path):
 
 def dataset_at(root, source, **settings):
     side = source["img"].shape[1]
+    settings = {"observations": "pixels", "hold": 0} | settings
     recipe = Recipe(policy=IMPORT, fingerprint="people", all=True, resolution=side, **settings)
     return Dataset(root, Notes(recipe, next_seed=recipe.seed))
 
 
 def test_demonstrations_become_a_dataset(file, source, tmp_path, capsys):
     dataset = dataset_at(tmp_path / "data", source)
-    assert import_human(dataset, file)
+    assert import_demonstrations(dataset, file)
     opened = LeRobotDataset("local/people", root=dataset.root)
     rows = opened.hf_dataset.with_format("numpy")[:]
     np.testing.assert_array_equal(np.stack(rows["action"]), source["action"])
@@ -95,37 +98,40 @@ def test_demonstrations_become_a_dataset(file, source, tmp_path, capsys):
 
 def test_demonstrations_as_a_video(file, source, tmp_path):
     dataset = dataset_at(tmp_path / "data", source, video=True)
-    assert import_human(dataset, file)
+    assert import_demonstrations(dataset, file)
     assert verify(dataset)
 
 
 def test_ctrl_c_saves_what_it_has(source, tmp_path, monkeypatch):
     np.savez(tmp_path / "people.npz", **source)
     whole, dataset = (dataset_at(tmp_path / name, source, observations="keypoints") for name in "ab")
-    assert import_human(whole, tmp_path / "people.npz")
-    monkeypatch.setattr(imported, "BATCH", 1)
+    assert import_demonstrations(whole, tmp_path / "people.npz")
+    monkeypatch.setattr(imported, "EPISODES_PER_SAVE", 1)
     with monkeypatch.context() as patch:
-        patch.setattr(imported, "_replay", lambda *args: signal.raise_signal(signal.SIGINT) or replay(*args))
-        assert not import_human(dataset, tmp_path / "people.npz")
+        patch.setattr(
+            demonstrations, "_replay", lambda *args: signal.raise_signal(signal.SIGINT) or replay(*args)
+        )
+        assert not import_demonstrations(dataset, tmp_path / "people.npz")
     assert LeRobotDataset("local/people", root=dataset.root).num_episodes == 1
-    assert import_human(dataset, tmp_path / "people.npz")
+    assert import_demonstrations(dataset, tmp_path / "people.npz")
     assert (dataset.episodes, dataset.frames) == (whole.episodes, whole.frames)
 
 
 def test_no_success_that_was_not_one(source, tmp_path):
     """Rewards beside the stock simulator's, which plays all actions from the first state."""
-    from envs.pusht.vector import PushTVectorEnv
+    from envs.pusht.vector import StockPushTVectorEnv
 
     np.savez(tmp_path / "people.npz", **source)
     dataset = dataset_at(tmp_path / "data", source, observations="keypoints")
-    import_human(dataset, tmp_path / "people.npz")
+    import_demonstrations(dataset, tmp_path / "people.npz")
     rows = LeRobotDataset("local/people", root=dataset.root).hf_dataset.with_format("numpy")[:]
-    env, starts = PushTVectorEnv(1, "stock"), [0, *source["episode_ends"][:-1]]
+    env, starts = StockPushTVectorEnv(1), [0, *source["episode_ends"][:-1]]
     for start, end in zip(starts, source["episode_ends"], strict=True):
         env.reset(seed=[0], options={"states": source["state"][start : start + 1].astype(np.float64)})
         for t in range(start, end):
-            env.advance(source["action"][t : t + 1].astype(np.float64), np.ones(1, bool))
-            coverage = env.infos()["coverage"][0]
+            env.active[:] = True
+            *_, infos = env.step(source["action"][t : t + 1])
+            coverage = infos["progress"][0]
             assert abs(rows["next.reward"][t] - min(coverage / 0.95, 1.0)) < 0.01
             assert rows["next.success"][t] == (coverage > 0.95)
 
@@ -140,7 +146,7 @@ def test_no_success_that_was_not_one(source, tmp_path):
 def test_changed_demonstrations_are_found(column, change, message, source, tmp_path, capsys):
     np.savez(tmp_path / "people.npz", **source)
     dataset = dataset_at(tmp_path / "data", source, observations="keypoints")
-    import_human(dataset, tmp_path / "people.npz")
+    import_demonstrations(dataset, tmp_path / "people.npz")
     (path,) = (dataset.root / "data").rglob("*.parquet")
     table = pq.read_table(path)
     field = table.schema.field(column)

@@ -40,13 +40,13 @@ def test_a_video_that_does_not_fit_is_told_of(monkeypatch, tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3)).astype(np.uint8)
     pictures = [encode_png(frame) for frame in frames]
     limit = 1 + max(map(len, pictures))
-    assert len(encode_mp4(pictures)) > 2 * limit
+    assert len(encode_mp4(pictures, fps=10)) > 2 * limit
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         with pytest.raises(UserError, match=f"{tmp_path}: no video could be made there .*File too large"):
-            encode_mp4(pictures)
+            encode_mp4(pictures, fps=10)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())

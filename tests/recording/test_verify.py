@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.errors import UserError
-from envs.pusht.vector import PushTVectorEnv
+from envs.pusht.vector import StockPushTVectorEnv
 from recording.checks import open_dataset
 from recording.dataset import Dataset, Notes
 from recording.pictures import decode_png, encode_mp4, encode_png
@@ -58,9 +58,9 @@ def test_what_was_recorded_replays(dataset, capsys):
 @pytest.mark.parametrize(
     "settings", [{"noise": 8.0, "hold": 3}, {"observations": "keypoints"}, {"video": True}]
 )
-def test_so_do_all_kinds(settings, player, new_dataset):
-    crew, dataset = player(**settings), new_dataset(**settings)
-    dataset.append(crew.play(crew.open(), 0), dataset.notes)
+def test_so_do_all_kinds(settings, record_block, new_dataset):
+    dataset = new_dataset(**settings)
+    dataset.append(record_block(**settings), dataset.notes)
     assert verify(open_dataset(dataset.root))
 
 
@@ -145,18 +145,18 @@ def test_changed_totals_are_found(statistic, dataset, capsys):
     assert "3 of 3 episodes replay exactly" in printed
 
 
-def test_changed_statistics_of_a_film_are_found(player, new_dataset, capsys):
-    crew, dataset = player(video=True), new_dataset(video=True)
-    dataset.append(crew.play(crew.open(), 0)[:2], dataset.notes)
+def test_changed_statistics_of_a_film_are_found(record_block, new_dataset, capsys):
+    dataset = new_dataset(video=True)
+    dataset.append(record_block(video=True)[:2], dataset.notes)
     change = lambda v: [[[v[0][0][0] + 0.01]], *v[1:]]  # noqa: E731
     doctor(dataset, "stats/observation.image/mean", 1, change, "meta/episodes")
     assert "stats of observation.image in meta/episodes" in differing(dataset, capsys)
 
 
-def test_changed_labels_of_disturbed_actions_are_found(player, new_dataset, capsys):
+def test_changed_labels_of_disturbed_actions_are_found(record_block, new_dataset, capsys):
     """The simulator got `sim.action`, which is as it was."""
-    crew, dataset = player(noise=8.0, hold=3), new_dataset(noise=8.0, hold=3)
-    dataset.append(crew.play(crew.open(), 0)[:2], dataset.notes)
+    dataset = new_dataset(noise=8.0, hold=3)
+    dataset.append(record_block(noise=8.0, hold=3)[:2], dataset.notes)
     doctor(dataset, "action", 4, lambda v: [v[0] + 0.5, v[1]])
     assert (
         "episode 0 (seed 7000): action by up to 0.5 px from what was played, first in frame 4"
@@ -164,25 +164,24 @@ def test_changed_labels_of_disturbed_actions_are_found(player, new_dataset, caps
     )
 
 
-def test_the_film_of_another_episode_is_found(player, new_dataset, capsys):
-    crew, dataset = player(video=True), new_dataset(video=True)
-    episodes = crew.play(crew.open(), 0)
+def test_the_film_of_another_episode_is_found(record_block, new_dataset, capsys):
+    dataset, episodes = new_dataset(video=True), record_block(video=True)
     episodes.sort(key=len)
-    episodes[0].video = encode_mp4(episodes[1].pictures[: len(episodes[0])])
+    episodes[0].video = encode_mp4(episodes[1].pictures[: len(episodes[0])], fps=10)
     dataset.append(episodes, dataset.notes)
     assert "picture by up to" in differing(dataset, capsys)
 
 
 def test_ctrl_c_is_no_difference(dataset, monkeypatch):
     """Also in a callback of the physics, where Python would swallow the exception."""
-    step = PushTVectorEnv.advance
+    step = StockPushTVectorEnv.step
 
     def interrupted(self, *args):
         signal.raise_signal(signal.SIGINT)
-        monkeypatch.setattr(PushTVectorEnv, "advance", step)
-        step(self, *args)
+        monkeypatch.setattr(StockPushTVectorEnv, "step", step)
+        return step(self, *args)
 
-    monkeypatch.setattr(PushTVectorEnv, "advance", interrupted)
+    monkeypatch.setattr(StockPushTVectorEnv, "step", interrupted)
     with pytest.raises(UserError, match="interrupted; so far 1 of 1 episodes replay exactly"):
         verify(dataset)
 
@@ -216,7 +215,7 @@ VIDEO = "videos/observation.image/chunk-000/file-000.mp4"
     [
         ("meta/info.json", edit(fps=30), "info.json: damaged .30 fps instead of 10"),
         ("meta/info.json", edit(features={}), "info.json: damaged .other features than those of"),
-        ("meta/info.json", edit(total_frames="many"), "damaged: meta/info.json tells of 3 episodes and many"),
+        ("meta/info.json", edit(total_frames="many"), "damaged: meta/info.json says 3 episodes and many"),
         ("meta/info.json", cut, "info.json: damaged"),
         ("meta/stats.json", Path.unlink, "stats.json: missing"),
         ("meta/stats.json", cut, "stats.json: damaged"),
@@ -253,7 +252,7 @@ def test_a_dataset_of_before_there_was_a_setting_is_opened(dataset, tmp_path):
     shutil.copytree(dataset.root, root)
     file = root / "meta/recording.json"
     notes = json.loads(file.read_text())
-    del notes["recipe"]["hindsight"]
+    del notes["recipe"]["hindsight"], notes["recipe"]["task"]
     file.write_text(json.dumps(notes))
     assert open_dataset(root).notes == dataset.notes
     del notes["recipe"]["fingerprint"]  # no setting
@@ -263,10 +262,10 @@ def test_a_dataset_of_before_there_was_a_setting_is_opened(dataset, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def filmed(player, tmp_path_factory):
-    crew, root = player(video=True), tmp_path_factory.mktemp("filmed") / "data"
-    dataset = Dataset(root, Notes(crew.recipe, next_seed=crew.recipe.seed))
-    dataset.append(crew.play(crew.open(), 0)[:2], dataset.notes)
+def filmed(record_block, make_recipe, tmp_path_factory):
+    root = tmp_path_factory.mktemp("filmed") / "data"
+    dataset = Dataset(root, Notes(make_recipe(video=True)))
+    dataset.append(record_block(video=True)[:2], dataset.notes)
     return root
 
 

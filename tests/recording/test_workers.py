@@ -11,20 +11,20 @@ import pytest
 from common.errors import UserError
 from recording import workers
 from recording.schema import Recipe
-from recording.workers import Player, blocks
+from recording.workers import BlockRecorder, recorded_blocks
 
 
 @dataclass(frozen=True)
-class Troubled(Player):
+class Troubled(BlockRecorder):
     """Block 1 does what `trouble` says, once, or always if there is no folder to note it in."""
 
     trouble: str = ""
     notes: Path | None = None
 
-    def open(self):
+    def open_policy(self):
         return None
 
-    def play(self, policy, number):
+    def record(self, policy, number):
         if number == 1 and not (self.notes and (self.notes / "done").exists()):
             if self.notes:
                 (self.notes / "done").touch()
@@ -43,8 +43,8 @@ def forked(monkeypatch):
     return fork
 
 
-def first_blocks(player, number=4):
-    with closing(blocks(player, 0, workers=2)) as source:
+def first_blocks(recorder, number=4):
+    with closing(recorded_blocks(recorder, 0, workers=2)) as source:
         return [next(source) for _ in range(number)]
 
 
@@ -57,7 +57,7 @@ def first_blocks(player, number=4):
     ],
 )
 def test_it_is_told_and_done_again(trouble, message, forked, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(workers, "LONGEST", 3.0)
+    monkeypatch.setattr(workers, "BLOCK_TIMEOUT_S", 3.0)
     assert first_blocks(Troubled(Recipe(), "", trouble=trouble, notes=tmp_path)) == [[0], [1], [2], [3]]
     assert capsys.readouterr().out.count(message) == 1
 
@@ -76,11 +76,11 @@ def test_what_a_person_has_to_mend_is_not_tried_again(forked, capsys):
 def test_a_policy_that_cannot_be_opened_starts_no_worker(monkeypatch):
     monkeypatch.setattr(workers, "_Worker", lambda *_: pytest.fail("it started workers"))
     with pytest.raises(UserError, match="nowhere: no such folder"):
-        first_blocks(Player(Recipe(), "nowhere"))
+        first_blocks(BlockRecorder(Recipe(), "nowhere"))
 
 
 class Large(Troubled):
-    def play(self, policy, number):
+    def record(self, policy, number):
         return [bytes(100_000_000)]
 
 

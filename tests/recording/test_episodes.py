@@ -2,13 +2,16 @@ import gymnasium
 import numpy as np
 import pytest
 
-import envs  # noqa: F401  registers the environments
-from policies import ASSETS, RandomPolicy, load_policy
-from recording import play
+import envs.pusht.recording  # registers the environments, too
+from policies import ASSETS, load_policy
+from recording.episodes import RecordingEnv, record_episodes
 from recording.pictures import decode_png
-from recording.play import RecordingEnv
 
 EXPERT = ASSETS / "sac_expert_fast"
+
+
+def random_policy():
+    return load_policy("random")
 
 
 def plain(seed, actions):
@@ -47,7 +50,7 @@ def test_an_episode_is_that_of_a_plain_loop(block):
 
 def test_keypoints_are_those_of_a_plain_loop(make_recipe):
     env = RecordingEnv(1, make_recipe(observations="keypoints"))
-    (recorded,) = play.play(env, load_policy(EXPERT), [7_002])
+    (recorded,) = record_episodes(env, load_policy(EXPERT), [7_002])
     _, _, corners, *_ = plain(7_002, recorded.columns["action"])
     stored = recorded.columns["observation.environment_state"]
     np.testing.assert_allclose(stored, corners, atol=1e-4)
@@ -56,20 +59,20 @@ def test_keypoints_are_those_of_a_plain_loop(make_recipe):
 
 def test_noise_is_played_and_the_clean_action_is_the_label(make_recipe):
     recipe = make_recipe(noise=15.0, all=True)
-    (episode,) = play.play(RecordingEnv(1, recipe), load_policy(EXPERT), [7_001])
+    (episode,) = record_episodes(RecordingEnv(1, recipe), load_policy(EXPERT), [7_001])
     label, played = episode.columns["action"], episode.columns["sim.action"]
     inside = (played > 0) & (played < 512)
     noise = (played - label)[inside]
     assert 10 < noise.std() < 20 and abs(noise.mean()) < 8
-    (clean,) = play.play(RecordingEnv(1, make_recipe(all=True)), load_policy(EXPERT), [7_001])
+    (clean,) = record_episodes(RecordingEnv(1, make_recipe(all=True)), load_policy(EXPERT), [7_001])
     np.testing.assert_array_equal(clean.columns["action"][0], label[0])
     assert "sim.action" not in clean.columns
 
 
 def test_an_episode_depends_on_its_seed_and_not_on_its_neighbours(make_recipe):
     recipe = make_recipe(noise=5.0, all=True, observations="keypoints")
-    together = play.play(RecordingEnv(3, recipe), RandomPolicy(), [1, 2, 3])
-    (alone,) = play.play(RecordingEnv(1, recipe), RandomPolicy(), [2])
+    together = record_episodes(RecordingEnv(3, recipe), random_policy(), [1, 2, 3])
+    (alone,) = record_episodes(RecordingEnv(1, recipe), random_policy(), [2])
     for name, values in alone.columns.items():
         np.testing.assert_array_equal(values, together[1].columns[name])
     assert (together[0].columns["action"][:5] != together[1].columns["action"][:5]).all()
@@ -77,7 +80,7 @@ def test_an_episode_depends_on_its_seed_and_not_on_its_neighbours(make_recipe):
 
 def test_a_held_episode_ends_with_the_t_on_its_place(make_recipe):
     recipe = make_recipe(hold=6, observations="keypoints")
-    for episode in play.play(RecordingEnv(8, recipe), load_policy(EXPERT), range(7_000, 7_008)):
+    for episode in record_episodes(RecordingEnv(8, recipe), load_policy(EXPERT), range(7_000, 7_008)):
         assert episode.success
         success = episode.columns["next.success"]
         assert success[-7:].all() and not success[:-7][-1:].any()
@@ -89,13 +92,13 @@ def test_a_held_episode_ends_with_the_t_on_its_place(make_recipe):
 def test_a_success_that_comes_too_late_to_be_held_is_none(steps, held, make_recipe, monkeypatch):
     """Its episode is cut off while the T lies on its place."""
     expert = load_policy(EXPERT)
-    (episode,) = play.play(RecordingEnv(1, make_recipe(hold=0)), expert, [7_000])
-    monkeypatch.setattr(play, "MAX_EPISODE_STEPS", len(episode) + steps)
-    (late,) = play.play(RecordingEnv(1, make_recipe(hold=6, all=True)), expert, [7_000])
+    (episode,) = record_episodes(RecordingEnv(1, make_recipe(hold=0)), expert, [7_000])
+    monkeypatch.setattr(envs.pusht.recording, "MAX_EPISODE_STEPS", len(episode) + steps)
+    (late,) = record_episodes(RecordingEnv(1, make_recipe(hold=6, all=True)), expert, [7_000])
     assert late.columns["next.success"][-1] and len(late) == len(episode) + steps + 6
     assert late.success == held
 
 
 def test_what_is_not_accepted_has_no_content(make_recipe):
-    (episode,) = play.play(RecordingEnv(1, make_recipe(min_coverage=0.5)), RandomPolicy(), [0])
+    (episode,) = record_episodes(RecordingEnv(1, make_recipe(min_coverage=0.5)), random_policy(), [0])
     assert not episode.success and not episode.columns and not episode.pictures

@@ -1,0 +1,200 @@
+"""What a task offers so that its episodes can be recorded as a LeRobot dataset (`recording/`).
+
+A task is `Recordable` if it has a `recording`; `envs/pusht/recording.py` is an example.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from envs.interfaces import Policy, RawObservation, Task, VectorEnv
+
+Features = dict[str, dict[str, Any]]  # LeRobot's description of columns: dtype, shape, names
+
+
+class RecordableEnv(VectorEnv, Protocol):
+    """Its infos have `progress` and `is_success`."""
+
+    def pictures(self, size: int, slots: np.ndarray) -> np.ndarray:
+        """What a policy sees, (len(slots), size, size, 3) uint8 RGB; `frames` may have marks on top."""
+        ...
+
+
+class Demonstration(NamedTuple):
+    """An episode of T steps that was not recorded here."""
+
+    observations: RawObservation  # (T, ...) each, before each action
+    actions: np.ndarray  # (T, A) in the task's units
+    rewards: np.ndarray  # (T,)
+    progress: np.ndarray  # (T,) after each action
+    is_success: np.ndarray  # (T,) bool, after each action
+    pictures: list[np.ndarray]  # T of (size, size, 3) uint8 RGB, or none
+
+
+class Demonstrations(Protocol):
+    """All of a file."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, first: int) -> Iterator[Demonstration]:
+        """Yield them from number `first` on."""
+        ...
+
+
+class Discard(Exception):
+    """The person does not want this episode."""
+
+
+class Undo(Exception):
+    """The person wants neither this episode nor the last one that was saved."""
+
+
+class Quit(Exception):
+    """The person wants no more episodes."""
+
+
+class HumanPolicy(Policy, Protocol):
+    """A person at the controls, in one slot. `act` raises Discard, Undo or Quit."""
+
+    saved: int  # episodes saved so far, to show
+
+    def decide(self) -> None:
+        """Time is up: wait until the person saves the episode.
+
+        Raises:
+            Discard, Undo, Quit: the person does not.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class CardTexts:
+    """A task's share of a dataset's card."""
+
+    tags: tuple[str, ...]
+    license: str  # as the Hub names it
+    url: str
+    paper: str
+    citation: str  # BibTeX
+    task: str  # what it is, a sentence
+    simulator: str  # where it was recorded, a sentence
+    demonstrations: str  # who recorded those that are imported; no full stop
+    as_recorded: str  # completes that sentence
+    hindsight: str  # completes it where they were imported in hindsight
+    success: str  # what a successful episode has done
+    final_success: str  # what successful episodes do at their end
+    starts: str  # the environment whose seeds are the starts
+    actions: str  # what the statistics of actions call a move from one to the next
+    action_axes: tuple[str, ...]
+    columns: str  # what actions and `sim.state` mean, sentences
+
+
+class Recording(Protocol):
+    """How a task's episodes become a LeRobot dataset, and how they are replayed."""
+
+    robot_type: str  # LeRobot's name of the robot
+    replays_in: str  # the environment in which `collect_dataset.py --verify` replays episodes
+    unit: str  # of differences between states and between actions
+    replay_tolerance: float  # in `unit`: of a replay beside stored float32
+    import_tolerance: float  # in `unit`: of a replay beside demonstrations from another simulator
+    card: CardTexts
+
+    @property
+    def action(self) -> dict[str, Any]:
+        """The feature `action`, and `sim.action`."""
+        ...
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The feature `sim.state`: the simulator's state (S,), from which pictures can be drawn."""
+        ...
+
+    def observations(self, pictures: bool) -> Features:
+        """The features `observation.*`, the picture aside, of a dataset with or without pictures."""
+        ...
+
+    def columns(self, observations: RawObservation) -> dict[str, np.ndarray]:
+        """Raw observations (T, ...) -> values (T, k) of all features `observation.*` and of `sim.state`."""
+        ...
+
+    def env(self, num_envs: int, image_size: int = 0, hold: int = 0) -> RecordableEnv:
+        """The environment to record in.
+
+        Args:
+            num_envs: how many.
+            image_size: side in pixels of the pictures in the observations; 0: none.
+            hold: further steps for which a success has to last before the episode ends.
+        """
+        ...
+
+    def resting_actions(self, observations: RawObservation) -> np.ndarray:
+        """Actions (n, A) that leave everything as it is."""
+        ...
+
+    def reset_options(self, state: np.ndarray) -> dict[str, Any]:
+        """Options of `VectorEnv.reset`, of one slot, that start from a stored `sim.state` (S,)."""
+        ...
+
+    def difference(self, observations: RawObservation, stored: dict[str, np.ndarray], exact: bool) -> float:
+        """The largest difference in `unit` between a replay and what is stored of the same moment.
+
+        Args:
+            observations: raw, of one slot.
+            stored: values (k,) by feature.
+            exact: also compare what demonstrations from another simulator have not stored.
+        """
+        ...
+
+    def draw(self, states: np.ndarray, size: int) -> np.ndarray:
+        """Stored states (T, S) -> pictures (T, size, size, 3) uint8 RGB."""
+        ...
+
+    def background(self, size: int) -> np.ndarray:
+        """What is the same in all pictures, (size, size, 3) uint8 RGB."""
+        ...
+
+    def human_policy(self, env: RecordableEnv, stop: np.ndarray, episodes: int) -> HumanPolicy:
+        """Open the controls for a person.
+
+        Args:
+            env: of one slot.
+            stop: (1,) bool; True ends the episode with its next step, as it is.
+            episodes: that there will be, to show.
+
+        Raises:
+            UserError: no person can play here.
+        """
+        ...
+
+    def demonstrations(self, path: Path, resolution: int, hindsight: bool) -> Demonstrations:
+        """Open a file of recorded demonstrations.
+
+        Args:
+            path: of a file or folder.
+            resolution: side in pixels of their pictures; 0: without.
+            hindsight: all parts of them, changed so that they succeed.
+
+        Raises:
+            UserError: it is not such a file.
+        """
+        ...
+
+    def fingerprint(self, path: Path) -> str:
+        """The SHA-256 of such a file.
+
+        Raises:
+            UserError: there is none.
+        """
+        ...
+
+
+@runtime_checkable
+class Recordable(Task, Protocol):
+    """A task whose episodes can be recorded."""
+
+    recording: ClassVar[Recording]

@@ -26,7 +26,7 @@ def film(episode: Episode, task: Task) -> Iterator[np.ndarray]:
         outcome = ""
         if step == len(episode) and episode.success is not None:
             outcome = "success" if episode.success else "failure"
-        if episode.progress is None:
+        if not len(episode.progress):
             number, bar = f"return {returns[step]:.1f}", None
         else:
             progress = float(episode.progress[step])

@@ -1,7 +1,7 @@
 """The one loop that plays episodes, and the one that plays recorded actions again."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,9 @@ class Episode:
     observations: RawObservation  # (T + 1, ...) each; action t answers row t, the last row ends the episode
     actions: np.ndarray  # (T, A) in the task's units
     rewards: np.ndarray  # (T,) the task's own
-    progress: np.ndarray | None = None  # (T + 1,) in [0, 1], where the task has one
+    progress: np.ndarray = field(
+        default_factory=lambda: np.empty(0)
+    )  # (T + 1,) in [0, 1], if the task has one
     success: bool | None = None  # at the last step; None: the task has no such thing
     frames: np.ndarray | None = None  # (T + 1, size, size, 3) uint8 RGB, when asked for
 
@@ -110,15 +112,7 @@ def replay_episode(env: VectorEnv, episode: Episode, frame_size: int) -> Episode
     """The same episode with frames (T + 1, frame_size, frame_size, 3), played again from its seed."""
     slot = np.arange(1)
     frames = [env.frames(frame_size, slot)[0] for _ in replay(env, episode.actions, episode.seed)]
-    return Episode(
-        episode.seed,
-        episode.observations,
-        episode.actions,
-        episode.rewards,
-        episode.progress,
-        episode.success,
-        np.stack(frames),
-    )
+    return replace(episode, frames=np.stack(frames))
 
 
 def _extras(env: VectorEnv, infos: Infos, slots: np.ndarray, frame_size: int) -> dict[str, np.ndarray]:

@@ -43,7 +43,7 @@ def plot_coverage(path: Path, episodes: Sequence[Episode], title: str) -> None:
     coverage.axhline(SUCCESS_COVERAGE, color=INK, linewidth=0.8, linestyle=dashes, zorder=5, label=label)
     coverage.set(ylabel="coverage of the goal", ylim=(0, 1.01), title=title)
 
-    share = [np.mean([e.success and len(e) <= step for e in episodes]) for step in steps]
+    share = [np.mean([e.success is True and len(e) <= int(step) for e in episodes]) for step in steps]
     solved.fill_between(steps, share, step="post", color=SUCCESS, alpha=0.25, linewidth=0)
     solved.step(steps, share, where="post", color=SUCCESS)
     solved.set_xscale("function", functions=(np.sqrt, np.square))  # most happens early, some late
@@ -53,7 +53,7 @@ def plot_coverage(path: Path, episodes: Sequence[Episode], title: str) -> None:
     )
     solved.set(ylabel="share solved", ylim=(0, 1.02))
     legend = figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    for handle in legend.legend_handles:
+    for handle in filter(None, legend.legend_handles):
         handle.set_alpha(1)
     save_figure(figure, path)
 
@@ -75,7 +75,7 @@ def plot_starts(path: Path, episodes: Sequence[Episode], goal_keypoints: np.ndar
     for success, color in ((True, SUCCESS), (False, FAILURE)):
         poses = [e.observations["block_pose"][0] for e in episodes if e.success == success]
         width, alpha, order = (1.0, 0.6, 2) if success else (1.8, 1.0, 3)
-        lines = [line for pose in poses for line in _small_t(*pose, size)]
+        lines = [line for pose in poses for line in _small_t(pose, size)]
         label = f"{'success' if success else 'failure'} ({len(poses)})"
         board.add_collection(
             LineCollection(lines, colors=color, alpha=alpha, linewidths=width, zorder=order, label=label)
@@ -87,8 +87,9 @@ def plot_starts(path: Path, episodes: Sequence[Episode], goal_keypoints: np.ndar
     save_figure(figure, path)
 
 
-def _small_t(x: float, y: float, angle: float, size: float) -> np.ndarray:
+def _small_t(pose: np.ndarray, size: float) -> np.ndarray:
     """The bar and the stem of a T of `size` times the true one's length, (2, 2, 2) pixels."""
+    x, y, angle = pose
     along = 60 * size * np.array([np.cos(angle), np.sin(angle)])
     down = 110 * size * np.array([-np.sin(angle), np.cos(angle)])
     return np.array([x, y]) + np.array([[-along, along], [0 * down, down]])

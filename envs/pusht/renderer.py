@@ -53,6 +53,7 @@ class Renderer:
             env.goal_pose = np.asarray(goal_pose, dtype=np.float64)
 
         (disc,) = env.agent.shapes
+        assert isinstance(disc, pymunk.Circle)
         self._rectangles = [[tuple(vertex) for vertex in shape.get_vertices()] for shape in env._block_shapes]
         self._outline_color = SpaceDebugColor(*env._block_shapes[0].color)
         self._fill_color = light_color(self._outline_color).as_int()
@@ -66,7 +67,7 @@ class Renderer:
         # The board as numbers, red in the lowest byte, and the same memory as a surface of pygame.
         # Between two frames it shows the background.
         self._board = np.empty(BOARD.size, dtype=np.uint32)
-        self._surface = pygame.image.frombuffer(self._board, BOARD.size, "RGBX")
+        self._surface = pygame.image.frombuffer(self._board.data, BOARD.size, "RGBX")
         self._surface.blit(env._draw(), (0, 0))
         self._background = self._board.copy()
 
@@ -149,10 +150,10 @@ class Renderer:
     def _mark_action(self, frame: np.ndarray, action: Sequence[float]) -> None:
         size = min(self.width, self.height)
         # gym_pusht scales x by the height and y by the width.
-        position = (np.array(action) / 512 * [self.height, self.width]).astype(np.int32)
+        x, y = (np.array(action) / 512 * [self.height, self.width]).astype(int).tolist()
         cv2.drawMarker(
             frame,
-            position,
+            (x, y),
             color=(255, 0, 0),
             markerType=cv2.MARKER_CROSS,
             markerSize=int(8 / 96 * size),
@@ -169,7 +170,7 @@ class _ContactReader(SpaceDebugDrawOptions):
         self.lines: list[Line] = []
 
     def draw_segment(self, a: Vec2d, b: Vec2d, color: SpaceDebugColor) -> None:
-        self.lines.append((*a, *b))
+        self.lines.append((a.x, a.y, b.x, b.y))
 
 
 def contact_lines(space: pymunk.Space) -> list[Line]:
@@ -190,7 +191,7 @@ def _agent_stamp(disc: pymunk.Circle) -> pygame.Surface:
     center = round(disc.radius) + MARGIN
     color = SpaceDebugColor(*disc.color)
     stamp = _blank_stamp((2 * center, 2 * center))
-    DrawOptions(stamp).draw_circle((center, center), 0.0, disc.radius, color, color)
+    DrawOptions(stamp).draw_circle(Vec2d(center, center), 0.0, disc.radius, color, color)
     return stamp
 
 

@@ -15,6 +15,7 @@ import functools
 import math
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pymunk
@@ -32,6 +33,8 @@ class PushTEnv(StockPushTEnv):
         count_contacts: add `n_contacts` to the info, as the stock environment does.
     """
 
+    rectangles: tuple[np.ndarray, np.ndarray]  # tee and goal of physics.coverage, from the first episode on
+
     # Chipmunk's default: no Python callback after a collision.
     _ignore_contacts = pymunk.Space().add_collision_handler(0, 0)._handler.postSolveFunc
 
@@ -40,7 +43,6 @@ class PushTEnv(StockPushTEnv):
         self.count_contacts = count_contacts
         self.gains = (float(self.k_p), float(self.k_v))
         self.substeps = int(1 / (self.dt * self.control_hz))
-        self.rectangles: tuple[np.ndarray, np.ndarray] | None = None  # tee and goal of physics.coverage
         self._state = np.empty(physics.STATE_SIZE)
 
     def step(self, action: Sequence[float]) -> tuple:
@@ -66,7 +68,7 @@ class PushTEnv(StockPushTEnv):
         info["coverage"] = coverage
         return self._observation(), reward, is_success, False, info
 
-    def get_obs(self) -> np.ndarray | dict[str, np.ndarray]:
+    def get_obs(self) -> Any:
         """The observation of `obs_type`, of the simulator as it is now."""
         physics.read_state(self._addresses, self._state)
         return self._observation()
@@ -94,14 +96,14 @@ class PushTEnv(StockPushTEnv):
         if not self.count_contacts:
             self.collision_handeler._handler.postSolveFunc = self._ignore_contacts
         self._addresses = physics.addresses(self.space, self.agent, self.block)
-        if self.rectangles is None:
+        if not hasattr(self, "rectangles"):
             self.rectangles = tee_rectangles(self), goal_rectangles(self)
 
     def _get_coverage(self) -> float:
         physics.read_state(self._addresses, self._state)
         return physics.coverage(*self._state[4:6], *self._state[7:9], *self.rectangles)
 
-    def _observation(self) -> np.ndarray | dict[str, np.ndarray]:
+    def _observation(self) -> Any:
         agent_x, agent_y, _, _, x, y, angle, cos, sin = self._state.tolist()
         if self.obs_type == "state":
             return np.array([agent_x, agent_y, x, y, angle % (2 * math.pi)])

@@ -42,7 +42,6 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
     `is_success`, (n,) each.
     """
 
-    metadata: ClassVar = {"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED}
     env_class: ClassVar[type] = PushTEnv
 
     def __init__(
@@ -52,6 +51,7 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
         max_episode_steps: int = MAX_EPISODE_STEPS,
         hold: int = 0,
     ) -> None:
+        self.metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED}
         self.num_envs = num_envs
         self.image_size = image_size
         self.max_episode_steps = max_episode_steps
@@ -71,10 +71,10 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
         self._states = np.zeros((num_envs, physics.STATE_SIZE))
         self._coverages = np.zeros(num_envs)
         self._addresses = np.zeros((num_envs, 6), np.int64)
-        self._corners = np.concatenate(tee_rectangles(self.envs[0]))  # (8, 2)
-        self.goal_keypoints = np.concatenate(goal_rectangles(self.envs[0]))  # (8, 2) pixels
+        self._rectangles = tee_rectangles(self.envs[0]), goal_rectangles(self.envs[0])
+        self._corners, self.goal_keypoints = map(np.concatenate, self._rectangles)  # (8, 2) pixels each
 
-    def reset(
+    def reset(  # pyright: ignore[reportIncompatibleMethodOverride]  # every seed is the caller's
         self, *, seed: Sequence[int] | np.ndarray, options: dict[str, Any] | None = None
     ) -> tuple[RawObservation, Infos]:
         """Begin new episodes, each with the seed given for it.
@@ -130,7 +130,7 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
             env.gains,
             env.substeps,
             env.dt,
-            *env.rectangles,
+            *self._rectangles,
             self._states,
             self._coverages,
         )
@@ -178,7 +178,7 @@ class StockPushTVectorEnv(PushTVectorEnv):
 
 
 def _raw_observation_space(image_size: int) -> spaces.Dict:
-    parts = {
+    parts: dict[str, spaces.Space] = {
         "agent_pos": spaces.Box(0.0, 512.0, (2,), np.float64),
         "agent_vel": spaces.Box(-np.inf, np.inf, (2,), np.float64),
         "block_pose": spaces.Box(-np.inf, np.inf, (3,), np.float64),

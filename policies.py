@@ -89,7 +89,10 @@ def task_of(path: str | Path, asked: str | None = None) -> Task:
     if str(path) in WITHOUT_FOLDER:
         return task_class(asked or DEFAULT)()
     folder, config = _read_config(path)
-    own = config.get("task", DEFAULT)  # ACT's and what was trained before there were several tasks: PushT
+    own = config.get("task")
+    if own is None and "type" in config:  # LeRobot's own: its folder does not hold the task's name
+        own = asked
+    own = own or DEFAULT  # what was trained before there were several tasks
     if asked and asked != own:
         task_class(asked)
         raise UserError(f"{path}: this policy was trained on task {own}, not {asked}")
@@ -104,7 +107,10 @@ def _read_config(path: str | Path) -> tuple[Path, dict[str, Any]]:
     if not file.exists():
         raise UserError(f"{file}: missing, and no checkpoints, so {path} is no policy")
     config = load_json(file)
-    return folder, config if isinstance(config, dict) else {}
+    config = config if isinstance(config, dict) else {}
+    if (beside := folder / "task.json").exists():  # LeRobot's `config.json` has no room for it
+        config |= load_json(beside)
+    return folder, config
 
 
 def find_checkpoint(path: str | Path) -> Path:

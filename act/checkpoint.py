@@ -1,9 +1,11 @@
 """A training on disk: LeRobot's checkpoint, and beside it what makes our resume exact.
 
     pretrained_model/   LeRobot's: config.json, model.safetensors (the average), processors, train_config.json
-    training_state/     LeRobot's: optimiser, scheduler, random generators, step; ours: trainer.*
+                        ours: task.json
+    training_state/     LeRobot's: optimiser, scheduler, random generators, step
+                        ours: trainer.json, trainer.safetensors
 
-`lerobot-eval` and `lerobot-train --resume` open it; of theirs we miss only what is ours.
+`lerobot-eval` and `lerobot-train --resume` open it. One of LeRobot's is opened here, without what is ours.
 """
 
 from pathlib import Path
@@ -26,14 +28,16 @@ from common.errors import UserError, reason
 from common.hub import uploading
 
 OURS = "trainer"
+TASK_FILE = "task.json"  # `policies.task_of` reads it
 
 
 def write(
     folder: Path,
     learner: Learner,
     processors: tuple[Any, Any],
-    lerobot: TrainPipelineConfig,
+    pipeline_config: TrainPipelineConfig,
     num_processes: int,
+    task: str,
     state: dict[str, Any],
     tensors: dict[str, torch.Tensor],
 ) -> None:
@@ -43,8 +47,9 @@ def write(
         folder: exists.
         learner: what to save.
         processors: LeRobot's, before and after the policy.
-        lerobot: the training in LeRobot's terms.
+        pipeline_config: the training in LeRobot's terms.
         num_processes: that share it.
+        task: its name.
         state: whatever else, as JSON has it; `read` returns it.
         tensors: the same in tensors.
     """
@@ -52,15 +57,16 @@ def write(
     train_utils.save_checkpoint(
         folder,
         learner.step,
-        lerobot,
+        pipeline_config,
         export(learner.averaged),
         learner.optimizer,
         learner.scheduler,
         *processors,
         num_processes=num_processes,
-        batch_size=lerobot.batch_size,
+        batch_size=pipeline_config.batch_size,
         optim_state_dict=moments,
     )
+    save_json(folder / PRETRAINED_MODEL_DIR / TASK_FILE, {"task": task})
     if learner.config.ema:
         tensors = tensors | {f"weights.{k}": v for k, v in learner.policy.state_dict().items()}
     tensors = tensors | {f"norms.{name}": value for name, value in norms.items()}
@@ -69,7 +75,7 @@ def write(
 
 
 def read(folder: Path, learner: Learner) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Go on from a checkpoint, ours or LeRobot's.
+    """Resume from a checkpoint, ours or LeRobot's.
 
     Returns:
         `state` and `tensors` as given to `write`; empty from one of LeRobot's.
@@ -80,7 +86,7 @@ def read(folder: Path, learner: Learner) -> tuple[dict[str, Any], dict[str, torc
     training = folder / TRAINING_STATE
     if not (training / "training_step.json").exists():
         raise UserError(
-            f"{folder}: no checkpoint to go on from, {training.name}/training_step.json is missing"
+            f"{folder}: no checkpoint to resume from, {training.name}/training_step.json is missing"
         )
     state, tensors = read_ours(folder)
     model = load_tensors(folder / PRETRAINED_MODEL_DIR / "model.safetensors")
@@ -114,7 +120,7 @@ def read_ours(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 
 def read_latest_of_ours(checkpoints: Path) -> dict[str, Any]:
-    """`state` of the latest checkpoint that we wrote into a run, before LeRobot went on with it."""
+    """`state` of the latest checkpoint that we wrote into a run, before LeRobot resumed it."""
     latest = max(checkpoints.glob(f"*/{TRAINING_STATE}/{OURS}.json"), default=None)
     return load_json(latest) if latest else {}
 
@@ -124,7 +130,7 @@ def read_position(folder: Path, num_frames: int, batch_size: int) -> dict[str, i
 
     Args:
         num_frames: of the dataset.
-        batch_size: per process, where the checkpoint does not tell.
+        batch_size: per process, where the checkpoint does not hold it.
     """
     step = train_utils.load_training_step(folder / TRAINING_STATE)
     batch_size = train_utils.load_training_batch_size(folder) or batch_size
@@ -133,7 +139,7 @@ def read_position(folder: Path, num_frames: int, batch_size: int) -> dict[str, i
 
 
 def find_training(path: Path) -> Path:
-    """The checkpoint that a training goes on from: the path itself, the policy in it, or a run's last one.
+    """The checkpoint that a training starts from: the path itself, the policy in it, or a run's last one.
 
     Raises:
         UserError: there is none.
@@ -143,32 +149,37 @@ def find_training(path: Path) -> Path:
     last = path / "checkpoints" / "last"
     found = path.parent if path.name == PRETRAINED_MODEL_DIR else last if last.is_dir() else path
     if not (found / PRETRAINED_MODEL_DIR / "train_config.json").is_file():
-        raise UserError(f"{path}: holds no training of ACT's, ours or lerobot-train's, to go on from")
+        raise UserError(f"{path}: holds no training, ours or lerobot-train's, to start from")
     return found
 
 
-def continue_terms(folder: Path, fresh: TrainPipelineConfig) -> TrainPipelineConfig:
-    """The training that a checkpoint of either kind belongs to, with the data, length and folder of `fresh`.
+def saved_pipeline_config(folder: Path, pipeline_config: TrainPipelineConfig) -> TrainPipelineConfig:
+    """The training that a checkpoint, ours or LeRobot's, belongs to.
+
+    Args:
+        folder: of the checkpoint.
+        pipeline_config: its data, length and folder replace the saved ones.
 
     Raises:
-        UserError: there is none that we can go on with.
+        UserError: there is none that can be continued here.
     """
     model = folder / PRETRAINED_MODEL_DIR
     try:
-        terms = TrainPipelineConfig.from_pretrained(model)
+        saved = TrainPipelineConfig.from_pretrained(model)
     except Exception as error:  # draccus raises its own, of no common class
-        raise UserError(f"{model}: no training to go on from: {reason(error)}") from None
-    if terms.policy is None or terms.policy.type != "act":
-        raise UserError(f"{model}: this is a policy of type {getattr(terms.policy, 'type', None)}, not act")
-    if not terms.use_policy_training_preset or terms.optimizer.type != "adamw":
+        raise UserError(f"{model}: no training to start from: {reason(error)}") from None
+    if saved.policy is None or saved.policy.type != "act":
+        raise UserError(f"{model}: this is a policy of type {getattr(saved.policy, 'type', None)}, not act")
+    if not saved.use_policy_training_preset or saved.optimizer.type != "adamw":
         raise UserError(f"{model}: was trained with another optimiser than ACT's own, which is the one here")
-    if getattr(terms.scheduler, "num_decay_steps", None) == terms.steps:  # it is to end with the training
-        terms.scheduler.num_decay_steps = fresh.steps
-    terms.dataset, terms.steps, terms.output_dir = fresh.dataset, fresh.steps, fresh.output_dir
-    terms.seed = terms.seed or 0  # LeRobot may draw without one
-    terms.policy.device, terms.policy.pretrained_backbone_weights = fresh.policy.device, None
-    terms.policy.push_to_hub = terms.resume = False
-    return terms
+    if getattr(saved.scheduler, "num_decay_steps", None) == saved.steps:  # it is to end with the training
+        saved.scheduler.num_decay_steps = pipeline_config.steps
+    saved.dataset, saved.steps = pipeline_config.dataset, pipeline_config.steps
+    saved.output_dir = pipeline_config.output_dir
+    saved.seed = saved.seed or 0  # LeRobot may draw without one
+    saved.policy.device, saved.policy.pretrained_backbone_weights = pipeline_config.policy.device, None
+    saved.policy.push_to_hub = saved.resume = False
+    return saved
 
 
 def publish(repository: str, folder: Path) -> str:

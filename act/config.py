@@ -1,8 +1,8 @@
-"""Everything about a training of ACT, and the same in LeRobot's terms."""
+"""The configuration of an imitation training, and the same in LeRobot's terms."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from lerobot.configs.default import DatasetConfig as LeRobotDatasetConfig
@@ -14,22 +14,28 @@ from act.learner import OptimizerConfig
 from act.policy import PolicyConfig, act_config
 from act.trainer import TrainingConfig
 from common.hub import check_hub_name
+from common.paths import LOGS
 from common.run import check_name
+from common.training import LOOP_SETTINGS_BEFORE
+from envs.tasks import DEFAULT
 
 
 @dataclass(frozen=True)
 class Config:
     """Everything about a training run."""
 
+    RENAMED: ClassVar = LOOP_SETTINGS_BEFORE
+
+    task: str = DEFAULT  # what the demonstrations are of, and what is played; see envs/tasks.py
     run_name: str = ""  # folder below logs/; empty: the config file's name and the seed
     seed: int = 1  # of everything random
     steps: int = 100_000  # updates of the whole training
     batch_size: int = 64  # samples per update and process
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: cuda, else cpu
     threads: int = 0  # CPU threads of PyTorch; 0: its own choice
-    logs: Path = Path("logs")  # where runs are kept
-    resume: bool = True  # go on where a run of this name stopped; --no-resume: begin anew under a new name
-    start_from: Path | None = None  # a run or checkpoint to go on from in a new run; also lerobot-train's
+    logs: Path = LOGS  # where runs are kept
+    resume: bool = True  # resume the run of this name; --no-resume: begin anew under a new name
+    start_from: Path | None = None  # a run or checkpoint to start a new run from; also lerobot-train's
     wandb_project: str = ""  # log to Weights & Biases too
     push_to_hub: str = ""  # upload the best policy to this name (user/policy) when it is finished
     dataset: DatasetConfig = field(default_factory=DatasetConfig)  # what to learn from
@@ -50,10 +56,20 @@ class Config:
         check_hub_name(self.push_to_hub, "policy")
 
 
-def in_lerobots_terms(
+def make_pipeline_config(
     config: Config, meta: LeRobotDatasetMetadata, device: torch.device, folder: Path
 ) -> TrainPipelineConfig:
-    """The training as `lerobot-train` would be asked for it; it stands in every checkpoint."""
+    """The training in LeRobot's terms: what `lerobot-train` would get. Every checkpoint holds it.
+
+    Args:
+        config: resolved.
+        meta: of the dataset.
+        device: of the network.
+        folder: of the run.
+
+    Raises:
+        UserError: the dataset lacks what the policy looks at.
+    """
     optimizer = config.optimizer
     return TrainPipelineConfig(
         dataset=LeRobotDatasetConfig(
@@ -77,8 +93,8 @@ def in_lerobots_terms(
         batch_size=config.batch_size,
         steps=config.steps,
         env_eval_freq=0,
-        log_freq=config.training.log_freq,
-        save_freq=config.training.save_freq,
+        log_freq=config.training.log_every,
+        save_freq=config.training.keep_every,
         optimizer=optimizer.lerobot_optimizer(),
         scheduler=optimizer.lerobot_scheduler(config.steps),
     )

@@ -1,5 +1,6 @@
-"""A LeRobot dataset of PushT on the disk: opened, checked, and read once from its first frame to its last."""
+"""A LeRobot dataset on the disk: opened, checked against the task, read from its first frame to its last."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,9 +22,8 @@ from lerobot.utils.feature_utils import dataset_to_policy_features
 from PIL import Image
 
 from common.errors import UserError, reason
-from envs.pusht.observations import FPS
+from envs.interfaces import Task
 
-ACTION_SHAPE = (2,)  # a target on the board
 TOLERANCE = 1e-4  # seconds that a video's frame may be off, LeRobot's default
 # What reading a broken file raises: pyarrow's errors are ValueErrors or OSErrors, PyAV's are OSErrors.
 BROKEN = (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, AttributeError)
@@ -36,7 +36,8 @@ class DatasetConfig:
     root: Path | None = None  # folder of a LeRobot dataset; None: repo_id's, from LeRobot's cache or the Hub
     repo_id: str = ""  # its name on the Hub; empty: local/<folder>
     episodes: int = 0  # learn from the first so many; 0: all
-    mirror: bool = False  # learn from each a second time, as seen in the mirror (`envs/pusht/symmetry.py`)
+    recorded_by: str = ""  # the command that records it; shown where the dataset is missing
+    mirror: bool = False  # learn from each episode a second time, as seen in the mirror; if the task has one
     imagenet_stats: bool = True  # normalise pictures as ImageNet's are, not by the dataset's own numbers
     memory_gb: float = 8.0  # of decoded pictures held in memory; larger ones lie in a file beside the run
 
@@ -49,8 +50,8 @@ class DatasetConfig:
             raise ValueError(f"memory_gb must not be negative, got {self.memory_gb}")
 
 
-def open_dataset(config: DatasetConfig) -> LeRobotDatasetMetadata:
-    """A dataset's description and statistics, checked to be PushT's.
+def open_dataset(config: DatasetConfig, task: Task) -> LeRobotDatasetMetadata:
+    """A dataset's description and statistics, checked to be of the task.
 
     Raises:
         UserError: there is none, it is damaged, empty, or of another task.
@@ -58,7 +59,7 @@ def open_dataset(config: DatasetConfig) -> LeRobotDatasetMetadata:
     name = config.root or config.repo_id
     if config.root is not None and not (config.root / "meta" / "info.json").is_file():
         what = "not the folder of a LeRobot dataset" if config.root.exists() else "no such folder"
-        raise UserError(f"{config.root}: {what}; collect_dataset.py records one")
+        raise UserError(f"{config.root}: {what}; this command records it: {recording_command(config)}")
     try:
         if config.root is None:
             LeRobotDataset(config.repo_id)  # fetches what is not in the cache
@@ -74,21 +75,32 @@ def open_dataset(config: DatasetConfig) -> LeRobotDatasetMetadata:
     if not meta.total_episodes or not meta.total_frames:
         raise UserError(f"{name}: this dataset is empty")
     _check_whole(meta, name)
-    if meta.fps != FPS:
-        raise UserError(f"{name}: this dataset has {meta.fps} frames per second, PushT has {FPS}")
+    if meta.fps != task.fps:
+        raise UserError(f"{name}: this dataset has {meta.fps} frames per second, {task.name} has {task.fps}")
     if config.episodes > meta.total_episodes:
         raise UserError(
             f"dataset.episodes must be at most {meta.total_episodes}, all of {name}, got {config.episodes}"
         )
     shape = tuple(meta.features.get(ACTION, {}).get("shape", ()))
-    if shape != ACTION_SHAPE:
+    wanted = task.vector_env(1).single_action_space.shape
+    if shape != wanted:
         raise UserError(
-            f"{name}: its actions must be of shape {ACTION_SHAPE}, PushT's, got {shape or 'none'}"
+            f"{name}: its actions must be of shape {wanted}, {task.name}'s, got {shape or 'none'}"
         )
     if config.imagenet_stats:
         for camera in meta.camera_keys:
             meta.stats[camera] |= {key: np.array(value, np.float32) for key, value in IMAGENET_STATS.items()}
     return meta
+
+
+def recording_command(config: DatasetConfig) -> str:
+    """What to type for the dataset to be at `config.root`."""
+    words = shlex.split(config.recorded_by) or ["python", "collect_dataset.py"]
+    if "--root" in words[:-1]:
+        words[words.index("--root") + 1] = str(config.root)
+    else:
+        words += ["--root", str(config.root)]
+    return shlex.join(words)
 
 
 def _check_whole(meta: LeRobotDatasetMetadata, name: str | Path) -> None:

@@ -1,9 +1,9 @@
 """A LeRobot dataset, decoded once: all its frames in tensors, from which a batch is gathered by index.
 
-LeRobot's trainer decodes every picture anew each time it is drawn, in worker processes. PushT's datasets fit
-in memory: 25,650 pictures of 96 x 96 are 709 MB. The batches are those of LeRobot's dataset, sampler and
-loader, in the same order, bit for bit; with `dataset.mirror`, those of a dataset that goes on, after its
-last episode, with the mirror images of all, and has the same statistics.
+LeRobot's trainer decodes a picture each time it is drawn, in worker processes. Small datasets fit in memory:
+25,650 pictures of 96 x 96 are 709 MB. The samples are those of LeRobot's dataset and loader, bit for bit.
+With `dataset.mirror` they are those of a dataset that has the mirror images of all episodes after its last
+one, and the same statistics.
 """
 
 import hashlib
@@ -13,22 +13,30 @@ import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from accelerate.data_loader import BatchSamplerShard
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
-from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
-from torch.utils.data import BatchSampler
+from lerobot.utils.constants import ACTION
 
 from act.dataset import DatasetConfig, features_of, read_pictures, read_vectors, reading
 from common.errors import UserError
-from envs.pusht.symmetry import mirror_points
+from envs.interfaces import Task
 
-# What the mirror takes vectors for; `ACTPlayer` refuses other inputs than these and pictures.
-_POINTS = {ACTION: "agent_pos", OBS_STATE: "agent_pos", OBS_ENV_STATE: "keypoints"}
+
+@runtime_checkable
+class MirroredTask(Protocol):
+    """A task that is its own mirror image."""
+
+    def mirror_feature(self, name: str, values: np.ndarray, drawn: bool) -> np.ndarray:
+        """Values (n, k) of a raw observation, or of `action`, in the mirror; `drawn`: in that of pictures."""
+        ...
+
+    def mirror_pictures(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Pictures (n, 3, height, width) in the mirror."""
+        ...
 
 
 class Frames:
@@ -42,9 +50,10 @@ class Frames:
         device: where batches come out.
         config: which episodes, their mirror images, and the memory.
         folder: for the file of what is too large for the memory.
+        task: that the dataset is of.
 
     Raises:
-        UserError: the dataset is damaged, or the disk is full.
+        UserError: the dataset is damaged, the disk is full, or there is no mirror.
     """
 
     def __init__(
@@ -56,15 +65,19 @@ class Frames:
         device: torch.device,
         config: DatasetConfig,
         folder: Path,
+        task: Task,
     ) -> None:
+        if config.mirror and not isinstance(task, MirroredTask):
+            raise UserError(f"dataset.mirror must be false: {task.name} has no mirror image")
+        self.mirror = task if config.mirror and isinstance(task, MirroredTask) else None
+        self.raw_names = task.lerobot_names
         self.preprocessor = preprocessor
         self.device = device
         self.offsets = torch.arange(chunk_size, device=device)
         self.lengths = np.array(meta.episodes["length"])[: config.episodes or None]  # of recorded episodes
         ends = np.cumsum(self.lengths)
         self.num_recorded = int(ends[-1])
-        self.mirror = config.mirror
-        self.num_frames = self.num_recorded * (1 + self.mirror)
+        self.num_frames = 2 * self.num_recorded if self.mirror else self.num_recorded
         # Of each frame: the last one of its episode.
         last = np.repeat(ends - 1, self.lengths)
         last = np.concatenate([last, last + self.num_recorded]) if self.mirror else last
@@ -101,8 +114,9 @@ class Frames:
                 read_pictures(meta, name, self.lengths, np.asarray(pictures), digest)
         if self.mirror:
             digest.update(b"mirror")
-            seen = {name: mirror_points(_POINTS[name], a, bool(self.pictures)) for name, a in points.items()}
-            points = {name: np.concatenate([array, seen[name]]) for name, array in points.items()}
+            for name, array in points.items():
+                seen = self.mirror.mirror_feature(self.raw_names.get(name, name), array, bool(self.pictures))
+                points[name] = np.concatenate([array, seen])
         self.fingerprint = digest.hexdigest()
         return points
 
@@ -113,8 +127,8 @@ class Frames:
             indices: (B,) int64, on the CPU.
 
         Returns:
-            every input (B, ...), `action` (B, chunk_size, 2), which repeats an episode's last one, and
-            `action_is_pad` (B, chunk_size), which says where.
+            every input (B, ...) float32; `action` (B, chunk_size, A), an episode's last one repeated beyond
+            its end; `action_is_pad` (B, chunk_size) bool, where that is.
         """
         here = indices.to(self.device, non_blocking=True)
         steps, last = here[:, None] + self.offsets, self.last[here][:, None]
@@ -149,44 +163,10 @@ class Frames:
                 chosen = pictures[here if pictures.device == here.device else indices]
             chosen = chosen.to(self.device, non_blocking=True)
             if self.mirror:
-                image = chosen.flip(2, 3).transpose(2, 3)  # across the diagonal from the lower left
-                chosen = torch.where(mirrored, image, chosen)
+                chosen = torch.where(mirrored, self.mirror.mirror_pictures(chosen), chosen)
             drawn[name] = chosen.to(torch.float32) / 255.0
         normal = self.preprocessor(drawn)
         return {name: normal[name] for name in drawn}
-
-
-class Order:
-    """Which frames make which batch: LeRobot's order, a function of seed and epoch alone.
-
-    Args:
-        num_frames: of the dataset.
-        batch_size: per process; an epoch's last batch may be smaller.
-        seed: of the training.
-        num_processes: that share the epoch; they take batches in turns.
-        process_index: this one.
-    """
-
-    def __init__(
-        self, num_frames: int, batch_size: int, seed: int, num_processes: int = 1, process_index: int = 0
-    ) -> None:
-        self.num_frames = num_frames
-        self.batch_size = batch_size
-        self.seed = seed
-        self.processes = num_processes, process_index
-
-    def epoch(self, epoch: int, start: int = 0) -> list[torch.Tensor]:
-        """The batches (batch_size,) int64 of an epoch, from its sample `start` on."""
-        epoch_seed = np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0]
-        generator = torch.Generator().manual_seed(int(epoch_seed))
-        order = torch.randperm(self.num_frames, generator=generator)
-        done, odd = divmod(start, self.batch_size * self.processes[0])
-        if odd:  # LeRobot stopped there, with other batches or processes: the rest is shared anew
-            order, done = order[start:], 0
-        if self.processes[0] == 1:
-            return list(order.split(self.batch_size))[done:]
-        batches = BatchSampler(order.tolist(), self.batch_size, drop_last=False)
-        return [torch.tensor(batch) for batch in BatchSamplerShard(batches, *self.processes)][done:]
 
 
 def _check_features(meta: LeRobotDatasetMetadata, inputs: dict[str, PolicyFeature]) -> None:

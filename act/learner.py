@@ -84,8 +84,8 @@ class Learner:
 
     Args:
         policy: on its device.
-        lerobot: the training as LeRobot describes it: optimiser, schedule, steps.
-        config: what LeRobot has no words for.
+        pipeline_config: the training in LeRobot's terms: optimiser, schedule, steps.
+        config: what LeRobot has no settings for.
         accelerator: knows the other processes, if there are any.
 
     Raises:
@@ -95,13 +95,13 @@ class Learner:
     def __init__(
         self,
         policy: ACTPolicy,
-        lerobot: TrainPipelineConfig,
+        pipeline_config: TrainPipelineConfig,
         config: OptimizerConfig,
         accelerator: Accelerator | None = None,
     ) -> None:
         self.config = config
         self.accelerator = accelerator
-        self.grad_clip = lerobot.optimizer.grad_clip_norm
+        self.grad_clip = pipeline_config.optimizer.grad_clip_norm
         self.step = 0  # updates so far
         self._measured_at = -1  # step
         torch.set_float32_matmul_precision(MATMUL_PRECISION[config.precision])
@@ -113,7 +113,7 @@ class Learner:
         skip_attention_weights(policy)
         self.averaged = deepcopy(policy).eval() if config.ema else policy
         self.device = next(policy.parameters()).device
-        settings = {k: v for k, v in asdict(lerobot.optimizer).items() if k != "grad_clip_norm"}
+        settings = {k: v for k, v in asdict(pipeline_config.optimizer).items() if k != "grad_clip_norm"}
         groups, self.num_known = parameter_groups(policy)
         self.trains_batch_norms = self.num_known < len(list(policy.parameters()))
         if self.trains_batch_norms and config.micro_batches > 1:
@@ -122,7 +122,8 @@ class Learner:
                 f"batch, got {config.micro_batches}"
             )
         self.optimizer = torch.optim.AdamW(groups, fused=True, **settings)
-        self.scheduler = lerobot.scheduler.build(self.optimizer, lerobot.steps) if lerobot.scheduler else None
+        schedule, steps = pipeline_config.scheduler, pipeline_config.steps
+        self.scheduler = schedule.build(self.optimizer, steps) if schedule else None
 
         self.loss: nn.Module = Loss(policy)
         if accelerator and accelerator.num_processes > 1:

@@ -1,15 +1,16 @@
-"""What is said before a training begins: a table of what is about to happen, and what looks odd about it."""
+"""What a training prints at its start: what is trained, and a warning."""
 
 import sys
 
 import torch
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+from lerobot.utils.constants import ACTION
 
 from act.frames import Frames
 from act.trainer import Trainer
 
 
-def start_up_table(trainer: Trainer, meta: LeRobotDatasetMetadata, backbone: str) -> str:
+def start_up_table(trainer: Trainer, meta: LeRobotDatasetMetadata, backbone: str) -> dict[str, str]:
     """What is about to be trained.
 
     Args:
@@ -17,31 +18,30 @@ def start_up_table(trainer: Trainer, meta: LeRobotDatasetMetadata, backbone: str
         meta: of its dataset.
         backbone: what the ResNet begins with, in words.
     """
-    frames, terms, policy = trainer.frames, trainer.lerobot, trainer.lerobot.policy
+    frames, pipeline_config = trainer.frames, trainer.pipeline_config
+    policy, processes = pipeline_config.policy, trainer.accelerator.num_processes
     size = sum(p.numel() for p in trainer.learner.policy.parameters())
     lengths, precision = frames.lengths, trainer.learner.config.precision
+    steps, batch_size = pipeline_config.steps, pipeline_config.batch_size
     inputs = ", ".join(f"{name} {tuple(f.shape)}" for name, f in policy.input_features.items())
-    processes = trainer.accelerator.num_processes
-    logs = trainer.checkpoints.folder.parents[1]
-    rows = {
-        "run": f"{terms.output_dir.name} in {logs}, seed {terms.seed}",
+    epochs = steps * trainer.samples_per_step / frames.num_frames
+    return {
+        "run": f"{trainer.checkpoints.folder.parent}, seed {pipeline_config.seed}",
         "dataset": f"{meta.root}: {len(lengths):,} episodes, {frames.num_recorded:,} frames, {meta.fps} fps"
-        f"{', and their mirror images' * frames.mirror}",
+        + (", and their mirror images" if frames.mirror else ""),
         "episodes": f"{lengths.min()} to {lengths.max()} frames, {lengths.mean():.1f} on average",
         "input": f"{inputs}; decoded, {frames.place()}",
-        "output": f"action (2,), chunks of {policy.chunk_size}, {policy.n_action_steps} of them played",
-        "policy": f"ACT, {size:,} parameters; ResNet: {backbone}",
-        "device": f"{trainer.learner.device}, {processes} process{'es' * (processes > 1)}, "
+        "output": f"action {tuple(policy.output_features[ACTION].shape)}, chunks of {policy.chunk_size}, "
+        f"{policy.n_action_steps} of them played",
+        "policy": f"{policy.type}, {size:,} parameters; ResNet: {backbone}",
+        "device": f"{trainer.learner.device}, {processes} process{'' if processes == 1 else 'es'}, "
         f"{torch.get_num_threads()} CPU threads, {precision}",
-        "length": f"{terms.steps:,} steps of {terms.batch_size} samples, "
-        f"{terms.steps * trainer.samples_per_step / frames.num_frames:,.1f} epochs",
-        "watch": f"tensorboard --logdir {logs}",
+        "length": f"{steps:,} steps of {batch_size} samples, {epochs:,.1f} epochs",
     }
-    return "\n".join(f"  {name:<10} {value}" for name, value in rows.items())
 
 
 def warn_of_long_chunks(chunk_size: int, frames: Frames) -> None:
-    """Say so where no episode is as long as a chunk."""
+    """Print a warning where no episode is as long as a chunk."""
     longest, mean = frames.lengths.max(), frames.lengths.mean()
     if chunk_size > longest:
         print(

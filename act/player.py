@@ -1,40 +1,45 @@
-"""ACT plays: raw observations in; chunks of actions, one at a time, out; in any number of environments."""
+"""An imitation policy plays: raw observations in, the task's actions out, in any number of slots.
 
+The policy predicts chunks of actions. Each slot has a queue of them; it looks again when its queue is empty.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from lerobot.configs.policies import PreTrainedConfig
-from lerobot.configs.types import FeatureType
+from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.policies import make_pre_post_processors
 from lerobot.policies.act.modeling_act import ACTPolicy, ACTTemporalEnsembler
 from lerobot.processor import PolicyProcessorPipeline
-from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
+from lerobot.utils.constants import ACTION
 
 from act.policy import skip_attention_weights
 from common.checkpoint import load_tensors
 from common.errors import UserError, reason
-from envs.pusht.observations import RawObservation
+from envs.interfaces import RawObservation, Task
 
 # Observations per pass, by whether they are pictures: always as many, filled up if need be, so that a chunk
 # does not depend on how many others are due; few pictures, for they are most of the work.
 ROWS = {False: 32, True: 8}
 
 
-class ACTPlayer:
-    """A trained ACT in any number of slots, each with its own queue of actions.
+class ChunkPlayer:
+    """A policy that predicts chunks, in any number of slots: an `envs.interfaces.Policy`.
 
     Args:
         policy: LeRobot's, on its device.
         preprocessor: LeRobot's; normalises.
         postprocessor: LeRobot's; the way back.
+        task: what is played.
         n_action_steps: of a chunk are played; None: as the policy was trained to.
         temporal_ensemble_coeff: average overlapping chunks instead, see LeRobot's `ACTTemporalEnsembler`;
             None: as the policy was trained to.
         source: to open an error with.
 
     Raises:
-        UserError: the policy looks at what PushT does not show, or cannot play so many steps.
+        UserError: the policy sees or does what the task does not have, or cannot play so many steps.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class ACTPlayer:
         policy: ACTPolicy,
         preprocessor: PolicyProcessorPipeline,
         postprocessor: PolicyProcessorPipeline,
+        task: Task,
         n_action_steps: int | None = None,
         temporal_ensemble_coeff: float | None = None,
         source: str | Path = "policy",
@@ -50,6 +56,7 @@ class ACTPlayer:
         self.preprocessor = preprocessor
         self.postprocessor = postprocessor
         config = policy.config
+        self.chunk_size: int = config.chunk_size
         if temporal_ensemble_coeff is not None and n_action_steps not in (None, 1):
             raise UserError(
                 f"{source}: n_action_steps must be 1 with temporal_ensemble_coeff, got {n_action_steps}"
@@ -57,119 +64,126 @@ class ACTPlayer:
         if temporal_ensemble_coeff is None and n_action_steps in (None, 1):
             temporal_ensemble_coeff = config.temporal_ensemble_coeff
         self.temporal_ensemble_coeff = temporal_ensemble_coeff
-        if self.temporal_ensemble_coeff is not None:
+        if temporal_ensemble_coeff is not None:
+            _check_ensemble(temporal_ensemble_coeff, self.chunk_size, source)
             n_action_steps = 1
-        self.n_action_steps = config.n_action_steps if n_action_steps is None else n_action_steps
-        if not 1 <= self.n_action_steps <= config.chunk_size:
+        self.n_action_steps: int = config.n_action_steps if n_action_steps is None else n_action_steps
+        if not 1 <= self.n_action_steps <= self.chunk_size:
             raise UserError(
-                f"{source}: n_action_steps must be from 1 to {config.chunk_size}, its chunk_size, "
+                f"{source}: n_action_steps must be from 1 to {self.chunk_size}, its chunk_size, "
                 f"got {n_action_steps}"
             )
-        if self.temporal_ensemble_coeff is not None:
-            _check_ensemble(self.temporal_ensemble_coeff, config.chunk_size, source)
-        self.pixels = _check_inputs(policy, source)
-        self.rows = ROWS[self.pixels > 0]
-        self._queue = np.empty((0, self.n_action_steps, 2))
+
+        self.features: dict[str, PolicyFeature] = config.input_features
+        self.image_size = _image_size(self.features, source)
+        env = task.vector_env(1, self.image_size)
+        shown = {name: space.shape or () for name, space in env.single_observation_space.items()}
+        self.names = _raw_names(self.features, task, shown, source)
+        self.lowest, self.highest = env.single_action_space.low, env.single_action_space.high  # (A,) each
+        if (shape := tuple(config.output_features[ACTION].shape)) != self.lowest.shape:
+            raise UserError(
+                f"{source}: its actions are of shape {shape}, {task.name}'s of {self.lowest.shape}"
+            )
+
+        self.rows = ROWS[self.image_size > 0]
+        self._queues = np.empty((0, self.n_action_steps, *shape))
         self._left = np.empty(0, np.int64)  # actions in each slot's queue
         self._ensemblers: list[ACTTemporalEnsembler] = []
 
-    def reset(self, episodes: np.ndarray) -> None:
-        known = episodes[episodes < len(self._left)]
+    def seed_slots(self, seeds: Sequence[int]) -> None:
+        """Nothing here is random."""
+
+    def reset(self, slots: np.ndarray) -> None:
+        known = slots[slots < len(self._left)]
         self._left[known] = 0
-        if self.temporal_ensemble_coeff is not None:
-            for slot in known:
-                self._ensemblers[slot].reset()
+        for slot in known if self._ensemblers else ():
+            self._ensemblers[slot].reset()
 
     def act(self, observations: RawObservation) -> np.ndarray:
-        num_slots = len(observations["agent_pos"])
+        num_slots = len(next(iter(observations.values())))
         if len(self._left) != num_slots:
-            self._queue = np.zeros((num_slots, self.n_action_steps, 2))
-            self._left = np.zeros(num_slots, np.int64)
-            chunk_size = self.policy.config.chunk_size
-            self._ensemblers = [
-                ACTTemporalEnsembler(self.temporal_ensemble_coeff, chunk_size)
-                for _ in range(num_slots if self.temporal_ensemble_coeff is not None else 0)
-            ]
+            self._begin(num_slots)
         due = np.flatnonzero(self._left == 0)
         if len(due):
-            self._queue[due] = self._decide({name: values[due] for name, values in observations.items()}, due)
+            seen = {name: observations[name][due] for name in self.names.values()}
+            self._queues[due] = self._decide(seen, due)
             self._left[due] = self.n_action_steps
-        actions = self._queue[np.arange(num_slots), self.n_action_steps - self._left]
+        actions = self._queues[np.arange(num_slots), self.n_action_steps - self._left]
         self._left -= 1
-        return np.clip(actions, 0.0, 512.0)
+        return np.clip(actions, self.lowest, self.highest)
+
+    def _begin(self, num_slots: int) -> None:
+        """Empty queues for so many slots."""
+        self._queues = np.zeros((num_slots, *self._queues.shape[1:]))
+        self._left = np.zeros(num_slots, np.int64)
+        coeff = self.temporal_ensemble_coeff
+        ensembles = num_slots if coeff is not None else 0
+        self._ensemblers = [ACTTemporalEnsembler(coeff, self.chunk_size) for _ in range(ensembles)]
 
     def _decide(self, raw: RawObservation, slots: np.ndarray) -> np.ndarray:
-        """The next actions (n, n_action_steps, 2), in pixels, of n slots."""
+        """The next actions (n, n_action_steps, A), in the task's units, of n slots."""
         chunks = torch.cat(
             [
                 self._chunks({name: values[start : start + self.rows] for name, values in raw.items()})
                 for start in range(0, len(slots), self.rows)
             ]
         )
-        if self.temporal_ensemble_coeff is not None:
+        if self._ensemblers:
             rows = zip(slots, chunks.split(1), strict=True)
             chunks = torch.cat([self._ensemblers[slot].update(chunk)[:, None] for slot, chunk in rows])
         actions = chunks[:, : self.n_action_steps]
         return self.postprocessor(actions.flatten(0, 1)).reshape(actions.shape).double().numpy()
 
     def _chunks(self, raw: RawObservation) -> torch.Tensor:
-        """Normalised chunks (n, chunk_size, 2), n at most `rows`."""
-        num_rows = len(raw["agent_pos"])
+        """Normalised chunks (n, chunk_size, A), n at most `rows`."""
+        num_rows = len(next(iter(raw.values())))
         rows = np.minimum(np.arange(self.rows), num_rows - 1)
-        observation = lerobot_observation(raw, self.policy)
+        observation = lerobot_observation(raw, self.features, self.names)
         batch = self.preprocessor({name: tensor[rows] for name, tensor in observation.items()})
         inputs = {name: batch[name] for name in observation}
         return self.policy.predict_action_chunk(inputs)[:num_rows].float()
 
 
-def lerobot_observation(raw: RawObservation, policy: ACTPolicy) -> dict[str, torch.Tensor]:
-    """What PushT shows under LeRobot's names and in its units, as `lerobot-eval` gives it to a policy."""
+def lerobot_observation(
+    raw: RawObservation, features: dict[str, PolicyFeature], names: dict[str, str]
+) -> dict[str, torch.Tensor]:
+    """Raw observations of n slots as `lerobot-eval` gives them to a policy, before normalisation.
+
+    Args:
+        raw: in the task's units.
+        features: that the policy sees.
+        names: of the raw observation that each of them is.
+
+    Returns:
+        float32: pictures (n, 3, height, width) in [0, 1], vectors (n, k) in the task's units.
+    """
     observation = {}
-    for name, feature in policy.config.input_features.items():
+    for name, feature in features.items():
+        values = torch.from_numpy(raw[names[name]])
         if feature.type is FeatureType.VISUAL:
-            pixels = torch.from_numpy(raw["pixels"]).permute(0, 3, 1, 2)
-            observation[name] = pixels.to(torch.float32).contiguous() / 255.0
-        elif name == OBS_ENV_STATE:
-            observation[name] = torch.from_numpy(raw["keypoints"].reshape(-1, 16)).to(torch.float32)
+            observation[name] = values.permute(0, 3, 1, 2).to(torch.float32).contiguous() / 255.0
         else:
-            observation[name] = torch.from_numpy(raw["agent_pos"]).to(torch.float32)
+            observation[name] = values.reshape(len(values), *feature.shape).to(torch.float32)
     return observation
-
-
-def _check_ensemble(coeff: float, chunk_size: int, source: str | Path) -> None:
-    """Raise UserError where the weights of overlapping chunks are no numbers to average with."""
-    sums = torch.exp(-coeff * torch.arange(chunk_size)).cumsum(0)
-    if not sums.isfinite().all():
-        raise UserError(f"{source}: temporal_ensemble_coeff must be nearer to 0, say 0.01, got {coeff:g}")
-
-
-def _check_inputs(policy: ACTPolicy, source: str | Path) -> int:
-    """The side in pixels of the pictures that the policy looks at, 0 for none."""
-    shapes = {OBS_STATE: (2,), OBS_ENV_STATE: (16,)}
-    sides = []
-    for name, feature in policy.config.input_features.items():
-        shape = tuple(feature.shape)
-        if feature.type is FeatureType.VISUAL and len(shape) == 3 and shape[0] == 3 and shape[1] == shape[2]:
-            sides.append(shape[1])
-        elif shapes.get(name) != shape:
-            raise UserError(f"{source}: looks at {name} {shape}, which PushT does not show")
-    if len(sides) > 1:
-        raise UserError(f"{source}: looks at {len(sides)} cameras, PushT has one")
-    if (shape := tuple(policy.config.output_features[ACTION].shape)) != (2,):
-        raise UserError(f"{source}: its actions are of shape {shape}, PushT's of (2,)")
-    return sides[0] if sides else 0
 
 
 def load_player(
     folder: Path,
+    task: Task,
     device: torch.device | str = "cpu",
     n_action_steps: int | None = None,
     temporal_ensemble_coeff: float | None = None,
-) -> ACTPlayer:
+) -> ChunkPlayer:
     """Open a folder as LeRobot saves a policy to it.
 
+    Args:
+        folder: with `config.json`, `model.safetensors` and the processors.
+        task: that it is to play.
+        device: of the network.
+        n_action_steps, temporal_ensemble_coeff: see `ChunkPlayer`.
+
     Raises:
-        UserError: it is not whole, or not a policy for PushT.
+        UserError: it is not whole, or not a policy for this task.
     """
     weights = load_tensors(folder / "model.safetensors")
     try:
@@ -187,4 +201,56 @@ def load_player(
         raise UserError(f"{folder}: some weights are not finite, so the training had diverged")
     skip_attention_weights(policy)
     policy = policy.to(device).eval()
-    return ACTPlayer(policy, *processors, n_action_steps, temporal_ensemble_coeff, source=folder)
+    return ChunkPlayer(policy, *processors, task, n_action_steps, temporal_ensemble_coeff, source=folder)
+
+
+def _check_ensemble(coeff: float, chunk_size: int, source: str | Path) -> None:
+    """Raise UserError where the weights of overlapping chunks are no numbers to average with."""
+    sums = torch.exp(-coeff * torch.arange(chunk_size)).cumsum(0)
+    if not sums.isfinite().all():
+        raise UserError(f"{source}: temporal_ensemble_coeff must be nearer to 0, say 0.01, got {coeff:g}")
+
+
+def _image_size(features: dict[str, PolicyFeature], source: str | Path) -> int:
+    """The side in pixels of the pictures that a policy sees, 0 for none.
+
+    Raises:
+        UserError: they are not square, or of several sizes.
+    """
+    shapes = {name: tuple(f.shape) for name, f in features.items() if f.type is FeatureType.VISUAL}
+    sides = {shape[-1] for shape in shapes.values()}
+    for name, shape in shapes.items():
+        if len(sides) > 1 or shape != (3, shape[-1], shape[-1]):
+            raise UserError(f"{source}: looks at {name} {shape}; pictures must be square and of one size")
+    return max(sides, default=0)
+
+
+def _raw_names(
+    features: dict[str, PolicyFeature], task: Task, shown: dict[str, tuple[int, ...]], source: str | Path
+) -> dict[str, str]:
+    """Which raw observation of the task each feature of a policy is.
+
+    A camera of another name than the task's is the task's, where that has one only.
+
+    Args:
+        features: that the policy sees.
+        task: names them.
+        shown: shapes of the task's raw observations.
+        source: to open an error with.
+
+    Raises:
+        UserError: the task does not have one, or has it in another shape.
+    """
+    cameras = [name for name, feature in features.items() if feature.type is FeatureType.VISUAL]
+    pictures = [raw for raw in task.lerobot_names.values() if len(shown.get(raw, ())) == 3]
+    if cameras and pictures and len(cameras) > len(pictures):
+        raise UserError(f"{source}: looks at {len(cameras)} cameras, {task.name} has {len(pictures)}")
+    names = {}
+    for name, feature in features.items():
+        raw = task.lerobot_names.get(name, pictures[0] if name in cameras and len(pictures) == 1 else "")
+        shape = tuple(feature.shape)
+        wanted = (*shape[1:], shape[0]) if name in cameras else shape
+        if raw not in shown or wanted != (shown[raw] if name in cameras else (int(np.prod(shown[raw])),)):
+            raise UserError(f"{source}: looks at {name} {shape}, which {task.name} does not show")
+        names[name] = raw
+    return names

@@ -1,6 +1,6 @@
-"""The training loop: draw a batch, update, log, evaluate, save; and how a run goes on after a stop.
+"""The training loop: draw a batch, update, log, evaluate, save; and the exact resume.
 
-The loop never waits for the device but to log. Of several processes (`accelerate launch`) the first one logs,
+The loop waits for the device only to log. Of several processes (`accelerate launch`) the main one logs,
 evaluates and saves, while the others wait.
 """
 
@@ -11,42 +11,24 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from lerobot.configs.train import TrainPipelineConfig
-from lerobot.policies.act.modeling_act import ACTPolicy
-from tqdm import tqdm
 
 from act import checkpoint as act_checkpoint
-from act.frames import Frames, Order
+from act.frames import Frames
 from act.learner import METRICS, Learner
+from act.sampler import Sampler
 from common.checkpoint import Checkpoints, save_json
 from common.errors import UserError, reason
-from common.logger import Logger
-from envs.summary import scalars
+from common.training import Evaluation, Log, LoopConfig, crossed, evaluate, progress_bar
 
 NORM_SAMPLES = 1_024  # on which the average's batch norms are measured
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """The training loop. All counts are updates, "steps" in LeRobot's terms."""
-
-    log_freq: int = 100  # steps between logged losses
-    eval_freq: int = 5_000  # steps between evaluations, each followed by a checkpoint; 0: only at the end
-    save_freq: int = 0  # steps between checkpoints that stay; 0: only `last` and `best`
-    video_freq: int = 20_000  # steps between rollouts shown in TensorBoard; 0: none
-    eval_episodes: int = 100  # per evaluation, the same seeds each time
-    eval_seed: int = 10_000  # first of them; no figure we quote uses these
-
-    def validate(self) -> None:
-        for name in ("log_freq", "eval_episodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("eval_freq", "save_freq", "video_freq", "eval_seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+class TrainingConfig(LoopConfig):
+    """The training loop. All counts are updates."""
 
 
 class Trainer:
@@ -54,61 +36,62 @@ class Trainer:
 
     Args:
         config: of the loop.
-        lerobot: the training in LeRobot's terms; its steps, batch size and seed are those of the loop.
+        pipeline_config: the training in LeRobot's terms; its steps, batch size and seed are the loop's.
         learner: learns.
         frames: what it learns from.
         processors: LeRobot's, before and after the policy.
-        evaluate: policy -> numbers as of `envs.summary.summarize`.
-        record: policy -> frames (T, H, W, 3) uint8 of one episode.
+        evaluation: plays the average of the weights; its ranking chooses the best checkpoint.
         folder: of the run.
         accelerator: knows the other processes.
+        task: name of the task, for the checkpoints.
     """
 
     def __init__(
         self,
         config: TrainingConfig,
-        lerobot: TrainPipelineConfig,
+        pipeline_config: TrainPipelineConfig,
         learner: Learner,
         frames: Frames,
         processors: tuple[Any, Any],
-        evaluate: Callable[[ACTPolicy], dict[str, Any]],
-        record: Callable[[ACTPolicy], np.ndarray],
+        evaluation: Evaluation,
         folder: Path,
         accelerator: Accelerator,
+        task: str,
     ) -> None:
         self.config = config
-        self.lerobot = lerobot
+        self.pipeline_config = pipeline_config
         self.learner = learner
         self.frames = frames
         self.processors = processors
-        self.evaluate = evaluate
-        self.record = record
+        self.evaluation = evaluation
         self.checkpoints = Checkpoints(folder / "checkpoints", "step")
         self.accelerator = accelerator
         self.is_main = accelerator.is_main_process
+        self.task = task
 
         self._check_last_batch()
+        batch_size, seed = pipeline_config.batch_size, pipeline_config.seed or 0
         processes = accelerator.num_processes, accelerator.process_index
-        self.order = Order(frames.num_frames, lerobot.batch_size, lerobot.seed, *processes)
-        self.samples_per_step = lerobot.batch_size * accelerator.num_processes
+        self.sampler = Sampler(frames.num_frames, batch_size, seed, *processes)
+        self.samples_per_step = batch_size * accelerator.num_processes
         self.epoch = 0
         self.drawn = 0  # samples of this epoch that have been learnt from, by all processes
+        self.evaluated: dict[str, Any] = {}  # the latest summary
         self._batches: list[torch.Tensor] = []  # that are left of this epoch, the next one last
-        self._sums = torch.zeros(len(METRICS), device=learner.device)  # since the latest logging
-        self._summed = 0  # updates
+        self._sums = torch.zeros(len(METRICS), device=learner.device)  # of the metrics since they were logged
+        self._summed = 0  # updates in them
         self._metrics: dict[str, float] = {}  # the latest logged
         self._rate = (0.0, 0)  # time and step of the latest logging
-        self.evaluation: dict[str, Any] = {}  # the latest
 
     def _check_last_batch(self) -> None:
         """Batch norms cannot be trained on one small picture, which may be what an epoch ends with."""
-        lerobot, count = self.lerobot, self.frames.num_frames
-        small = any(max(f.shape[1:]) <= 32 for f in lerobot.policy.image_features.values())
-        fills_up = self.accelerator.num_processes > 1 and lerobot.batch_size > 1  # an epoch's last batches
-        one_left = (count - 1) % lerobot.batch_size == 0
+        batch_size, count = self.pipeline_config.batch_size, self.frames.num_frames
+        small = any(max(f.shape[1:]) <= 32 for f in self.pipeline_config.policy.image_features.values())
+        fills_up = self.accelerator.num_processes > 1 and batch_size > 1  # an epoch's last batches
+        one_left = (count - 1) % batch_size == 0
         if self.learner.trains_batch_norms and small and one_left and not fills_up:
             raise UserError(
-                f"batch_size {lerobot.batch_size} leaves one of {count:,} frames for the last batch, and "
+                f"batch_size {batch_size} leaves one of {count:,} frames for the last batch, and "
                 "batch norms cannot be trained on one small picture: choose another batch_size"
             )
 
@@ -117,11 +100,11 @@ class Trainer:
         """Updates so far."""
         return self.learner.step
 
-    def train(self, logger: Logger | None, stop: Callable[[], bool]) -> bool:
-        """Train up to `lerobot.steps`, or until `stop` says so; either way everything is saved.
+    def train(self, logger: Log | None, stop: Callable[[], bool]) -> bool:
+        """Train up to `pipeline_config.steps`, or until `stop` says so; either way everything is saved.
 
         Args:
-            logger: of the main process.
+            logger: of the main process; None logs nothing.
             stop: asked before each update.
 
         Returns:
@@ -132,27 +115,32 @@ class Trainer:
         """
         if self.is_main:
             self.checkpoints.tidy()
-        total = self.lerobot.steps
+        config, total = self.config, self.pipeline_config.steps
         self._rate = perf_counter(), self.step
-        with self._progress_bar() as bar:
+        with progress_bar(total, self.step, shown=self.is_main) as bar:
             while self.step < total and not self._stops(stop):
+                before = self.step
                 self._learn()
                 bar.update()
-                if self.step % self.config.log_freq == 0 or self.step == total:
+
+                if crossed(config.log_every, before, self.step) or self.step >= total:
                     self._log(logger)
                     bar.set_postfix_str(self._status())
-                if self._due(self.config.eval_freq) or self.step == total:
+                if crossed(config.keep_every, before, self.step):
+                    self.checkpoints.keep(self.step)
+                if crossed(config.eval_every, before, self.step) or self.step >= total:
                     self._evaluate(logger)
                     if self.is_main:
-                        bar.write(self._evaluation_line())
-                elif self._due(self.config.save_freq):
+                        bar.write(f"{self.step:>10,} steps: {self.evaluation.line(self.evaluated)}")
+                elif crossed(config.keep_every, before, self.step):
                     self.save()
         self.save()
         return self.step >= total
 
     def _learn(self) -> None:
+        """One update."""
         if not self._batches:
-            self._batches = self.order.epoch(self.epoch, self.drawn)[::-1]
+            self._batches = self.sampler.epoch(self.epoch, self.drawn)[::-1]
             if not self.drawn:
                 # LeRobot's loader draws its workers' seed, which moves the CPU's dropout masks on.
                 torch.empty((), dtype=torch.int64).random_()
@@ -163,19 +151,16 @@ class Trainer:
         if not self._batches:
             self.epoch, self.drawn = self.epoch + 1, 0
 
-    def _due(self, every: int) -> bool:
-        return every > 0 and self.step % every == 0
-
     def _stops(self, stop: Callable[[], bool]) -> bool:
-        """All processes stop at the same step, so several ask each other, and not at every one."""
+        """Several processes stop at the same step, and exchange their wishes only where they log."""
         if self.accelerator.num_processes == 1:
             return stop()
-        if self.step % self.config.log_freq:
+        if self.step % self.config.log_every:
             return False
         wishes = torch.tensor(float(stop()), device=self.learner.device)
         return self.accelerator.reduce(wishes).item() > 0
 
-    def _log(self, logger: Logger | None) -> None:
+    def _log(self, logger: Log | None) -> None:
         means = self.accelerator.reduce(self._sums / max(self._summed, 1), reduction="mean").tolist()
         self._metrics = dict(zip(METRICS, means, strict=True))
         self._sums.zero_()
@@ -190,20 +175,21 @@ class Trainer:
             lr = {"Optimizer/lr": self.learner.optimizer.param_groups[0]["lr"]}
             logger.log(self.step, self._metrics | lr)
 
-    def _evaluate(self, logger: Logger | None) -> None:
+    def _evaluate(self, logger: Log | None) -> None:
         """Play the evaluation's episodes with the average of the weights, log, and save."""
         started = perf_counter()
-        if self.is_main:
+        if self.is_main and logger:
             self._measure_norms()
-            policy = self.learner.averaged
-            self.evaluation = self.evaluate(policy) | {"step": self.step}
-            logger.log(self.step, scalars(self.evaluation))
-            if self.config.video_freq and (
-                self._due(self.config.video_freq) or self.step == self.lerobot.steps
-            ):
-                logger.video(self.step, self.record(policy))
-            if _merit(self.evaluation) >= _merit(self.checkpoints.best):
-                self.checkpoints.best = self.evaluation
+            before, at_end = self.evaluated.get("step", 0), self.step >= self.pipeline_config.steps
+            video_every = self.config.video_every
+            self.evaluated = evaluate(
+                self.evaluation,
+                self.learner.averaged,
+                self.step,
+                logger,
+                self.checkpoints,
+                video=video_every > 0 and (at_end or crossed(video_every, before, self.step)),
+            )
         self.save()
         self._rate = self._rate[0] + perf_counter() - started, self._rate[1]
 
@@ -211,10 +197,11 @@ class Trainer:
         """On frames from all over the dataset, always the same ones."""
         last, count = self.frames.num_frames - 1, min(NORM_SAMPLES, self.frames.num_frames)
         spread = torch.linspace(0, last, count, dtype=torch.float64).long()
-        batches = max(count // self.lerobot.batch_size, 1)
+        batches = max(count // self.pipeline_config.batch_size, 1)
         self.learner.measure_norms(self.frames.batch(spread[first::batches]) for first in range(batches))
 
     def _check_finite(self) -> None:
+        """Stop before losses that are not finite are called a checkpoint."""
         for name, value in self._metrics.items():
             if not math.isfinite(value):
                 raise UserError(
@@ -222,32 +209,13 @@ class Trainer:
                     f"optimizer.grad_clip; the checkpoints in {self.checkpoints.folder} are from before"
                 )
 
-    def _progress_bar(self) -> tqdm:
-        """On a terminal; elsewhere the lines of the evaluations have to do."""
-        return tqdm(
-            total=self.lerobot.steps,
-            initial=self.step,
-            unit="step",
-            smoothing=0.05,
-            dynamic_ncols=True,
-            disable=None if self.is_main else True,
-        )
-
     def _status(self) -> str:
-        """What matters first, for a narrow terminal cuts the end off."""
-        loss, l1, kl = (self._metrics[name] for name in METRICS[:3])
-        success = f", success {100 * self.evaluation['success_rate']:.0f}%" if self.evaluation else ""
-        rate = self._metrics["Throughput/samples_per_s"]
-        return f"loss {loss:.4f}, l1 {l1:.4f}{success}, kl {kl:.4f}, {rate:,.0f} samples/s"
-
-    def _evaluation_line(self) -> str:
-        steps = self.evaluation["mean_steps_to_success"]
-        l1 = f", l1 {self._metrics[METRICS[1]]:.4f}" if self._metrics else ""  # not logged yet
-        return (
-            f"{self.step:>9,} steps: success {100 * self.evaluation['success_rate']:5.1f} %, "
-            f"max coverage {self.evaluation['mean_max_coverage']:.3f}, "
-            f"steps to success {'-' if steps is None else f'{steps:.1f}'}{l1}"
-        )
+        """What matters first: a narrow terminal cuts the end off."""
+        losses = {name.rpartition("/")[2]: self._metrics[name] for name in METRICS if "gradient" not in name}
+        words = [f"{'loss' if name == 'total' else name} {value:.4f}" for name, value in losses.items()]
+        if self.evaluated:
+            words.insert(1, self.evaluation.line(self.evaluated))
+        return ", ".join([*words, f"{self._metrics['Throughput/samples_per_s']:,.0f} samples/s"])
 
     def save(self) -> None:
         """Write a checkpoint, let `last` lead to it and `best` to the best one up to here.
@@ -261,8 +229,6 @@ class Trainer:
                     f"a weight is not finite after {self.step:,} steps: try a smaller optimizer.lr; "
                     f"the checkpoints in {self.checkpoints.folder} are from before"
                 )
-            if self._due(self.config.save_freq):
-                self.checkpoints.keep(self.step)
             self._measure_norms()
             self.checkpoints.save(self.step, self._write)
         self.accelerator.wait_for_everyone()
@@ -273,7 +239,7 @@ class Trainer:
             "drawn": self.drawn,
             "summed": self._summed,
             "metrics": {name: self._metrics[name] for name in METRICS if name in self._metrics},
-            "evaluation": self.evaluation,
+            "evaluation": self.evaluated,
             "best": self.checkpoints.best,
             "kept": self.checkpoints.kept,
             "dataset": self.frames.fingerprint,
@@ -281,14 +247,21 @@ class Trainer:
         }
         processes = self.accelerator.num_processes
         act_checkpoint.write(
-            folder, self.learner, self.processors, self.lerobot, processes, state, {"sums": self._sums}
+            folder,
+            self.learner,
+            self.processors,
+            self.pipeline_config,
+            processes,
+            self.task,
+            state,
+            {"sums": self._sums},
         )
-        save_json(folder / "evaluation.json", self.evaluation)
+        save_json(folder / "evaluation.json", self.evaluated)
 
     def load(self, folder: Path) -> None:
-        """Go on from a checkpoint as if the training had not stopped; from LeRobot's, as nearly as it allows.
+        """Resume from a checkpoint as if the training had not stopped; from LeRobot's as nearly as it allows.
 
-        From another run's checkpoint the training may go on with other data.
+        From another run's checkpoint the training may continue with other data.
 
         Raises:
             UserError: it is not whole, not of this configuration, or not of this dataset.
@@ -296,11 +269,12 @@ class Trainer:
         state, tensors = act_checkpoint.read(folder, self.learner)
         ours = folder.resolve().parent == self.checkpoints.folder.resolve()  # and not another run's
         if ours:
-            told = state or act_checkpoint.read_latest_of_ours(self.checkpoints.folder)
-            self.checkpoints.best, self.checkpoints.kept = told.get("best", {}), told.get("kept", [])
+            latest = state or act_checkpoint.read_latest_of_ours(self.checkpoints.folder)
+            self.checkpoints.best, self.checkpoints.kept = latest.get("best", {}), latest.get("kept", [])
         if not state:
-            where = act_checkpoint.read_position(folder, self.frames.num_frames, self.lerobot.batch_size)
-            self.epoch, self.drawn = where["epoch"], where["start_index"]
+            batch_size = self.pipeline_config.batch_size
+            position = act_checkpoint.read_position(folder, self.frames.num_frames, batch_size)
+            self.epoch, self.drawn = position["epoch"], position["start_index"]
             return
         same_data = state.get("dataset") == self.frames.fingerprint
         if not same_data and not ours:
@@ -312,12 +286,7 @@ class Trainer:
             )
         try:
             self.epoch, self.drawn, self._summed = state["epoch"], state["drawn"], state["summed"]
-            self._metrics, self.evaluation = state["metrics"], state["evaluation"]
+            self._metrics, self.evaluated = state["metrics"], state["evaluation"]
             self._sums.copy_(tensors["sums"])
         except (KeyError, RuntimeError, TypeError) as error:
             raise UserError(f"{folder}: not the state of such a training: {reason(error)}") from None
-
-
-def _merit(evaluation: dict[str, Any]) -> tuple[float, float]:
-    """What makes a checkpoint the best; among equals the latest."""
-    return evaluation.get("success_rate", -1.0), evaluation.get("mean_max_coverage", -1.0)

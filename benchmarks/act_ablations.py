@@ -26,7 +26,9 @@ from common.errors import report_user_errors
 LOGS = Path("logs/act_ablations")
 COLLECT = "collect_dataset.py --policy assets/sac_expert --observations keypoints --hold 10 --episodes 2000"
 # A third of the recipe's length, and no choice among checkpoints: the last one is measured.
-TRAIN = "train_act.py --threads 1 --device cpu --steps 6000 --training.eval-freq 0 --training.save-freq 1000"
+TRAIN = (
+    "train_act.py --threads 1 --device cpu --steps 6000 --training.eval-every 0 --training.keep-every 1000"
+)
 PLAY = "evaluate.py --episodes 500"
 
 

@@ -109,7 +109,7 @@ def measure_ours(config: Config, folder: Path) -> float:
 def measure(config: Config) -> float:
     """One contestant's updates per second, in this process."""
     use_threads(config.threads)
-    nothing_else = replace(config.training, eval_freq=0, save_freq=0)
+    nothing_else = replace(config.training, eval_every=0, keep_every=0)
     config = replace(config, steps=config.warm_up + config.updates + 1, training=nothing_else)
     if config.only == TUNED:
         on_gpu = choose_device(config.device).type == "cuda"

@@ -4,8 +4,8 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ class Run:
     argv: Sequence[str] | None
     last: Path | None  # the checkpoint to resume from
     stop: "StopRequest"
+    is_main: bool = True  # the process that writes and prints
 
     def begin(self, table: dict[str, str], resumed: str = "") -> None:
         """Save the configuration and the command, and print what is about to be trained.
@@ -40,6 +41,8 @@ class Run:
         Raises:
             UserError: the folder cannot be written.
         """
+        if not self.is_main:
+            return
         write_down(self.folder, self.config, command_line(self.script, self.argv))
         rows = {"run": f"{self.folder}, seed {self.config.seed}"} | table
         rows["watch"] = f"tensorboard --logdir {self.config.logs}"
@@ -56,6 +59,8 @@ class Run:
             longer: the flag of a longer training.
             schedules: what changes during a training, in words.
         """
+        if not self.is_main:
+            return
         again = same_command(self.folder, self.config.resume)
         if not finished:
             print(f"stopped at {steps}, saved. To resume: {again}")
@@ -67,7 +72,13 @@ class Run:
 
 @contextmanager
 def open_run(
-    script: str, config: Any, argv: Sequence[str] | None, name: str, may_change: Sequence[str]
+    script: str,
+    config: Any,
+    argv: Sequence[str] | None,
+    name: str,
+    may_change: Sequence[str],
+    is_main: bool = True,
+    share: Callable[[Any], Any] = lambda value: value,
 ) -> Iterator[Run]:
     """Choose a training's folder, hold it for this process, and find the checkpoint to resume from.
 
@@ -77,14 +88,17 @@ def open_run(
         argv: the script's.
         name: of the run, where `config.run_name` is empty.
         may_change: settings, by dotted key, that a resumed run may have changed, besides the usual ones.
+        is_main: of several processes that train together, one holds the folder, writes and prints.
+        share: the main process's value -> the same value in every process.
 
     Raises:
         UserError: another process trains there, or the run was trained with another configuration.
     """
-    folder = choose_folder(config.logs, config.run_name or name, config.resume)
-    with only_process_in(folder), StopRequest() as stop:
-        last = last_checkpoint(folder, config, (*LEAVES_THE_RESULT, *may_change))
-        yield Run(folder, config, script, argv, last, stop)
+    folder = share(choose_folder(config.logs, config.run_name or name, config.resume))
+    with only_process_in(folder) if is_main else nullcontext(), StopRequest() as stop:
+        changeable = (*LEAVES_THE_RESULT, *may_change)
+        last = share(last_checkpoint(folder, config, changeable) if is_main else None)
+        yield Run(folder, config, script, argv, last, stop, is_main)
 
 
 def check_name(run_name: str) -> None:

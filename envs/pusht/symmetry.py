@@ -9,11 +9,14 @@ goal, moved by a few pixels and degrees, ends on it.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from envs.interfaces import Symmetry
+
+if TYPE_CHECKING:
+    import torch
 
 _ON_BOARD = ([1, 0], [-1, -1])  # (x, y) -> (-y, -x), about the board's middle
 _IN_BLOCK_FRAME = ([0, 1], [-1, 1])  # (x, y) -> (-x, y): the T is symmetric along its stem
@@ -45,6 +48,11 @@ def mirror_points(name: Literal["agent_pos", "keypoints"], points: np.ndarray, d
     order, signs = _MIRRORED[name]
     middle = np.float32(255.5 if drawn else 256.0)
     return (points - middle)[..., order] * np.array(signs, points.dtype) + middle
+
+
+def mirror_pictures(pictures: "torch.Tensor") -> "torch.Tensor":
+    """Pictures (..., height, width) of the board in the mirror: flipped across their other diagonal."""
+    return pictures.flip(-2, -1).transpose(-2, -1)
 
 
 def rigid_transform(points: np.ndarray, pose: np.ndarray, onto: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -16,12 +16,15 @@ from envs.pusht.plots import plot_coverage, plot_starts
 from envs.pusht.recording import PushTRecording
 from envs.pusht.rewards import REWARDS, Transition
 from envs.pusht.scripted import ScriptedPolicy
-from envs.pusht.symmetry import mirror
+from envs.pusht.symmetry import mirror, mirror_pictures, mirror_points
 from envs.pusht.vector import PushTVectorEnv, StockPushTVectorEnv
 from envs.recording import Recording
 from envs.rollout import Episode
 from envs.summary import RETURN, STEPS_TO_SUCCESS, SUCCESS_RATE, summarize
 from envs.training import TrainingEnv
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,20 @@ class PushT:
 
     def scripted_policy(self) -> ScriptedPolicy:
         return ScriptedPolicy()
+
+    def mirror_feature(self, name: str, values: np.ndarray, drawn: bool) -> np.ndarray:
+        """Recorded values in the mirror, for imitation learners.
+
+        Args:
+            name: `action`, or that of a raw observation.
+            values: (n, k) pixels.
+            drawn: in the mirror of pictures, see `mirror_points`.
+        """
+        return mirror_points("keypoints" if name == "keypoints" else "agent_pos", values, drawn)
+
+    def mirror_pictures(self, pictures: "torch.Tensor") -> "torch.Tensor":
+        """Pictures (n, 3, height, width) in the mirror."""
+        return mirror_pictures(pictures)
 
     def summarize(self, episodes: Sequence[Episode]) -> dict[str, Any]:
         """What every task has, and:

@@ -10,17 +10,20 @@ from lerobot.policies import make_pre_post_processors
 from act.dataset import DatasetConfig, features_of, open_dataset
 from act.frames import Frames
 from act.policy import PolicyConfig, act_config
+from envs.pusht.task import PushT
 
 CHUNK = 7
+TASK = PushT()
 POLICY = PolicyConfig(chunk_size=CHUNK, n_action_steps=2)
 
 
 def open_ours(root, folder, **settings):
     config = DatasetConfig(root=root, **settings)
-    meta = open_dataset(config)
+    meta = open_dataset(config, TASK)
     terms = act_config(POLICY, features_of(meta), device="cpu")
     pre, _ = make_pre_post_processors(terms, dataset_stats=meta.stats)
-    return Frames(meta, terms.input_features, CHUNK, pre, torch.device("cpu"), config, folder), pre, terms
+    frames = Frames(meta, terms.input_features, CHUNK, pre, torch.device("cpu"), config, folder, TASK)
+    return frames, pre, terms
 
 
 def damage(root, tmp_path, how):

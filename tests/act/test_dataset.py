@@ -1,6 +1,7 @@
 """Datasets that do not suit."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,11 +10,12 @@ from act.dataset import DatasetConfig, features_of, open_dataset
 from act.frames import Frames
 from act.policy import choose_inputs
 from common.errors import UserError
-from tests.act.changed import CHUNK, change_info, change_stats, damage, open_ours, rewrite, truncate
+from envs.pendulum import Pendulum
+from tests.act.changed import CHUNK, TASK, change_info, change_stats, damage, open_ours, rewrite, truncate
 
 
 def test_an_image_policy_does_not_see_the_simulators_state(datasets):
-    features = features_of(open_dataset(DatasetConfig(root=datasets["image"])))
+    features = features_of(open_dataset(DatasetConfig(root=datasets["image"]), TASK))
     assert set(choose_inputs(features)) == {"observation.image", "observation.state"}
     everything = ("observation.image", "observation.state", "observation.environment_state")
     assert list(choose_inputs(features, everything)) == list(everything)
@@ -25,13 +27,14 @@ def test_features_of_another_shape_are_refused(datasets, tmp_path):
     config = DatasetConfig(root=datasets["video"])
     message = r"has observation.image of shape \(3, 64, 64\), the policy looks at one of \(3, 16, 16\)"
     with pytest.raises(UserError, match=message):
-        Frames(open_dataset(config), terms.input_features, CHUNK, pre, torch.device("cpu"), config, tmp_path)
+        meta, cpu = open_dataset(config, TASK), torch.device("cpu")
+        Frames(meta, terms.input_features, CHUNK, pre, cpu, config, tmp_path, TASK)
 
 
 @pytest.mark.parametrize(
     "how, message",
     [
-        (shutil.rmtree, "no such folder; collect_dataset.py"),
+        (shutil.rmtree, "no such folder; this command records it: python collect_dataset.py --root .*copy"),
         (lambda root: shutil.rmtree(root / "meta"), "not the folder of a LeRobot dataset"),
         (lambda root: shutil.rmtree(root / "data"), "damaged"),
         (lambda root: shutil.rmtree(root / "meta" / "episodes"), "cannot be opened"),
@@ -70,6 +73,33 @@ def test_a_damaged_dataset_is_refused(datasets, tmp_path, how, message):
 
 
 @pytest.mark.parametrize(
+    "recorded_by, command",
+    [
+        ("", "python collect_dataset.py --root data/mine"),
+        ("python collect_dataset.py --root data/theirs --hold 10", "--root data/mine --hold 10"),
+        ("python collect_dataset.py --hold 10", "python collect_dataset.py --hold 10 --root data/mine"),
+    ],
+)
+def test_a_missing_dataset_is_told_with_the_command_that_records_it(recorded_by, command):
+    config = DatasetConfig(root=Path("data/mine"), recorded_by=recorded_by)
+    with pytest.raises(UserError, match=f"data/mine: no such folder; this command records it: .*{command}$"):
+        open_dataset(config, TASK)
+
+
+@pytest.mark.parametrize(
+    "shape, message",
+    [
+        ({}, "has 10 frames per second, Pendulum-v1 has 20"),
+        ({"fps": 20}, r"its actions must be of shape \(1,\), Pendulum-v1's, got \(2,\)"),
+    ],
+)
+def test_a_dataset_of_another_task_is_refused(make_dataset, tmp_path, shape, message):
+    root = make_dataset(tmp_path / "dataset", **shape)
+    with pytest.raises(UserError, match=message):
+        open_dataset(DatasetConfig(root=root), Pendulum())
+
+
+@pytest.mark.parametrize(
     "shape, inputs, message",
     [
         ({"action_size": 3}, (), r"must be of shape \(2,\), PushT's, got \(3,\)"),
@@ -82,4 +112,4 @@ def test_a_damaged_dataset_is_refused(datasets, tmp_path, how, message):
 def test_a_dataset_without_what_the_policy_wants_is_refused(make_dataset, tmp_path, shape, inputs, message):
     root = make_dataset(tmp_path / "dataset", **shape)
     with pytest.raises(UserError, match=message):
-        choose_inputs(features_of(open_dataset(DatasetConfig(root=root))), inputs)
+        choose_inputs(features_of(open_dataset(DatasetConfig(root=root), TASK)), inputs)

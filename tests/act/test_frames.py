@@ -16,7 +16,7 @@ from lerobot.policies import make_pre_post_processors
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from act.frames import Order
+from act.sampler import Sampler
 from common.errors import UserError
 from tests.act.changed import change_stats, damage, open_ours, rewrite, two_cameras
 
@@ -62,8 +62,8 @@ def lerobots_batches(root, terms, epochs, batch_size, seed, episodes=None):
 def test_batches_are_lerobots(datasets, tmp_path, kind, settings):
     frames, _, terms = open_ours(datasets[kind], tmp_path, **settings)
     episodes = list(range(settings["episodes"])) if "episodes" in settings else None
-    order = Order(frames.num_frames, 4, seed=3)
-    ours = [frames.batch(indices) for epoch in range(2) for indices in order.epoch(epoch)]
+    sampler = Sampler(frames.num_frames, 4, seed=3)
+    ours = [frames.batch(indices) for epoch in range(2) for indices in sampler.epoch(epoch)]
     theirs = list(lerobots_batches(datasets[kind], terms, 2, 4, 3, episodes))
     assert len(ours) == len(theirs) and any(len(batch["action"]) < 4 for batch in ours)
     for our, their in zip(ours, theirs, strict=True):
@@ -109,7 +109,7 @@ def test_several_processes_share_an_epoch_as_accelerate_has_it(num_frames, start
         theirs = prepare_data_loader(loader, num_processes=3, process_index=process, put_on_device=False)
         sampler.load_state_dict({"epoch": 2, "start_index": start})
         theirs.set_epoch(2)  # accelerate's own count overrules the sampler's
-        ours = Order(num_frames, 4, 5, 3, process).epoch(2, start)
+        ours = Sampler(num_frames, 4, 5, 3, process).epoch(2, start)
         assert [batch.tolist() for batch in ours] == [batch.tolist() for batch in theirs]
 
 
@@ -117,10 +117,10 @@ def test_several_processes_share_an_epoch_as_accelerate_has_it(num_frames, start
 def test_a_resumed_epoch_is_the_rest_of_the_whole(num_processes):
     """Also of the batches that fill up the last round, which repeat the epoch's first ones."""
     for process in range(num_processes):
-        order = Order(26, 4, 5, num_processes, process)
-        whole = [batch.tolist() for batch in order.epoch(2)]
+        sampler = Sampler(26, 4, 5, num_processes, process)
+        whole = [batch.tolist() for batch in sampler.epoch(2)]
         for done in range(len(whole)):
-            rest = order.epoch(2, done * 4 * num_processes)
+            rest = sampler.epoch(2, done * 4 * num_processes)
             assert [batch.tolist() for batch in rest] == whole[done:]
 
 

@@ -96,7 +96,7 @@ def we_train(dataset: Path, logs: Path, steps: int, *flags: str) -> Path:
                     "warmup_steps": 0,
                     "ema": 0,
                 },
-                "training": {"eval_episodes": 1, "video_freq": 0},
+                "training": {"eval_episodes": 1, "video_every": 0},
             }
         )
     )
@@ -145,12 +145,12 @@ def test_lerobot_train_goes_on_where_we_stopped_and_we_after_it(datasets, tmp_pa
         lambda *arguments: summary(*arguments) | {"success_rate": rates.pop(min(rates))},
     )
     theirs = lerobot_trains(datasets["state"], tmp_path / "theirs", HALF)
-    ours = we_train(datasets["state"], tmp_path, HALF, "--training.save-freq", "2")
+    ours = we_train(datasets["state"], tmp_path, HALF, "--training.keep-every", "2")
     for checkpoint in (ours, theirs):
         lerobot_goes_on(checkpoint, STEPS - 1)
         assert checkpoint.resolve().name == f"{STEPS - 1:06d}"
     assert_same_weights(weights(ours), weights(theirs))
-    again = we_train(datasets["state"], tmp_path, STEPS, "--training.save-freq", "2")
+    again = we_train(datasets["state"], tmp_path, STEPS, "--training.keep-every", "2")
     assert load_json(again / "training_state" / "training_step.json")["step"] == STEPS
     assert (again.parent / "best").resolve().name == f"step_{HALF:08d}"
     assert load_json(again / "training_state" / "trainer.json")["kept"] == ["step_00000002", "step_00000006"]

@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 import torch
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.policies import make_pre_post_processors
 
+from act.dataset import DatasetConfig, features_of, open_dataset
+from act.frames import Frames
+from act.policy import act_config
+from common.errors import UserError
+from envs.pendulum import Pendulum
 from envs.pusht.vector import PushTVectorEnv
-from tests.act.changed import CHUNK, open_ours
+from tests.act.changed import CHUNK, POLICY, TASK, open_ours
 
 
 @pytest.mark.parametrize("settings", [{}, {"memory_gb": 0.0}])
@@ -46,6 +52,14 @@ def test_the_mirror_images_are_those_of_mirrored_boards(tmp_path, camera, settin
         assert torch.equal(tensor, torch.cat([plain[name], seen[name]])[order]), name
 
 
+def test_a_task_without_a_mirror_image_refuses_it(make_dataset, tmp_path):
+    config = DatasetConfig(root=make_dataset(tmp_path / "data"), mirror=True)
+    meta = open_dataset(config, TASK)
+    pre, _ = make_pre_post_processors(policy := act_config(POLICY, features_of(meta), device="cpu"))
+    with pytest.raises(UserError, match="dataset.mirror must be false: Pendulum-v1 has no mirror image"):
+        Frames(meta, policy.input_features, CHUNK, pre, torch.device("cpu"), config, tmp_path, Pendulum())
+
+
 def normalised(pre, columns):
     return pre({name: torch.from_numpy(array) for name, array in columns.items()})
 
@@ -66,7 +80,7 @@ def mirror_image(boards, actions, total):
 
 def observe(boards):
     """What the environment shows of these boards, under LeRobot's names, as a loader gives it."""
-    env = PushTVectorEnv(len(boards), pixels=96)
+    env = PushTVectorEnv(len(boards), image_size=96)
     raw, _ = env.reset(seed=list(range(len(boards))), options={"states": boards})
     return {
         "observation.state": raw["agent_pos"].astype(np.float32),

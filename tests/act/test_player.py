@@ -12,14 +12,18 @@ from lerobot.policies import make_pre_post_processors
 from lerobot.processor import PolicyProcessorPipeline
 from lerobot.scripts.lerobot_eval import eval_policy
 
-from act.player import ACTPlayer, lerobot_observation, load_player
+import evaluate
+from act.player import ChunkPlayer, lerobot_observation, load_player
 from act.policy import PolicyConfig, act_config, build_policy
 from common.errors import UserError
-from envs.pusht.vector import PushTVectorEnv
+from envs.pendulum import Pendulum
+from envs.pusht.task import PushT
+from envs.pusht.vector import PushTVectorEnv, StockPushTVectorEnv
 from envs.rollout import rollout
 from envs.summary import summarize
 from tests.act.tiny import IMAGE, KEYPOINTS, SIZES, STATE, features
 
+TASK = PushT()
 FEATURES = features(side=96)
 STATS = {
     STATE: {"mean": torch.full((2,), 250.0), "std": torch.full((2,), 100.0)},
@@ -50,11 +54,15 @@ def observations(steps=8, num_slots=5, seed=0):
         }
 
 
+def observed(raw, policy):
+    return lerobot_observation(raw, policy.config.input_features, TASK.lerobot_names)
+
+
 @pytest.mark.parametrize("coeff", [None, 0.01])
 def test_slots_play_as_lerobots_policy_does_alone(coeff):
     n_action_steps = 3 if coeff is None else 1
     parts = make(n_action_steps=n_action_steps, temporal_ensemble_coeff=coeff)
-    player = ACTPlayer(*deepcopy(parts))
+    player = ChunkPlayer(*deepcopy(parts), TASK)
     policy, pre, post = parts
     alone = [deepcopy(policy) for _ in range(5)]
     begins = {0: range(5), 2: [1], 4: [0, 3]}
@@ -65,7 +73,11 @@ def test_slots_play_as_lerobots_policy_does_alone(coeff):
         targets = player.act(raw)
         for slot in range(5):
             one = {name: values[slot : slot + 1] for name, values in raw.items()}
-            theirs = post(alone[slot].select_action(pre(lerobot_observation(one, policy))))
+            theirs = post(
+                alone[slot].select_action(
+                    pre(lerobot_observation(one, policy.config.input_features, TASK.lerobot_names))
+                )
+            )
             np.testing.assert_allclose(targets[slot], np.clip(theirs[0], 0.0, 512.0), rtol=0, atol=1e-2)
 
 
@@ -73,19 +85,21 @@ def test_n_action_steps_can_be_chosen():
     policy, pre, post = make()
     raws = list(observations(steps=6))
     for n in (1, 2, 6):
-        player = ACTPlayer(policy, pre, post, n_action_steps=n)
+        player = ChunkPlayer(policy, pre, post, TASK, n_action_steps=n)
         assert player.n_action_steps == n
         player.reset(np.arange(5))
         targets = np.stack([player.act(raw) for raw in raws])
         for step in range(6):
-            seen = lerobot_observation(raws[step - step % n], policy)
+            seen = lerobot_observation(
+                raws[step - step % n], policy.config.input_features, TASK.lerobot_names
+            )
             chunk = policy.predict_action_chunk(pre(seen))
             theirs = post(chunk[:, step % n]).numpy()
             np.testing.assert_allclose(targets[step], np.clip(theirs, 0.0, 512.0), rtol=0, atol=1e-2)
 
 
 def test_an_episode_is_the_same_whatever_plays_beside_it():
-    player = ACTPlayer(*make())
+    player = ChunkPlayer(*make(), TASK)
     together = {
         e.seed: e for e in rollout(PushTVectorEnv(player.rows + 3, max_episode_steps=9), player, range(40))
     }
@@ -97,10 +111,10 @@ def test_an_episode_is_the_same_whatever_plays_beside_it():
 @pytest.mark.parametrize("inputs", [(STATE, KEYPOINTS), (STATE, IMAGE)])
 def test_success_and_rewards_are_lerobot_evals(tmp_path, inputs):
     make(tmp_path, inputs)
-    player = load_player(tmp_path)
-    assert player.pixels == (96 if IMAGE in inputs else 0)
+    player = load_player(tmp_path, TASK)
+    assert player.image_size == (96 if IMAGE in inputs else 0)
     seeds = range(1000, 1003)
-    env = PushTVectorEnv(3, "stock", pixels=player.pixels, max_episode_steps=20)
+    env = StockPushTVectorEnv(3, image_size=player.image_size, max_episode_steps=20)
     ours = summarize(sorted(rollout(env, player, seeds), key=lambda episode: episode.seed))
 
     policy, pre, post = make(inputs=inputs)
@@ -127,7 +141,7 @@ def test_success_and_rewards_are_lerobot_evals(tmp_path, inputs):
         (
             {"observation.side": FEATURES[IMAGE]},
             (STATE, IMAGE, "observation.side"),
-            "2 cameras, PushT has one",
+            "2 cameras, PushT has 1",
         ),
         (
             {"action": PolicyFeature(FeatureType.ACTION, (3,))},
@@ -138,7 +152,24 @@ def test_success_and_rewards_are_lerobot_evals(tmp_path, inputs):
 )
 def test_a_policy_for_another_robot_is_refused(changed, inputs, message):
     with pytest.raises(UserError, match=message):
-        ACTPlayer(*make(inputs=inputs, available=FEATURES | changed))
+        ChunkPlayer(*make(inputs=inputs, available=FEATURES | changed), TASK)
+
+
+def test_a_policy_for_another_task_is_refused(tmp_path):
+    make(tmp_path)
+    message = r"looks at observation.state \(2,\), which Pendulum-v1 does not show"
+    with pytest.raises(UserError, match=message):
+        load_player(tmp_path, Pendulum())
+    numbers = ["--episodes", "1", "--output", str(tmp_path)]
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main(["--policy", str(tmp_path), "--task", "pendulum", *numbers])
+    assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("name", ["observation.images.top", IMAGE])
+def test_the_only_camera_of_a_task_may_have_any_name(name):
+    player = ChunkPlayer(*make(inputs=(STATE, name), available=FEATURES | {name: FEATURES[IMAGE]}), TASK)
+    assert (player.image_size, player.names[name]) == (96, "pixels")
 
 
 @pytest.mark.parametrize(
@@ -158,4 +189,4 @@ def test_a_policy_for_another_robot_is_refused(changed, inputs, message):
 )
 def test_what_a_chunk_cannot_be_played_as_is_refused(settings, message):
     with pytest.raises(UserError, match=message):
-        ACTPlayer(*make(), **settings)
+        ChunkPlayer(*make(), TASK, **settings)

@@ -29,7 +29,7 @@ policy:
   latent_dim: 4
   backbone_weights: none
 optimizer: {lr: 1.0e-3, warmup_steps: 4, ema: 0.9}
-training: {log_freq: 5, eval_freq: 8, save_freq: 10, eval_episodes: 2, video_freq: 24}
+training: {log_every: 5, eval_every: 8, keep_every: 10, eval_episodes: 2, video_every: 24}
 """
 
 

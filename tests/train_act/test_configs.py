@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from act.config import Config, in_lerobots_terms
+from act.config import Config, make_pipeline_config
 from act.dataset import open_dataset
 from act.learner import OptimizerConfig
 from common.config import load_yaml, parse
+from envs.pusht.task import PushT
 from tests.train_act.runs import ROOT
 
 
@@ -14,10 +15,10 @@ from tests.train_act.runs import ROOT
 def test_a_shipped_configuration_is_what_lerobot_is_asked_for(path, dataset, tmp_path):
     written = load_yaml(path)
     config = parse(Config, ["--config", str(path), "--dataset.root", str(dataset)])
-    meta = open_dataset(config.dataset)
-    terms = in_lerobots_terms(config, meta, torch.device("cpu"), tmp_path / "run")
-    assert (terms.steps, terms.batch_size) == (written["steps"], written["batch_size"])
-    assert {name: getattr(terms.policy, name) for name in written["policy"]} == written["policy"]
-    assert terms.policy.optimizer_lr == terms.optimizer.lr == written["optimizer"]["lr"]
+    meta = open_dataset(config.dataset, PushT())
+    pipeline_config = make_pipeline_config(config, meta, torch.device("cpu"), tmp_path / "run")
+    assert (pipeline_config.steps, pipeline_config.batch_size) == (written["steps"], written["batch_size"])
+    assert {name: getattr(pipeline_config.policy, name) for name in written["policy"]} == written["policy"]
+    assert pipeline_config.policy.optimizer_lr == pipeline_config.optimizer.lr == written["optimizer"]["lr"]
     backbone = written["optimizer"].get("lr_backbone", OptimizerConfig.lr_backbone)
-    assert terms.policy.optimizer_lr_backbone == backbone
+    assert pipeline_config.policy.optimizer_lr_backbone == backbone

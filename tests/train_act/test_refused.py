@@ -11,7 +11,10 @@ from tests.train_act.runs import command_line
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (("--dataset.root", "nowhere"), "nowhere: no such folder; collect_dataset.py records one"),
+        (
+            ("--dataset.root", "nowhere"),
+            "nowhere: no such folder; this command records it: python collect",
+        ),
         (
             ("--policy.inputs", "observation.image", "observation.state"),
             "the dataset has no observation.image",
@@ -22,10 +25,12 @@ from tests.train_act.runs import command_line
         (("--policy.hidden-dim", "8"), "unknown flag --policy.hidden-dim; did you mean --policy.dim-model?"),
         (("--push-to-hub", "pusht"), "push_to_hub must be of the form user/policy, got pusht"),
         (("--dataset.root", "None", "--dataset.repo-id", "a/b"), "is that its name, and is there a network?"),
-        (("--start-from", "assets/sac_expert"), "assets/sac_expert: holds no training of ACT's"),
+        (("--start-from", "assets/sac_expert"), "assets/sac_expert: holds no training, ours"),
         (("--seed", "4294967296"), "seed must be below 2^32"),
         (("--threads", "100000"), "threads must be at most 1024, got 100000"),
         (("--policy.inputs", "observation.state", "observation.state"), "policy.inputs must have"),
+        (("--task", "pendulum"), "has 10 frames per second, Pendulum-v1 has 20"),
+        (("--task", "pushd"), "task must be one of"),
         (("--steps", "0"), "steps must be at least 1, got 0"),
         (("--optimizer.lr", "1e30"), "is not finite after"),
     ],

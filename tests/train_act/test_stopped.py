@@ -8,9 +8,11 @@ from itertools import chain, count
 
 import pytest
 import torch
+import yaml
 
 import train_act
-from act.frames import Order
+from act.sampler import Sampler
+from common.config import load_yaml
 from tests.runs import metrics
 from tests.train_act.runs import TINY, assert_same, command_line, contents, in_processes
 
@@ -40,7 +42,7 @@ def test_killed_ten_times_it_ends_with_the_same_weights(tiny, dataset, tmp_path,
     """Each child dies inside a step, by SIGKILL, two steps further than the one before."""
     # Checkpoints at every other step, so that each child gets a little further.
     config = tmp_path / "often.yaml"
-    config.write_text(TINY.replace("save_freq: 10", "save_freq: 2"))
+    config.write_text(TINY.replace("keep_every: 10", "keep_every: 2"))
     learn = train_act.Trainer._learn
     for stop_at in range(5, 26, 2):
 
@@ -69,7 +71,7 @@ def test_processes_stop_together_when_one_is_asked_to_and_go_on(tiny, dataset, t
             signal.raise_signal(signal.SIGTERM)
 
     def train(logs):
-        flags = "--batch-size 2 --steps 6 --training.log-freq 2 --training.eval-freq 0"
+        flags = "--batch-size 2 --steps 6 --training.log-every 2 --training.eval-every 0"
         return in_processes(2, command_line(tiny, dataset, logs, *flags.split()))
 
     assert train(tmp_path / "whole") == [0, 0]
@@ -105,6 +107,23 @@ def test_mirror_images_are_drawn_too_and_in_the_same_order_after_a_stop(train, t
     whole, stopped = drawn[:16], drawn[16:]
     assert whole == stopped
     assert sorted(chain(*whole[:13])) == list(range(52))
+
+
+def test_a_run_from_before_tasks_and_renamed_settings_is_resumed(train, tmp_path):
+    """Its configuration has no task, and former names of settings, which flags may have too."""
+    names = {"log": "log_freq", "eval": "eval_freq", "keep": "save_freq", "video": "video_freq"}
+    assert train("--training.save-freq", "10", "--steps", "12", "--optimizer.schedule", "constant")
+    file = tmp_path / "run" / "config.yaml"
+    config = load_yaml(file)
+    assert config.pop("task") == "pusht" and config["dataset"].pop("recorded_by") == ""
+    loop = config["training"]
+    config["training"] = {names.get(name.removesuffix("_every"), name): loop[name] for name in loop}
+    file.write_text(yaml.safe_dump(config))
+    (tmp_path / "run/checkpoints/last/pretrained_model/task.json").unlink()
+    assert train("--optimizer.schedule", "constant")
+    assert contents(tmp_path / "run")["training_step.json"]["step"] == 24
+    with pytest.raises(SystemExit):
+        train("--optimizer.schedule", "constant", "--training.eval-every", "5")
 
 
 def test_a_run_without_its_links_goes_on(train, refused, tmp_path):
@@ -195,5 +214,5 @@ def test_another_run_goes_on_with_other_data_from_their_first_epoch(train, tmp_p
     monkeypatch.setattr(train_act.Trainer, "_learn", learn_and_look)
     train("--run-name", "other", "--start-from", str(tmp_path / "run"), "--dataset.mirror", "--steps", "5")
     assert all(torch.equal(tensor, weights[f"weights.{name}"]) for name, tensor in first[0].items())
-    assert drawn == [indices.tolist() for indices in Order(52, 4, seed=1).epoch(0)[:2]]
+    assert drawn == [indices.tolist() for indices in Sampler(52, 4, seed=1).epoch(0)[:2]]
     assert contents(tmp_path / "other")["trainer.json"]["drawn"] == 8

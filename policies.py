@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from act import kinds
 from common.checkpoint import load_json
 from common.errors import UserError
 from common.paths import LOGS, REPOSITORY, in_repository, shown
@@ -51,9 +52,9 @@ def load_policy(
     task = task or task_of(path)
     folder, config = (Path(path), {}) if str(path) in WITHOUT_FOLDER else _read_config(path)
     kind = str(path) if str(path) in WITHOUT_FOLDER else config.get("algorithm", config.get("type"))
-    if kind == "act":
+    if kind in kinds.names():
         if not deterministic:
-            raise UserError(f"{path}: ACT has no distribution to sample actions from")
+            raise UserError(f"{path}: {kind} has no distribution to sample actions from")
         from act.player import load_player  # LeRobot takes seconds to import
 
         return load_player(folder, task, device, n_action_steps, temporal_ensemble_coeff)
@@ -63,7 +64,9 @@ def load_policy(
         return _without_folder(str(path), task, deterministic, seed)
     if kind == "sac":
         return load_sac(folder, config, device, deterministic, seed)
-    raise UserError(f"{folder / 'config.json'}: algorithm must be sac, or type act, got {kind!r}")
+    raise UserError(
+        f"{folder / 'config.json'}: algorithm must be sac, or type {' or '.join(kinds.names())}, got {kind!r}"
+    )
 
 
 def _without_folder(name: str, task: Task, deterministic: bool, seed: int) -> Policy:

@@ -22,12 +22,12 @@ from act.checkpoint import find_training, publish, read_ours, saved_pipeline_con
 from act.config import Config, make_pipeline_config
 from act.dataset import open_dataset
 from act.frames import Frames
+from act.kinds import DEFAULT, find_kind, with_kind
 from act.learner import Learner
 from act.overview import start_up_table, warn_of_long_chunks
 from act.player import ChunkPlayer
-from act.policy import build_policy
 from act.trainer import Trainer
-from common.config import config_path, parse, to_dict
+from common.config import config_path, parse, read_first, to_dict
 from common.device import choose_device, use_threads
 from common.errors import UserError, report_user_errors
 from common.logger import Logger
@@ -51,6 +51,12 @@ MAY_CHANGE_ON_RESUME = (
 )
 
 
+def read_config(argv: list[str] | None) -> Config:
+    """The command line and its YAML; their `policy.type` decides which settings `policy` has."""
+    kind = read_first("policy.type", argv, DEFAULT_CONFIG, DEFAULT)
+    return parse(with_kind(Config, kind), argv, DEFAULT_CONFIG, description=__doc__)
+
+
 def build_trainer(
     config: Config, folder: Path, source: Path | None, accelerator: Accelerator
 ) -> tuple[Trainer, dict[str, str]]:
@@ -68,16 +74,17 @@ def build_trainer(
     pipeline_config = make_pipeline_config(config, meta, device, folder)
     if config.start_from and source:
         pipeline_config = saved_pipeline_config(source, pipeline_config)
-    trains_norms = read_ours(source)[0].get("trains_batch_norms", False) if source else None
-    policy, backbone = build_policy(
-        pipeline_config.policy, pipeline_config.seed, config.policy.backbone_weights, trains_norms
+    policy_config = pipeline_config.policy
+    assert policy_config is not None
+    saved = read_ours(source)[0] if source else None
+    policy, origin = find_kind(policy_config.type).make_policy(
+        policy_config, config.policy, pipeline_config.seed or 0, saved
     )
-    processors = make_pre_post_processors(pipeline_config.policy, dataset_stats=meta.stats)
-    inputs, chunk_size = pipeline_config.policy.input_features, pipeline_config.policy.chunk_size
+    processors = make_pre_post_processors(policy_config, dataset_stats=meta.stats)
     player = ChunkPlayer(policy, *processors, task)
-    frames = Frames(meta, inputs, chunk_size, processors[0], device, config.dataset, folder, task)
+    frames = Frames(meta, policy_config, processors[0], device, config.dataset, folder, task)
     if accelerator.is_main_process:
-        warn_of_long_chunks(chunk_size, frames)
+        warn_of_long_chunks(frames)
     evaluation = Evaluation(
         task,
         lambda policy: ChunkPlayer(policy, *processors, task),
@@ -96,7 +103,7 @@ def build_trainer(
         accelerator=accelerator,
         task=config.task,
     )
-    return trainer, start_up_table(trainer, meta, backbone)
+    return trainer, start_up_table(trainer, meta, origin)
 
 
 def resume(trainer: Trainer, source: Path, least_steps: int) -> None:
@@ -121,12 +128,12 @@ def broadcast(value: Any) -> Any:
 @report_user_errors()
 def main(argv: list[str] | None = None) -> bool:
     """Train; returns whether the training is finished."""
-    config = parse(Config, argv, DEFAULT_CONFIG, description=__doc__)
+    config = read_config(argv)
     use_threads(config.threads)
     accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision="no")
     is_main = accelerator.is_main_process
 
-    name = f"{config_path(argv, DEFAULT_CONFIG).stem}_seed{config.seed}"
+    name = f"{(config_path(argv, DEFAULT_CONFIG) or DEFAULT_CONFIG).stem}_seed{config.seed}"
     with open_run("train_act.py", config, argv, name, MAY_CHANGE_ON_RESUME, is_main, broadcast) as run:
         source = run.last or (config.start_from and find_training(config.start_from))
         trainer, table = build_trainer(config, run.folder, source, accelerator)
@@ -143,7 +150,7 @@ def main(argv: list[str] | None = None) -> bool:
         finished,
         f"{trainer.step:,} steps",
         f"--steps {2 * config.steps}",
-        "the learning rate" if cosine else "",
+        "learning rates" if cosine else "",
     )
     if finished and is_main and config.push_to_hub:
         print("published", publish(config.push_to_hub, run.folder / "checkpoints" / "best"))

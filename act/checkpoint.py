@@ -21,8 +21,8 @@ from lerobot.utils.constants import PRETRAINED_MODEL_DIR
 from lerobot.utils.random_utils import load_rng_state
 from safetensors import SafetensorError
 
+from act.kinds import names
 from act.learner import Learner
-from act.policy import export
 from common.checkpoint import TRAINING_STATE, load_json, load_tensors, save_json, save_tensors
 from common.errors import UserError, reason
 from common.hub import uploading
@@ -58,7 +58,7 @@ def write(
         folder,
         learner.step,
         pipeline_config,
-        export(learner.averaged),
+        learner.kind.export(learner.averaged),
         learner.optimizer,
         learner.scheduler,
         *processors,
@@ -168,16 +168,17 @@ def saved_pipeline_config(folder: Path, pipeline_config: TrainPipelineConfig) ->
         saved = TrainPipelineConfig.from_pretrained(model)
     except Exception as error:  # draccus raises its own, of no common class
         raise UserError(f"{model}: no training to start from: {reason(error)}") from None
-    if saved.policy is None or saved.policy.type != "act":
-        raise UserError(f"{model}: this is a policy of type {getattr(saved.policy, 'type', None)}, not act")
+    kind = saved.policy.type if saved.policy else "none"
+    if kind not in names():
+        raise UserError(f"{model}: this is a policy of type {kind}; here are {', '.join(names())}")
     if not saved.use_policy_training_preset or saved.optimizer.type != "adamw":
-        raise UserError(f"{model}: was trained with another optimiser than ACT's own, which is the one here")
+        raise UserError(f"{model}: was trained with another optimiser than AdamW, LeRobot's preset for ACT")
     if getattr(saved.scheduler, "num_decay_steps", None) == saved.steps:  # it is to end with the training
         saved.scheduler.num_decay_steps = pipeline_config.steps
     saved.dataset, saved.steps = pipeline_config.dataset, pipeline_config.steps
     saved.output_dir = pipeline_config.output_dir
     saved.seed = saved.seed or 0  # LeRobot may draw without one
-    saved.policy.device, saved.policy.pretrained_backbone_weights = pipeline_config.policy.device, None
+    saved.policy.device = pipeline_config.policy.device
     saved.policy.push_to_hub = saved.resume = False
     return saved
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lerobot.configs.default import DatasetConfig as LeRobotDatasetConfig
@@ -10,8 +10,8 @@ from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 
 from act.dataset import DatasetConfig, features_of
-from act.learner import OptimizerConfig
-from act.policy import PolicyConfig, act_config
+from act.kinds import find_kind
+from act.optimizer import OptimizerConfig
 from act.trainer import TrainingConfig
 from common.hub import check_hub_name
 from common.paths import LOGS
@@ -39,7 +39,7 @@ class Config:
     wandb_project: str = ""  # log to Weights & Biases too
     push_to_hub: str = ""  # upload the best policy to this name (user/policy) when it is finished
     dataset: DatasetConfig = field(default_factory=DatasetConfig)  # what to learn from
-    policy: PolicyConfig = field(default_factory=PolicyConfig)  # the network
+    policy: Any = None  # the network; `act.kinds.with_kind` gives it the settings of its kind
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # the updates
     training: TrainingConfig = field(default_factory=TrainingConfig)  # the loop
 
@@ -70,7 +70,7 @@ def make_pipeline_config(
     Raises:
         UserError: the dataset lacks what the policy looks at.
     """
-    optimizer = config.optimizer
+    optimizer, kind = config.optimizer, find_kind(config.policy.type)
     return TrainPipelineConfig(
         dataset=LeRobotDatasetConfig(
             repo_id=meta.repo_id,
@@ -79,14 +79,7 @@ def make_pipeline_config(
             use_imagenet_stats=config.dataset.imagenet_stats,
             video_backend="pyav",
         ),
-        policy=act_config(
-            config.policy,
-            features_of(meta),
-            device=device.type,
-            optimizer_lr=optimizer.lr,
-            optimizer_lr_backbone=optimizer.lr_backbone,
-            optimizer_weight_decay=optimizer.weight_decay,
-        ),
+        policy=kind.make_config(config.policy, features_of(meta), optimizer, device.type),
         output_dir=folder.absolute(),
         job_name=folder.name,
         seed=config.seed,

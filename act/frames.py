@@ -17,11 +17,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.utils.constants import ACTION
 
 from act.dataset import DatasetConfig, features_of, read_pictures, read_vectors, reading
+from act.kinds import Batch, chunk_size
 from common.errors import UserError
 from envs.interfaces import Task
 
@@ -44,8 +46,7 @@ class Frames:
 
     Args:
         meta: of the dataset.
-        inputs: features to hold.
-        chunk_size: actions per sample.
+        policy_config: LeRobot's; which features and which of their frames make a sample.
         preprocessor: LeRobot's; normalises.
         device: where batches come out.
         config: which episodes, their mirror images, and the memory.
@@ -59,8 +60,7 @@ class Frames:
     def __init__(
         self,
         meta: LeRobotDatasetMetadata,
-        inputs: dict[str, PolicyFeature],
-        chunk_size: int,
+        policy_config: PreTrainedConfig,
         preprocessor: Any,
         device: torch.device,
         config: DatasetConfig,
@@ -73,16 +73,22 @@ class Frames:
         self.raw_names = task.lerobot_names
         self.preprocessor = preprocessor
         self.device = device
-        self.offsets = torch.arange(chunk_size, device=device)
+        self.chunk_size = chunk_size(policy_config)
+        self.action_offsets = torch.tensor(policy_config.action_delta_indices, device=device)
+        history = policy_config.observation_delta_indices
+        self.observation_offsets = None if history is None else torch.tensor(history)
         self.lengths = np.array(meta.episodes["length"])[: config.episodes or None]  # of recorded episodes
         ends = np.cumsum(self.lengths)
         self.num_recorded = int(ends[-1])
         self.num_frames = 2 * self.num_recorded if self.mirror else self.num_recorded
-        # Of each frame: the last one of its episode.
-        last = np.repeat(ends - 1, self.lengths)
-        last = np.concatenate([last, last + self.num_recorded]) if self.mirror else last
-        self.last = torch.from_numpy(last).to(device)
+        # Of each frame: the first and the last one of its episode.
+        bounds = np.repeat([ends - self.lengths, ends - 1], self.lengths, axis=1)
+        if self.mirror:
+            bounds = np.concatenate([bounds, bounds + self.num_recorded], axis=1)
+        self.bounds = torch.from_numpy(bounds)
+        self.device_bounds = self.bounds.to(device)
 
+        inputs = policy_config.input_features or {}
         _check_features(meta, inputs)
         cameras = [name for name, feature in inputs.items() if feature.type is FeatureType.VISUAL]
         vectors = [name for name in inputs if name not in cameras] + [ACTION]
@@ -120,7 +126,7 @@ class Frames:
         self.fingerprint = digest.hexdigest()
         return points
 
-    def batch(self, indices: torch.Tensor) -> dict[str, torch.Tensor]:
+    def batch(self, indices: torch.Tensor) -> Batch:
         """The samples that begin at these frames, as LeRobot's loader and preprocessor make them.
 
         Args:
@@ -131,13 +137,22 @@ class Frames:
             its end; `action_is_pad` (B, chunk_size) bool, where that is.
         """
         here = indices.to(self.device, non_blocking=True)
-        steps, last = here[:, None] + self.offsets, self.last[here][:, None]
-        batch = {name: vector[here] for name, vector in self.vectors.items() if name != ACTION}
+        seen = self._seen(here, self.device_bounds)
+        batch = {name: vector[seen] for name, vector in self.vectors.items() if name != ACTION}
         if self.pictures:
-            batch |= self._draw(indices, here)
-        batch[ACTION] = self.vectors[ACTION][torch.minimum(steps, last)]
-        batch["action_is_pad"] = steps > last
+            batch |= self._draw(self._seen(indices, self.bounds), seen)
+        first, last = self.device_bounds[:, here, None]
+        steps = here[:, None] + self.action_offsets
+        batch[ACTION] = self.vectors[ACTION][steps.clamp(first, last)]
+        batch["action_is_pad"] = (steps < first) | (steps > last)
         return batch
+
+    def _seen(self, indices: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
+        """The frames that the samples at `indices` (B,) see: (B,), or (B, T) for a policy with a history."""
+        if self.observation_offsets is None:
+            return indices
+        first, last = bounds[:, indices, None]
+        return (indices[:, None] + self.observation_offsets.to(indices.device)).clamp(first, last)
 
     def place(self) -> str:
         """Where the decoded frames lie, in words."""
@@ -151,10 +166,11 @@ class Frames:
             )
         return f"{self.gigabytes:,.2f} GB in memory on {pictures.device}"
 
-    def _draw(self, indices: torch.Tensor, here: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _draw(self, indices: torch.Tensor, here: torch.Tensor) -> Batch:
+        """Normalised pictures of these frames, which are given on the CPU and on the device."""
         drawn = {}
         if self.mirror:
-            mirrored = (here >= self.num_recorded)[:, None, None, None]
+            mirrored = (here >= self.num_recorded)[..., None, None, None]
             here, indices = here % self.num_recorded, indices % self.num_recorded
         for name, pictures in self.pictures.items():
             if isinstance(pictures, np.memmap):

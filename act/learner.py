@@ -1,82 +1,31 @@
-"""One update of ACT: loss, gradient, clipping, AdamW, learning rate, average of the weights.
+"""One update: loss, gradient, clipping, AdamW, learning rate, average of the weights.
 
-As in LeRobot's trainer, with its optimiser, groups and schedules, so that either can go on where the other
-stopped. What is added: the fused AdamW, an average of the weights (EMA) to evaluate and save, batches
-computed in micro-batches, bfloat16, compilation, and no host sync: the numbers to log stay on the device.
+As in LeRobot's trainer, with its optimiser, groups and schedules, so that either resumes the other's runs.
+What is added: the fused AdamW, an average of the weights (EMA) to evaluate and save, micro-batches, bfloat16,
+compilation, and no host sync: the numbers to log stay on the device.
 """
 
 from collections.abc import Iterable
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from lerobot.configs.train import TrainPipelineConfig
-from lerobot.optim.optimizers import AdamWConfig
-from lerobot.optim.schedulers import (
-    ConstantWithWarmupSchedulerConfig,
-    CosineDecayWithWarmupSchedulerConfig,
-    LRSchedulerConfig,
-)
-from lerobot.policies.act.modeling_act import ACTPolicy
+from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import nn
-from torch.optim.swa_utils import update_bn
 
-from act.policy import Loss, skip_attention_weights
+from act.kinds import Batch, find_kind
+from act.optimizer import OptimizerConfig, parameter_groups
 from common.errors import UserError
 
-METRICS = ("Loss/total", "Loss/l1", "Loss/kl", "Loss/gradient_norm")
 MATMUL_PRECISION = {
     "float32": "highest",
     "tf32": "high",
     "bf16": "high",
 }  # as torch.set_float32_matmul_precision has it
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """How the weights follow the gradient; the defaults are LeRobot's unless they say otherwise."""
-
-    lr: float = 1e-4  # learning rate; LeRobot's 1e-5 suits its batch of 8
-    lr_backbone: float = 1e-4  # of the ResNet
-    weight_decay: float = 1e-4  # AdamW's, on everything
-    grad_clip: float = 10.0  # largest norm of the whole gradient
-    schedule: Literal["constant", "cosine"] = "cosine"  # of the learning rates; LeRobot's is constant
-    final_lr_fraction: float = 0.01  # of lr, where the cosine ends
-    warmup_steps: int = 500  # during which the learning rates grow linearly
-    ema: float = 0.999  # of the average of the weights that is evaluated and saved; 0: no average
-    precision: Literal["float32", "tf32", "bf16"] = "tf32"  # of matrix products; tf32 exists on GPUs only
-    micro_batches: int = 1  # in which a batch's gradient is accumulated; the same update in less memory
-    compile: bool = False  # torch.compile the loss and its gradient (with CUDA graphs on a GPU)
-
-    def validate(self) -> None:
-        for name in ("lr", "grad_clip", "micro_batches"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("lr_backbone", "weight_decay", "warmup_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if not 0.0 <= self.ema < 1.0:
-            raise ValueError(f"ema must be at least 0 and less than 1, got {self.ema}")
-        if not 0.0 <= self.final_lr_fraction <= 1.0:
-            raise ValueError(f"final_lr_fraction must be between 0 and 1, got {self.final_lr_fraction}")
-
-    def lerobot_optimizer(self) -> AdamWConfig:
-        """AdamW as LeRobot names its settings."""
-        return AdamWConfig(lr=self.lr, weight_decay=self.weight_decay, grad_clip_norm=self.grad_clip)
-
-    def lerobot_scheduler(self, steps: int) -> LRSchedulerConfig | None:
-        """LeRobot's schedule of the same meaning; None leaves the learning rates alone."""
-        if self.schedule == "cosine":
-            return CosineDecayWithWarmupSchedulerConfig(
-                num_warmup_steps=min(self.warmup_steps, steps),
-                num_decay_steps=steps,
-                peak_lr=self.lr,
-                decay_lr=self.lr * self.final_lr_fraction,
-            )
-        return ConstantWithWarmupSchedulerConfig(self.warmup_steps) if self.warmup_steps else None
 
 
 class Learner:
@@ -94,7 +43,7 @@ class Learner:
 
     def __init__(
         self,
-        policy: ACTPolicy,
+        policy: PreTrainedPolicy,
         pipeline_config: TrainPipelineConfig,
         config: OptimizerConfig,
         accelerator: Accelerator | None = None,
@@ -109,8 +58,10 @@ class Learner:
         torch.backends.cudnn.benchmark = True  # shapes do not change
         torch.set_flush_denormal(True)  # Adam's moments decay into denormals, which CPUs handle slowly
 
+        self.kind = find_kind(policy.config.type)
+        self.metrics = (*self.kind.metrics, "Loss/gradient_norm")  # of an update, TensorBoard's names
         self.policy = policy.train()
-        skip_attention_weights(policy)
+        self.kind.speed_up(policy)
         self.averaged = deepcopy(policy).eval() if config.ema else policy
         self.device = next(policy.parameters()).device
         settings = {k: v for k, v in asdict(pipeline_config.optimizer).items() if k != "grad_clip_norm"}
@@ -125,21 +76,21 @@ class Learner:
         schedule, steps = pipeline_config.scheduler, pipeline_config.steps
         self.scheduler = schedule.build(self.optimizer, steps) if schedule else None
 
-        self.loss: nn.Module = Loss(policy)
+        self.loss: nn.Module = self.kind.make_loss(policy)
         if accelerator and accelerator.num_processes > 1:
             self.loss = accelerator.prepare_model(self.loss)
         if config.compile:
             mode = "reduce-overhead" if self.device.type == "cuda" else "default"
             self.loss = torch.compile(self.loss, mode=mode, dynamic=False)
 
-    def update(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def update(self, batch: Batch) -> torch.Tensor:
         """Learn from a batch.
 
         Args:
             batch: normalised, as from `act.frames.Frames.batch`.
 
         Returns:
-            the numbers (4,) that `METRICS` names, on the device.
+            the numbers that `metrics` names, on the device.
         """
         self.policy.train()
         losses = self._gradient(batch)
@@ -153,12 +104,12 @@ class Learner:
             self._average()
         return torch.cat([losses, norm[None]])
 
-    def _gradient(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _gradient(self, batch: Batch) -> torch.Tensor:
         size, action_size = batch["action"].shape[0], batch["action"].shape[2]
         num_valid = ((~batch["action_is_pad"]).sum() * action_size).clamp_min(1)
         per_micro_batch = -(-size // self.config.micro_batches)
         starts = range(0, size, per_micro_batch)
-        losses = torch.zeros(3, device=self.device)
+        losses = torch.zeros(len(self.kind.metrics), device=self.device)
         for start in starts:
             piece = {name: tensor[start : start + per_micro_batch] for name, tensor in batch.items()}
             last = start == starts[-1]
@@ -180,7 +131,7 @@ class Learner:
             list(self.averaged.parameters()), list(self.policy.parameters()), weight=1.0 - decay
         )
 
-    def measure_norms(self, batches: Iterable[dict[str, torch.Tensor]]) -> None:
+    def measure_norms(self, batches: Iterable[Batch]) -> None:
         """Give the average the statistics that its own batch norms see.
 
         Those of the weights are of larger activations: with them the average was more than twice as far from
@@ -192,9 +143,7 @@ class Learner:
         """
         if not (self.config.ema and self.trains_batch_norms) or self._measured_at == self.step:
             return
-        cameras = list(self.policy.config.image_features)
-        pictures = (batch[camera] for batch in batches for camera in cameras)
-        update_bn(pictures, self.averaged.model.backbone)
+        self.kind.measure_norms(self.averaged, batches)
         self._measured_at = self.step
 
     def moments(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -214,17 +163,15 @@ class Learner:
         ]
         return {"state": known, "param_groups": groups}, norms
 
-    def load_moments(self, lerobot: dict[str, Any], norms: dict[str, torch.Tensor]) -> None:
-        """Go on from `moments`; the learning rates are not among them, they follow from the step.
+    def load_moments(self, known: dict[str, Any], norms: dict[str, torch.Tensor]) -> None:
+        """Restore `moments`. The learning rates are not among them: they follow from the step.
 
         Raises:
             ValueError: the optimiser was another policy's.
         """
-        if len(lerobot["state"]) not in (0, self.num_known):
-            raise ValueError(
-                f"it has the moments of {len(lerobot['state'])} tensors, not of {self.num_known}"
-            )
-        state = {int(index): moments for index, moments in lerobot["state"].items()}
+        if len(known["state"]) not in (0, self.num_known):
+            raise ValueError(f"it has the moments of {len(known['state'])} tensors, not of {self.num_known}")
+        state = {int(index): moments for index, moments in known["state"].items()}
         for key, value in norms.items():
             index, name = key.split(".")
             state.setdefault(int(index), {})[name] = value
@@ -240,18 +187,3 @@ class Learner:
             self.scheduler._last_lr = [lr * scale(step) for lr, scale in rates]
             for group, lr in zip(self.optimizer.param_groups, self.scheduler._last_lr, strict=True):
                 group["lr"] = lr
-
-
-def parameter_groups(policy: ACTPolicy) -> tuple[list[dict[str, Any]], int]:
-    """LeRobot's groups, with the batch norms at the very end, and how many tensors stand before those."""
-    norms = [
-        parameter
-        for module in policy.modules()
-        if isinstance(module, nn.BatchNorm2d)
-        for parameter in module.parameters()
-    ]
-    others, backbone = policy.get_optim_params()
-    ours = {id(parameter) for parameter in norms}
-    known = [parameter for parameter in backbone["params"] if id(parameter) not in ours]
-    groups = [others, backbone | {"params": known + norms}]
-    return groups, len(others["params"]) + len(known)

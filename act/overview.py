@@ -10,13 +10,13 @@ from act.frames import Frames
 from act.trainer import Trainer
 
 
-def start_up_table(trainer: Trainer, meta: LeRobotDatasetMetadata, backbone: str) -> dict[str, str]:
+def start_up_table(trainer: Trainer, meta: LeRobotDatasetMetadata, origin: str) -> dict[str, str]:
     """What is about to be trained.
 
     Args:
         trainer: ready.
         meta: of its dataset.
-        backbone: what the ResNet begins with, in words.
+        origin: what the policy begins with, in words.
     """
     frames, pipeline_config = trainer.frames, trainer.pipeline_config
     policy, processes = pipeline_config.policy, trainer.accelerator.num_processes
@@ -31,21 +31,21 @@ def start_up_table(trainer: Trainer, meta: LeRobotDatasetMetadata, backbone: str
         + (", and their mirror images" if frames.mirror else ""),
         "episodes": f"{lengths.min()} to {lengths.max()} frames, {lengths.mean():.1f} on average",
         "input": f"{inputs}; decoded, {frames.place()}",
-        "output": f"action {tuple(policy.output_features[ACTION].shape)}, chunks of {policy.chunk_size}, "
+        "output": f"action {tuple(policy.output_features[ACTION].shape)}, chunks of {frames.chunk_size}, "
         f"{policy.n_action_steps} of them played",
-        "policy": f"{policy.type}, {size:,} parameters; ResNet: {backbone}",
+        "policy": f"{trainer.learner.kind.title}, {size:,} parameters; {origin}",
         "device": f"{trainer.learner.device}, {processes} process{'' if processes == 1 else 'es'}, "
         f"{torch.get_num_threads()} CPU threads, {precision}",
         "length": f"{steps:,} steps of {batch_size} samples, {epochs:,.1f} epochs",
     }
 
 
-def warn_of_long_chunks(chunk_size: int, frames: Frames) -> None:
+def warn_of_long_chunks(frames: Frames) -> None:
     """Print a warning where no episode is as long as a chunk."""
     longest, mean = frames.lengths.max(), frames.lengths.mean()
-    if chunk_size > longest:
+    if frames.chunk_size > longest:
         print(
-            f"warning: policy.chunk_size {chunk_size} is longer than every episode "
+            f"warning: policy.chunk_size {frames.chunk_size} is longer than every episode "
             f"(the longest has {longest} frames, the mean {mean:.1f}), "
             "so the end of each chunk is padding that nothing is learnt from",
             file=sys.stderr,

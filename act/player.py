@@ -11,12 +11,13 @@ import torch
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.policies import make_pre_post_processors
-from lerobot.policies.act.modeling_act import ACTPolicy, ACTTemporalEnsembler
+from lerobot.policies.act.modeling_act import ACTTemporalEnsembler
+from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.processor import PolicyProcessorPipeline
 from lerobot.utils.constants import ACTION
 
-from act.policy import skip_attention_weights
-from common.checkpoint import load_tensors
+from act.kinds import chunk_size, find_kind
+from common.checkpoint import load_json, load_tensors
 from common.errors import UserError, reason
 from envs.interfaces import RawObservation, Task
 
@@ -44,7 +45,7 @@ class ChunkPlayer:
 
     def __init__(
         self,
-        policy: ACTPolicy,
+        policy: PreTrainedPolicy,
         preprocessor: PolicyProcessorPipeline,
         postprocessor: PolicyProcessorPipeline,
         task: Task,
@@ -56,13 +57,14 @@ class ChunkPlayer:
         self.preprocessor = preprocessor
         self.postprocessor = postprocessor
         config = policy.config
-        self.chunk_size: int = config.chunk_size
+        self.kind = find_kind(config.type)
+        self.chunk_size = chunk_size(config)
         if temporal_ensemble_coeff is not None and n_action_steps not in (None, 1):
             raise UserError(
                 f"{source}: n_action_steps must be 1 with temporal_ensemble_coeff, got {n_action_steps}"
             )
         if temporal_ensemble_coeff is None and n_action_steps in (None, 1):
-            temporal_ensemble_coeff = config.temporal_ensemble_coeff
+            temporal_ensemble_coeff = getattr(config, "temporal_ensemble_coeff", None)
         self.temporal_ensemble_coeff = temporal_ensemble_coeff
         if temporal_ensemble_coeff is not None:
             _check_ensemble(temporal_ensemble_coeff, self.chunk_size, source)
@@ -88,6 +90,9 @@ class ChunkPlayer:
         self.rows = ROWS[self.image_size > 0]
         self._queues = np.empty((0, self.n_action_steps, *shape))
         self._left = np.empty(0, np.int64)  # actions in each slot's queue
+        self._history = len(config.observation_delta_indices or ())  # observations; 0: the current one alone
+        self._latest: RawObservation = {}  # (n, history, ...) each
+        self._begun = np.empty(0, bool)  # whether a slot has any
         self._ensemblers: list[ACTTemporalEnsembler] = []
 
     def seed_slots(self, seeds: Sequence[int]) -> None:
@@ -96,6 +101,7 @@ class ChunkPlayer:
     def reset(self, slots: np.ndarray) -> None:
         known = slots[slots < len(self._left)]
         self._left[known] = 0
+        self._begun[known] = False
         for slot in known if self._ensemblers else ():
             self._ensemblers[slot].reset()
 
@@ -103,10 +109,12 @@ class ChunkPlayer:
         num_slots = len(next(iter(observations.values())))
         if len(self._left) != num_slots:
             self._begin(num_slots)
+        seen = {name: observations[name] for name in self.names.values()}
+        if self._history:
+            seen = self._latest = self._remember(seen)
         due = np.flatnonzero(self._left == 0)
         if len(due):
-            seen = {name: observations[name][due] for name in self.names.values()}
-            self._queues[due] = self._decide(seen, due)
+            self._queues[due] = self._decide({name: values[due] for name, values in seen.items()}, due)
             self._left[due] = self.n_action_steps
         actions = self._queues[np.arange(num_slots), self.n_action_steps - self._left]
         self._left -= 1
@@ -116,9 +124,24 @@ class ChunkPlayer:
         """Empty queues for so many slots."""
         self._queues = np.zeros((num_slots, *self._queues.shape[1:]))
         self._left = np.zeros(num_slots, np.int64)
+        self._begun = np.zeros(num_slots, bool)
+        self._latest = {}
         coeff = self.temporal_ensemble_coeff
         ensembles = num_slots if coeff is not None else 0
         self._ensemblers = [ACTTemporalEnsembler(coeff, self.chunk_size) for _ in range(ensembles)]
+
+    def _remember(self, seen: RawObservation) -> RawObservation:
+        """The latest observations of each slot, (n, history, ...) each; an episode's first is repeated."""
+        latest = {}
+        for name, values in seen.items():
+            copies = np.repeat(values[:, None], self._history, axis=1)
+            shifted = copies.copy()
+            if self._latest:
+                shifted[:, :-1] = self._latest[name][:, 1:]
+            begun = self._begun.reshape(-1, *[1] * (copies.ndim - 1))
+            latest[name] = np.where(begun, shifted, copies)
+        self._begun[:] = True
+        return latest
 
     def _decide(self, raw: RawObservation, slots: np.ndarray) -> np.ndarray:
         """The next actions (n, n_action_steps, A), in the task's units, of n slots."""
@@ -138,21 +161,22 @@ class ChunkPlayer:
         """Normalised chunks (n, chunk_size, A), n at most `rows`."""
         num_rows = len(next(iter(raw.values())))
         rows = np.minimum(np.arange(self.rows), num_rows - 1)
-        observation = lerobot_observation(raw, self.features, self.names)
+        observation = lerobot_observation(raw, self.features, self.names, self._history > 0)
         batch = self.preprocessor({name: tensor[rows] for name, tensor in observation.items()})
         inputs = {name: batch[name] for name in observation}
-        return self.policy.predict_action_chunk(inputs)[:num_rows].float()
+        return self.kind.chunks(self.policy, inputs)[:num_rows].float()
 
 
 def lerobot_observation(
-    raw: RawObservation, features: dict[str, PolicyFeature], names: dict[str, str]
+    raw: RawObservation, features: dict[str, PolicyFeature], names: dict[str, str], history: bool = False
 ) -> dict[str, torch.Tensor]:
     """Raw observations of n slots as `lerobot-eval` gives them to a policy, before normalisation.
 
     Args:
-        raw: in the task's units.
+        raw: in the task's units, (n, ...) each, or (n, history, ...).
         features: that the policy sees.
         names: of the raw observation that each of them is.
+        history: there are several observations of each slot.
 
     Returns:
         float32: pictures (n, 3, height, width) in [0, 1], vectors (n, k) in the task's units.
@@ -161,9 +185,10 @@ def lerobot_observation(
     for name, feature in features.items():
         values = torch.from_numpy(raw[names[name]])
         if feature.type is FeatureType.VISUAL:
-            observation[name] = values.permute(0, 3, 1, 2).to(torch.float32).contiguous() / 255.0
+            observation[name] = values.movedim(-1, -3).to(torch.float32).contiguous() / 255.0
         else:
-            observation[name] = values.reshape(len(values), *feature.shape).to(torch.float32)
+            leading = values.shape[:2] if history else values.shape[:1]
+            observation[name] = values.reshape(*leading, *feature.shape).to(torch.float32)
     return observation
 
 
@@ -186,20 +211,20 @@ def load_player(
         UserError: it is not whole, or not a policy for this task.
     """
     weights = load_tensors(folder / "model.safetensors")
+    kind = find_kind(load_json(folder / "config.json")["type"])
     try:
         config = PreTrainedConfig.from_pretrained(folder)
         config.device = torch.device(device).type
-        config.pretrained_backbone_weights = None  # they are in the checkpoint
-        policy = ACTPolicy(config)
+        policy = kind.open_policy(config)
         policy.load_state_dict(weights)
         processors = make_pre_post_processors(
             config, str(folder), preprocessor_overrides={"device_processor": {"device": config.device}}
         )
     except Exception as error:  # draccus, LeRobot and PyTorch raise many kinds
-        raise UserError(f"{folder}: this ACT cannot be opened: {reason(error)}") from None
+        raise UserError(f"{folder}: this {kind.title} cannot be opened: {reason(error)}") from None
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise UserError(f"{folder}: some weights are not finite, so the training had diverged")
-    skip_attention_weights(policy)
+    kind.speed_up(policy)
     policy = policy.to(device).eval()
     return ChunkPlayer(policy, *processors, task, n_action_steps, temporal_ensemble_coeff, source=folder)
 

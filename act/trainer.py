@@ -17,7 +17,7 @@ from lerobot.configs.train import TrainPipelineConfig
 
 from act import checkpoint as act_checkpoint
 from act.frames import Frames
-from act.learner import METRICS, Learner
+from act.learner import Learner
 from act.sampler import Sampler
 from common.checkpoint import Checkpoints, save_json
 from common.errors import UserError, reason
@@ -78,21 +78,24 @@ class Trainer:
         self.drawn = 0  # samples of this epoch that have been learnt from, by all processes
         self.evaluated: dict[str, Any] = {}  # the latest summary
         self._batches: list[torch.Tensor] = []  # that are left of this epoch, the next one last
-        self._sums = torch.zeros(len(METRICS), device=learner.device)  # of the metrics since they were logged
+        self._sums = torch.zeros(
+            len(learner.metrics), device=learner.device
+        )  # of the metrics since they were logged
         self._summed = 0  # updates in them
         self._metrics: dict[str, float] = {}  # the latest logged
         self._rate = (0.0, 0)  # time and step of the latest logging
 
     def _check_last_batch(self) -> None:
-        """Batch norms cannot be trained on one small picture, which may be what an epoch ends with."""
+        """The last batch of an epoch must be large enough for the policy."""
         batch_size, count = self.pipeline_config.batch_size, self.frames.num_frames
-        small = any(max(f.shape[1:]) <= 32 for f in self.pipeline_config.policy.image_features.values())
-        fills_up = self.accelerator.num_processes > 1 and batch_size > 1  # an epoch's last batches
-        one_left = (count - 1) % batch_size == 0
-        if self.learner.trains_batch_norms and small and one_left and not fills_up:
+        smallest = self.learner.kind.smallest_batch(self.learner.policy)
+        left = (count - 1) % batch_size + 1
+        fills_up = self.accelerator.num_processes > 1 and batch_size >= smallest  # an epoch's last batches
+        if left < smallest and not fills_up:
             raise UserError(
-                f"batch_size {batch_size} leaves one of {count:,} frames for the last batch, and "
-                "batch norms cannot be trained on one small picture: choose another batch_size"
+                f"batch_size {batch_size} leaves {left} of {count:,} frames for the last batch, and this "
+                f"policy cannot be trained on fewer than {smallest} (batch norms on small pictures): "
+                "choose another batch_size"
             )
 
     @property
@@ -162,7 +165,7 @@ class Trainer:
 
     def _log(self, logger: Log | None) -> None:
         means = self.accelerator.reduce(self._sums / max(self._summed, 1), reduction="mean").tolist()
-        self._metrics = dict(zip(METRICS, means, strict=True))
+        self._metrics = dict(zip(self.learner.metrics, means, strict=True))
         self._sums.zero_()
         self._summed = 0
         self._check_finite()
@@ -211,8 +214,8 @@ class Trainer:
 
     def _status(self) -> str:
         """What matters first: a narrow terminal cuts the end off."""
-        losses = {name.rpartition("/")[2]: self._metrics[name] for name in METRICS if "gradient" not in name}
-        words = [f"{'loss' if name == 'total' else name} {value:.4f}" for name, value in losses.items()]
+        losses = {name.rpartition("/")[2]: self._metrics[name] for name in self.learner.kind.metrics}
+        words = [f"{name} {value:.4f}" for name, value in losses.items()]
         if self.evaluated:
             words.insert(1, self.evaluation.line(self.evaluated))
         return ", ".join([*words, f"{self._metrics['Throughput/samples_per_s']:,.0f} samples/s"])
@@ -238,7 +241,7 @@ class Trainer:
             "epoch": self.epoch,
             "drawn": self.drawn,
             "summed": self._summed,
-            "metrics": {name: self._metrics[name] for name in METRICS if name in self._metrics},
+            "metrics": {name: self._metrics[name] for name in self.learner.metrics if name in self._metrics},
             "evaluation": self.evaluated,
             "best": self.checkpoints.best,
             "kept": self.checkpoints.kept,

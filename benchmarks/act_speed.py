@@ -27,12 +27,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is bes
 
 import train_act
 from act.config import Config as TrainConfig
-from act.config import in_lerobots_terms
+from act.config import make_pipeline_config
 from act.dataset import open_dataset
-from common.config import parse
+from act.kinds import DEFAULT, with_kind
+from common.config import parse, read_first
 from common.device import choose_device, use_threads
 from common.errors import report_user_errors
 from common.provenance import provenance, write_report
+from envs.tasks import task_class
 
 LEROBOT, OURS, TUNED = "lerobot-train", "ours", "ours, compiled"
 
@@ -92,10 +94,11 @@ def measure_lerobot(config: Config, folder: Path) -> float:
 
     lerobot_train.update_policy = timed
     device = choose_device(config.device)
-    terms = in_lerobots_terms(config, open_dataset(config.dataset), device, folder / "lerobot")
-    terms.num_workers, terms.save_checkpoint = config.workers, False
+    meta = open_dataset(config.dataset, task_class(config.task)())
+    pipeline_config = make_pipeline_config(config, meta, device, folder / "lerobot")
+    pipeline_config.num_workers, pipeline_config.save_checkpoint = config.workers, False
     with suppress(Enough):
-        lerobot_train.train(terms)
+        lerobot_train.train(pipeline_config)
     return stopwatch.rate()
 
 
@@ -148,7 +151,8 @@ def report(config: Config, rates: dict[str, list[float]]) -> dict:
 
 @report_user_errors()
 def main() -> None:
-    config = parse(Config, None, train_act.DEFAULT_CONFIG, description=__doc__)
+    kind = read_first("policy.type", None, train_act.DEFAULT_CONFIG, DEFAULT)
+    config = parse(with_kind(Config, kind), None, train_act.DEFAULT_CONFIG, description=__doc__)
     if config.only:
         print(measure(config))
         return

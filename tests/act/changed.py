@@ -9,7 +9,7 @@ from lerobot.policies import make_pre_post_processors
 
 from act.dataset import DatasetConfig, features_of, open_dataset
 from act.frames import Frames
-from act.policy import PolicyConfig, act_config
+from act.kinds.act import PolicyConfig, act_config
 from envs.pusht.task import PushT
 
 CHUNK = 7
@@ -22,7 +22,7 @@ def open_ours(root, folder, **settings):
     meta = open_dataset(config, TASK)
     terms = act_config(POLICY, features_of(meta), device="cpu")
     pre, _ = make_pre_post_processors(terms, dataset_stats=meta.stats)
-    frames = Frames(meta, terms.input_features, CHUNK, pre, torch.device("cpu"), config, folder, TASK)
+    frames = Frames(meta, terms, pre, torch.device("cpu"), config, folder, TASK)
     return frames, pre, terms
 
 

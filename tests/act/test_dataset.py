@@ -8,10 +8,10 @@ import torch
 
 from act.dataset import DatasetConfig, features_of, open_dataset
 from act.frames import Frames
-from act.policy import choose_inputs
+from act.kinds.act import choose_inputs
 from common.errors import UserError
 from envs.pendulum import Pendulum
-from tests.act.changed import CHUNK, TASK, change_info, change_stats, damage, open_ours, rewrite, truncate
+from tests.act.changed import TASK, change_info, change_stats, damage, open_ours, rewrite, truncate
 
 
 def test_an_image_policy_does_not_see_the_simulators_state(datasets):
@@ -28,7 +28,7 @@ def test_features_of_another_shape_are_refused(datasets, tmp_path):
     message = r"has observation.image of shape \(3, 64, 64\), the policy looks at one of \(3, 16, 16\)"
     with pytest.raises(UserError, match=message):
         meta, cpu = open_dataset(config, TASK), torch.device("cpu")
-        Frames(meta, terms.input_features, CHUNK, pre, cpu, config, tmp_path, TASK)
+        Frames(meta, terms, pre, cpu, config, tmp_path, TASK)
 
 
 @pytest.mark.parametrize(

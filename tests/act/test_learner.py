@@ -10,8 +10,9 @@ from lerobot.configs.default import DatasetConfig
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.optim.factory import make_optimizer_and_scheduler
 
-from act.learner import Learner, OptimizerConfig
-from act.policy import PolicyConfig, act_config, build_policy
+from act.kinds.act import PolicyConfig, act_config, build_policy
+from act.learner import Learner
+from act.optimizer import OptimizerConfig
 from common.errors import UserError
 from tests.act.tiny import CHUNK, IMAGE, KEYPOINTS, SIZES, STATE, features, make_batch
 from tests.adam import assert_same_weights, raise_epsilon

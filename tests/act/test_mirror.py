@@ -8,7 +8,7 @@ from lerobot.policies import make_pre_post_processors
 
 from act.dataset import DatasetConfig, features_of, open_dataset
 from act.frames import Frames
-from act.policy import act_config
+from act.kinds.act import act_config
 from common.errors import UserError
 from envs.pendulum import Pendulum
 from envs.pusht.vector import PushTVectorEnv
@@ -57,7 +57,7 @@ def test_a_task_without_a_mirror_image_refuses_it(make_dataset, tmp_path):
     meta = open_dataset(config, TASK)
     pre, _ = make_pre_post_processors(policy := act_config(POLICY, features_of(meta), device="cpu"))
     with pytest.raises(UserError, match="dataset.mirror must be false: Pendulum-v1 has no mirror image"):
-        Frames(meta, policy.input_features, CHUNK, pre, torch.device("cpu"), config, tmp_path, Pendulum())
+        Frames(meta, policy, pre, torch.device("cpu"), config, tmp_path, Pendulum())
 
 
 def normalised(pre, columns):

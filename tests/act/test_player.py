@@ -13,8 +13,8 @@ from lerobot.processor import PolicyProcessorPipeline
 from lerobot.scripts.lerobot_eval import eval_policy
 
 import evaluate
+from act.kinds.act import PolicyConfig, act_config, build_policy
 from act.player import ChunkPlayer, lerobot_observation, load_player
-from act.policy import PolicyConfig, act_config, build_policy
 from common.errors import UserError
 from envs.pendulum import Pendulum
 from envs.pusht.task import PushT

@@ -3,18 +3,19 @@
 import pytest
 import torch
 
-from act.config import Config, make_pipeline_config
+from act.config import make_pipeline_config
 from act.dataset import open_dataset
-from act.learner import OptimizerConfig
-from common.config import load_yaml, parse
+from act.optimizer import OptimizerConfig
+from common.config import load_yaml
 from envs.pusht.task import PushT
 from tests.train_act.runs import ROOT
+from train_act import read_config
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/act_*.yaml")), ids=lambda path: path.stem)
 def test_a_shipped_configuration_is_what_lerobot_is_asked_for(path, dataset, tmp_path):
     written = load_yaml(path)
-    config = parse(Config, ["--config", str(path), "--dataset.root", str(dataset)])
+    config = read_config(["--config", str(path), "--dataset.root", str(dataset)])
     meta = open_dataset(config.dataset, PushT())
     pipeline_config = make_pipeline_config(config, meta, torch.device("cpu"), tmp_path / "run")
     assert (pipeline_config.steps, pipeline_config.batch_size) == (written["steps"], written["batch_size"])

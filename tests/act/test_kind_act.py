@@ -11,8 +11,15 @@ from lerobot.policies.act.modeling_act import ACTPolicy
 from torchvision.models import resnet18
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from act import policy as ours
-from act.policy import Loss, PolicyConfig, act_config, build_policy, export, load_imagenet
+from act.kinds.act import (
+    Loss,
+    PolicyConfig,
+    act_config,
+    build_policy,
+    export,
+    load_imagenet,
+    skip_attention_weights,
+)
 from common.errors import UserError
 from tests.act.tiny import CHUNK, IMAGE, KEYPOINTS, SIZES, STATE, features, make_batch
 
@@ -53,7 +60,7 @@ def test_losses_of_pieces_add_up():
 def test_attention_is_the_same_without_returned_weights():
     policy, _ = build_policy(terms(STATE, KEYPOINTS), 1, "none")
     slim = deepcopy(policy)
-    ours.skip_attention_weights(slim)
+    skip_attention_weights(slim)
     with torch.no_grad():
         theirs, slims = (p.eval().predict_action_chunk(make_batch()) for p in (policy, slim))
     torch.testing.assert_close(slims, theirs)

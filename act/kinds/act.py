@@ -1,4 +1,4 @@
-"""LeRobot's ACT, made ready to train: its configuration, its batch norms, its loss.
+"""LeRobot's ACT as a kind of policy: its settings, its loss, its batch norms.
 
 Zhao et al. 2023, "Learning Fine-Grained Bimanual Manipulation with Low-Cost Hardware" (arXiv 2304.13705). The
 network is `lerobot.policies.act` as it is. What is different here changes no checkpoint and, but for trained
@@ -12,9 +12,9 @@ batch norms, no equation:
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
@@ -28,9 +28,12 @@ from lerobot.policies.act.modeling_act import ACTPolicy
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
 from lerobot.utils.random_utils import set_seed
 from torch import nn
+from torch.optim.swa_utils import update_bn
 from torchvision.models import get_model_weights
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from act.kinds import Batch
+from act.optimizer import OptimizerConfig
 from common.errors import UserError, reason
 
 DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
@@ -40,11 +43,12 @@ DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
 class PolicyConfig:
     """ACT, under LeRobot's names; its defaults but for chunk_size and n_action_steps."""
 
+    type: Literal["act"] = field(default="act", kw_only=True)  # kind of policy, see act/kinds/
     inputs: tuple[str, ...] = ()  # dataset features; none: cameras and observation.state, or all states
-    n_obs_steps: int = 1  # observations that it looks at; LeRobot's ACT knows 1 only
+    n_obs_steps: int = 1  # observations that it sees; LeRobot's ACT accepts 1 only
     chunk_size: int = 16  # environment steps that it predicts; LeRobot's 100 are 10 s of PushT
     n_action_steps: int = 8  # of those are played before it looks again
-    temporal_ensemble_coeff: float | None = None  # average overlapping chunks; wants n_action_steps 1
+    temporal_ensemble_coeff: float | None = None  # average overlapping chunks; requires n_action_steps 1
     dim_model: int = 512  # hidden size
     n_heads: int = 8  # of each attention layer; they divide dim_model
     dim_feedforward: int = 3200  # hidden size of the feed-forward layers
@@ -67,7 +71,7 @@ class PolicyConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.n_obs_steps != 1:
-            raise ValueError(f"n_obs_steps must be 1, all that LeRobot's ACT knows, got {self.n_obs_steps}")
+            raise ValueError(f"n_obs_steps must be 1, all that LeRobot's ACT accepts, got {self.n_obs_steps}")
         if self.n_action_steps > self.chunk_size:
             raise ValueError(
                 f"n_action_steps must be at most chunk_size, {self.chunk_size}, got {self.n_action_steps}"
@@ -134,15 +138,15 @@ def act_config(config: PolicyConfig, features: dict[str, PolicyFeature], **other
     Raises:
         UserError: the features do not suit.
     """
-    ours = ("inputs", "backbone_weights")
+    ours = ("type", "inputs", "backbone_weights")
     settings = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in ours}
     # LeRobot's default leaves ENV out, and the keypoints would enter as 0 to 512.
-    kinds = ("VISUAL", "STATE", "ENV", "ACTION")
+    types = ("VISUAL", "STATE", "ENV", "ACTION")
     return ACTConfig(
         **settings,
         input_features=choose_inputs(features, config.inputs),
         output_features={ACTION: features[ACTION]},
-        normalization_mapping=dict.fromkeys(kinds, NormalizationMode.MEAN_STD),
+        normalization_mapping=dict.fromkeys(types, NormalizationMode.MEAN_STD),
         pretrained_backbone_weights=None,  # else LeRobot downloads them whenever the checkpoint is opened
         push_to_hub=False,
         **others,
@@ -182,7 +186,11 @@ def build_policy(
 
 
 class Loss(nn.Module):
-    """The training loss of a policy: L1 of the actions that are no padding, plus the weighted divergence."""
+    """The training loss, equation by equation as `ACTPolicy.forward`.
+
+    L1 of the actions that are no padding, plus `kl_weight` times the divergence of the latent's posterior
+    from N(0, I): -1/2 sum(1 + log sigma^2 - mu^2 - sigma^2).
+    """
 
     def __init__(self, policy: ACTPolicy) -> None:
         super().__init__()
@@ -201,7 +209,7 @@ class Loss(nn.Module):
         Returns:
             loss, L1 and divergence (3,); those of all micro-batches add up to the batch's.
         """
-        config = self.policy.config
+        config: ACTConfig = self.policy.config
         if config.image_features:
             batch = batch | {OBS_IMAGES: [batch[name] for name in config.image_features]}
         actions, (mean, log_variance) = self.policy.model(batch)
@@ -291,3 +299,65 @@ def _download(url: str, file: Path) -> None:
         torch.hub.download_url_to_file(url, str(file), hash_prefix, progress=False)
     finally:
         socket.setdefaulttimeout(before)
+
+
+class ACT:
+    """The kind: see `act.kinds.Kind`."""
+
+    title = "ACT"
+    settings = PolicyConfig
+    metrics = ("Loss/total", "Loss/l1", "Loss/kl")
+
+    def make_config(
+        self,
+        settings: PolicyConfig,
+        features: dict[str, PolicyFeature],
+        optimizer: OptimizerConfig,
+        device: str,
+    ) -> ACTConfig:
+        return act_config(
+            settings,
+            features,
+            device=device,
+            optimizer_lr=optimizer.lr,
+            optimizer_lr_backbone=optimizer.lr_backbone,
+            optimizer_weight_decay=optimizer.weight_decay,
+        )
+
+    def make_policy(
+        self, config: ACTConfig, settings: Any, seed: int, saved: dict[str, Any] | None
+    ) -> tuple[ACTPolicy, str]:
+        config.pretrained_backbone_weights = None  # or LeRobot downloads them
+        weights = settings.backbone_weights if isinstance(settings, PolicyConfig) else "none"
+        trains_norms = None if saved is None else saved.get("trains_batch_norms", False)
+        policy, backbone = build_policy(config, seed, weights, trains_norms)
+        return policy, f"ResNet: {backbone}"
+
+    def open_policy(self, config: ACTConfig) -> ACTPolicy:
+        config.pretrained_backbone_weights = None  # they are in the checkpoint
+        return ACTPolicy(config)
+
+    def make_loss(self, policy: ACTPolicy) -> Loss:
+        return Loss(policy)
+
+    def speed_up(self, policy: ACTPolicy) -> None:
+        skip_attention_weights(policy)
+
+    def chunks(self, policy: ACTPolicy, inputs: Batch) -> torch.Tensor:
+        return policy.predict_action_chunk(inputs)
+
+    def export(self, policy: ACTPolicy) -> ACTPolicy:
+        return export(policy)
+
+    def smallest_batch(self, policy: ACTPolicy) -> int:
+        """A picture of up to 32 pixels is one number per channel at the end of a ResNet: no statistics."""
+        trained = any(isinstance(module, nn.BatchNorm2d) for module in policy.modules())
+        small = any(max(feature.shape[1:]) <= 32 for feature in policy.config.image_features.values())
+        return 2 if trained and small else 1
+
+    def measure_norms(self, policy: ACTPolicy, batches: Iterable[Batch]) -> None:
+        cameras = list(policy.config.image_features)
+        update_bn((batch[camera] for batch in batches for camera in cameras), policy.model.backbone)
+
+
+KIND = ACT()

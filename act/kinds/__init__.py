@@ -1,0 +1,149 @@
+"""Kinds of imitation policies by name. `policy.type` of a YAML chooses one; the default is `act`.
+
+A kind is a module `act/kinds/<name>.py` that says `KIND = <an object of the shape Kind>`. It is imported when
+it is asked for. To add one (LeRobot's Diffusion, SmolVLA, a flow head), write that module; nothing else names
+it. `policy` below is LeRobot's `PreTrainedPolicy` of that type.
+"""
+
+from collections.abc import Iterable
+from dataclasses import field, make_dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from common.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from lerobot.configs.policies import PreTrainedConfig
+    from lerobot.configs.types import PolicyFeature
+    from lerobot.policies.pretrained import PreTrainedPolicy
+    from torch import nn
+
+    from act.learner import OptimizerConfig
+
+DEFAULT = "act"
+Batch = dict[str, "torch.Tensor"]
+
+
+class Kind(Protocol):
+    """What training and playing need to know of a policy."""
+
+    title: str  # in sentences: "ACT"
+    settings: type  # dataclass, the `policy:` of a YAML; with `type` and `inputs`
+    metrics: tuple[str, ...]  # TensorBoard's names of what the loss returns; the first is minimised
+
+    def make_config(
+        self,
+        settings: Any,
+        features: dict[str, "PolicyFeature"],
+        optimizer: "OptimizerConfig",
+        device: str,
+    ) -> "PreTrainedConfig":
+        """LeRobot's configuration of the policy that `settings` describe.
+
+        Its `observation_delta_indices` and `action_delta_indices` say which frames make a sample.
+
+        Args:
+            settings: of the class `settings`.
+            features: of the dataset, in LeRobot's form.
+            optimizer: its learning rates stand in LeRobot's configuration too.
+            device: of the network.
+
+        Raises:
+            UserError: the dataset lacks what the policy is to see.
+        """
+        ...
+
+    def make_policy(
+        self, config: "PreTrainedConfig", settings: Any, seed: int, saved: dict[str, Any] | None
+    ) -> tuple["PreTrainedPolicy", str]:
+        """A policy to train, on the CPU.
+
+        Args:
+            config: LeRobot's.
+            settings: of the class `settings`.
+            seed: of its weights, and of everything that draws from the global generators from here on.
+            saved: `trainer.json` of the checkpoint whose weights will be loaded, {} where LeRobot wrote it;
+                None: there is no checkpoint.
+
+        Returns:
+            the policy and, in words, what it begins with.
+        """
+        ...
+
+    def open_policy(self, config: "PreTrainedConfig") -> "PreTrainedPolicy":
+        """A policy to play, whose weights will be loaded."""
+        ...
+
+    def make_loss(self, policy: "PreTrainedPolicy") -> "nn.Module":
+        """The training loss: (batch, num_valid, batch_size) -> (len(metrics),) float32.
+
+        Called with a piece of a batch, it returns that piece's share: the shares add up to the batch's.
+        `num_valid` () counts the numbers in the whole batch's actions that are no padding; `batch_size` its
+        samples.
+        """
+        ...
+
+    def speed_up(self, policy: "PreTrainedPolicy") -> None:
+        """Change how the policy computes, not what."""
+        ...
+
+    def chunks(self, policy: "PreTrainedPolicy", inputs: Batch) -> "torch.Tensor":
+        """Normalised inputs of n slots -> normalised actions (n, T, A), the first of them for this step."""
+        ...
+
+    def export(self, policy: "PreTrainedPolicy") -> "PreTrainedPolicy":
+        """The policy as LeRobot opens it. Draws from no random generator."""
+        ...
+
+    def smallest_batch(self, policy: "PreTrainedPolicy") -> int:
+        """Samples that a batch must have at least."""
+        ...
+
+    def measure_norms(self, policy: "PreTrainedPolicy", batches: Iterable[Batch]) -> None:
+        """Measure the statistics of the policy's trained batch norms on these batches."""
+        ...
+
+
+def chunk_size(config: "PreTrainedConfig") -> int:
+    """Actions of a chunk from this step on."""
+    return sum(index >= 0 for index in config.action_delta_indices or [0])
+
+
+def names() -> list[str]:
+    """Of the kinds that there are."""
+    files = [file for folder in __path__ for file in Path(folder).glob("*.py")]
+    return sorted(file.stem for file in files if "\nKIND" in file.read_text(encoding="utf-8"))
+
+
+def find_kind(name: str) -> Kind:
+    """The kind of this name.
+
+    Raises:
+        UserError: there is none, or a package that it needs is not installed.
+    """
+    if name not in names():
+        (nearest,) = get_close_matches(name, names(), n=1, cutoff=0.0)
+        raise UserError(
+            f"policy.type must be one of {', '.join(names())}, got {name!r}; did you mean {nearest}?"
+        )
+    try:
+        return import_module(f"{__name__}.{name}").KIND
+    except ImportError as error:
+        raise UserError(
+            f"policy.type {name} needs a package that cannot be imported ({error}): install it"
+        ) from None
+
+
+def with_kind[Config](config_class: type[Config], name: str) -> type[Config]:
+    """A script's config class with this kind's settings as its `policy`."""
+    settings = find_kind(name).settings
+    return make_dataclass(
+        config_class.__name__,
+        [("policy", settings, field(default_factory=settings))],
+        bases=(config_class,),
+        namespace={"__doc__": config_class.__doc__},
+        frozen=True,
+    )

@@ -80,7 +80,8 @@ def build_trainer(
     policy, origin = find_kind(policy_config.type).make_policy(
         policy_config, config.policy, pipeline_config.seed or 0, saved
     )
-    processors = make_pre_post_processors(policy_config, dataset_stats=meta.stats)
+    stats: Any = meta.stats  # NumPy's arrays, which LeRobot makes tensors of
+    processors = make_pre_post_processors(policy_config, dataset_stats=stats)
     player = ChunkPlayer(policy, *processors, task)
     frames = Frames(meta, policy_config, processors[0], device, config.dataset, folder, task)
     if accelerator.is_main_process:

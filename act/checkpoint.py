@@ -16,7 +16,8 @@ from huggingface_hub import HfApi
 from lerobot.common import train_utils
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets.sampler import compute_sampler_state
-from lerobot.optim.optimizers import load_optimizer_state_dict
+from lerobot.optim.optimizers import AdamWConfig, load_optimizer_state_dict
+from lerobot.optim.schedulers import CosineDecayWithWarmupSchedulerConfig
 from lerobot.utils.constants import PRETRAINED_MODEL_DIR
 from lerobot.utils.random_utils import load_rng_state
 from safetensors import SafetensorError
@@ -168,18 +169,19 @@ def saved_pipeline_config(folder: Path, pipeline_config: TrainPipelineConfig) ->
         saved = TrainPipelineConfig.from_pretrained(model)
     except Exception as error:  # draccus raises its own, of no common class
         raise UserError(f"{model}: no training to start from: {reason(error)}") from None
-    kind = saved.policy.type if saved.policy else "none"
-    if kind not in names():
+    policy, schedule = saved.policy, saved.scheduler
+    if policy is None or policy.type not in names():
+        kind = policy.type if policy else "none"
         raise UserError(f"{model}: this is a policy of type {kind}; here are {', '.join(names())}")
-    if not saved.use_policy_training_preset or saved.optimizer.type != "adamw":
+    if not saved.use_policy_training_preset or not isinstance(saved.optimizer, AdamWConfig):
         raise UserError(f"{model}: was trained with another optimiser than AdamW, LeRobot's preset for ACT")
-    if getattr(saved.scheduler, "num_decay_steps", None) == saved.steps:  # it is to end with the training
-        saved.scheduler.num_decay_steps = pipeline_config.steps
+    if isinstance(schedule, CosineDecayWithWarmupSchedulerConfig) and schedule.num_decay_steps == saved.steps:
+        schedule.num_decay_steps = pipeline_config.steps  # it is to end with the training
     saved.dataset, saved.steps = pipeline_config.dataset, pipeline_config.steps
     saved.output_dir = pipeline_config.output_dir
     saved.seed = saved.seed or 0  # LeRobot may draw without one
-    saved.policy.device = pipeline_config.policy.device
-    saved.policy.push_to_hub = saved.resume = False
+    policy.device = pipeline_config.policy.device if pipeline_config.policy else None
+    policy.push_to_hub = saved.resume = False
     return saved
 
 

@@ -63,7 +63,8 @@ def open_dataset(config: DatasetConfig, task: Task) -> LeRobotDatasetMetadata:
     try:
         if config.root is None:
             LeRobotDataset(config.repo_id)  # fetches what is not in the cache
-        meta = LeRobotDatasetMetadata(config.repo_id or f"local/{config.root.name}", root=config.root)
+        folder = config.root.name if config.root else ""
+        meta = LeRobotDatasetMetadata(config.repo_id or f"local/{folder}", root=config.root)
     except BackwardCompatibilityError:
         raise UserError(
             f"{name}: this dataset is of LeRobot's format before v3.0; LeRobot has a converter: "
@@ -89,7 +90,9 @@ def open_dataset(config: DatasetConfig, task: Task) -> LeRobotDatasetMetadata:
         )
     if config.imagenet_stats:
         for camera in meta.camera_keys:
-            meta.stats[camera] |= {key: np.array(value, np.float32) for key, value in IMAGENET_STATS.items()}
+            stats_of(meta)[camera] |= {
+                key: np.array(value, np.float32) for key, value in IMAGENET_STATS.items()
+            }
     return meta
 
 
@@ -106,19 +109,19 @@ def recording_command(config: DatasetConfig) -> str:
 def _check_whole(meta: LeRobotDatasetMetadata, name: str | Path) -> None:
     """Raise UserError where the parts of the description do not fit together."""
     with reading(name):
-        lengths, features = list(meta.episodes["length"]), features_of(meta)
+        lengths, features = list(episodes_of(meta)["length"]), features_of(meta)
     if (len(lengths), sum(lengths)) != (meta.total_episodes, meta.total_frames):
         raise UserError(
             f"{name}: this dataset is damaged: its description says {meta.total_episodes} episodes of "
             f"{meta.total_frames} frames, its table of episodes has {len(lengths)} of {sum(lengths)}"
         )
-    if missing := [key for key in features if not {"mean", "std"} <= (meta.stats or {}).get(key, {}).keys()]:
+    if missing := [key for key in features if not {"mean", "std"} <= stats_of(meta).get(key, {}).keys()]:
         raise UserError(f"{name}: this dataset is damaged: it has no statistics of {', '.join(missing)}")
     with reading(name):
         for key, feature in features.items():
             shape = (3, 1, 1) if feature.type is FeatureType.VISUAL else tuple(feature.shape)
             for part in ("mean", "std"):
-                values = np.asarray(meta.stats[key][part], np.float64)
+                values = np.asarray(stats_of(meta)[key][part], np.float64)
                 if values.shape != shape or not np.isfinite(values).all():
                     raise ValueError(f"the {part} of {key} in its statistics is not {shape} finite numbers")
 
@@ -126,6 +129,18 @@ def _check_whole(meta: LeRobotDatasetMetadata, name: str | Path) -> None:
 def features_of(meta: LeRobotDatasetMetadata) -> dict[str, PolicyFeature]:
     """What a policy can look at or do, in LeRobot's form."""
     return dataset_to_policy_features(meta.features)
+
+
+def stats_of(meta: LeRobotDatasetMetadata) -> dict[str, dict[str, Any]]:
+    """Its statistics by feature: mean, std, min, max and others."""
+    return meta.stats or {}
+
+
+def episodes_of(meta: LeRobotDatasetMetadata) -> Any:
+    """Its table of episodes."""
+    if meta.episodes is None:
+        raise ValueError("it has no table of episodes")
+    return meta.episodes
 
 
 @contextmanager
@@ -203,7 +218,7 @@ def _read_images(meta: LeRobotDatasetMetadata, name: str, _lengths: np.ndarray) 
 
 def _read_video(meta: LeRobotDatasetMetadata, name: str, lengths: np.ndarray) -> Iterator[np.ndarray]:
     for episode, length in enumerate(lengths):
-        start = meta.episodes[episode][f"videos/{name}/from_timestamp"]
+        start = episodes_of(meta)[episode][f"videos/{name}/from_timestamp"]
         times = [start + float(np.float32(frame / meta.fps)) for frame in range(length)]
         path = meta.root / meta.get_video_file_path(episode, name)
         yield decode_video_frames(path, times, TOLERANCE, "pyav", return_uint8=True).numpy()

@@ -22,7 +22,15 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.utils.constants import ACTION
 
-from act.dataset import DatasetConfig, features_of, read_pictures, read_vectors, reading
+from act.dataset import (
+    DatasetConfig,
+    episodes_of,
+    features_of,
+    read_pictures,
+    read_vectors,
+    reading,
+    stats_of,
+)
 from act.kinds import Batch, chunk_size
 from common.errors import UserError
 from envs.interfaces import Task
@@ -77,7 +85,9 @@ class Frames:
         self.action_offsets = torch.tensor(policy_config.action_delta_indices, device=device)
         history = policy_config.observation_delta_indices
         self.observation_offsets = None if history is None else torch.tensor(history)
-        self.lengths = np.array(meta.episodes["length"])[: config.episodes or None]  # of recorded episodes
+        self.lengths = np.array(episodes_of(meta)["length"])[
+            : config.episodes or None
+        ]  # of recorded episodes
         ends = np.cumsum(self.lengths)
         self.num_recorded = int(ends[-1])
         self.num_frames = 2 * self.num_recorded if self.mirror else self.num_recorded
@@ -110,7 +120,7 @@ class Frames:
         """Fill `pictures`, set `fingerprint`, and return the vectors, each (num_frames, k), as recorded."""
         digest = hashlib.sha256(ends.tobytes())
         for name in (*self.pictures, *vectors):  # by what they are normalised
-            for _, values in sorted(meta.stats[name].items()):
+            for _, values in sorted(stats_of(meta)[name].items()):
                 digest.update(np.asarray(values, np.float64).tobytes())
         with reading(meta.root):
             points = read_vectors(meta, vectors, self.num_recorded)
@@ -169,9 +179,8 @@ class Frames:
     def _draw(self, indices: torch.Tensor, here: torch.Tensor) -> Batch:
         """Normalised pictures of these frames, which are given on the CPU and on the device."""
         drawn = {}
-        if self.mirror:
-            mirrored = (here >= self.num_recorded)[..., None, None, None]
-            here, indices = here % self.num_recorded, indices % self.num_recorded
+        mirrored = (here >= self.num_recorded)[..., None, None, None]
+        here, indices = here % self.num_recorded, indices % self.num_recorded
         for name, pictures in self.pictures.items():
             if isinstance(pictures, np.memmap):
                 chosen = torch.from_numpy(pictures[indices.numpy()])

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from act.kinds import Batch, find_kind
 from act.optimizer import OptimizerConfig, parameter_groups
@@ -50,7 +51,9 @@ class Learner:
     ) -> None:
         self.config = config
         self.accelerator = accelerator
-        self.grad_clip = pipeline_config.optimizer.grad_clip_norm
+        optimizer, schedule = pipeline_config.optimizer, pipeline_config.scheduler
+        assert optimizer is not None  # `make_pipeline_config` and `saved_pipeline_config` see to it
+        self.grad_clip = optimizer.grad_clip_norm
         self.step = 0  # updates so far
         self._measured_at = -1  # step
         torch.set_float32_matmul_precision(MATMUL_PRECISION[config.precision])
@@ -64,7 +67,7 @@ class Learner:
         self.kind.speed_up(policy)
         self.averaged = deepcopy(policy).eval() if config.ema else policy
         self.device = next(policy.parameters()).device
-        settings = {k: v for k, v in asdict(pipeline_config.optimizer).items() if k != "grad_clip_norm"}
+        settings = {k: v for k, v in asdict(optimizer).items() if k != "grad_clip_norm"}
         groups, self.num_known = parameter_groups(policy)
         self.trains_batch_norms = self.num_known < len(list(policy.parameters()))
         if self.trains_batch_norms and config.micro_batches > 1:
@@ -73,10 +76,9 @@ class Learner:
                 f"batch, got {config.micro_batches}"
             )
         self.optimizer = torch.optim.AdamW(groups, fused=True, **settings)
-        schedule, steps = pipeline_config.scheduler, pipeline_config.steps
-        self.scheduler = schedule.build(self.optimizer, steps) if schedule else None
+        self.scheduler = schedule.build(self.optimizer, pipeline_config.steps) if schedule else None
 
-        self.loss: nn.Module = self.kind.make_loss(policy)
+        self.loss: Any = self.kind.make_loss(policy)
         if accelerator and accelerator.num_processes > 1:
             self.loss = accelerator.prepare_model(self.loss)
         if config.compile:
@@ -181,7 +183,7 @@ class Learner:
     def continue_at(self, step: int) -> None:
         """Count this many updates as done, and set the learning rates accordingly."""
         self.step = step
-        if self.scheduler:
+        if isinstance(self.scheduler, LambdaLR):  # as all of LeRobot's
             self.scheduler.last_epoch, self.scheduler._step_count = step, step + 1
             rates = zip(self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True)
             self.scheduler._last_lr = [lr * scale(step) for lr, scale in rates]

@@ -19,11 +19,13 @@ def start_up_table(trainer: Trainer, meta: LeRobotDatasetMetadata, origin: str) 
         origin: what the policy begins with, in words.
     """
     frames, pipeline_config = trainer.frames, trainer.pipeline_config
-    policy, processes = pipeline_config.policy, trainer.accelerator.num_processes
-    size = sum(p.numel() for p in trainer.learner.policy.parameters())
+    policy, processes = trainer.learner.policy, trainer.accelerator.num_processes
+    size = sum(p.numel() for p in policy.parameters())
     lengths, precision = frames.lengths, trainer.learner.config.precision
     steps, batch_size = pipeline_config.steps, pipeline_config.batch_size
-    inputs = ", ".join(f"{name} {tuple(f.shape)}" for name, f in policy.input_features.items())
+    shapes = {name: tuple(f.shape) for name, f in (policy.config.input_features or {}).items()}
+    inputs = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    n_action_steps = getattr(policy.config, "n_action_steps", frames.chunk_size)
     epochs = steps * trainer.samples_per_step / frames.num_frames
     return {
         "run": f"{trainer.checkpoints.folder.parent}, seed {pipeline_config.seed}",
@@ -31,8 +33,8 @@ def start_up_table(trainer: Trainer, meta: LeRobotDatasetMetadata, origin: str) 
         + (", and their mirror images" if frames.mirror else ""),
         "episodes": f"{lengths.min()} to {lengths.max()} frames, {lengths.mean():.1f} on average",
         "input": f"{inputs}; decoded, {frames.place()}",
-        "output": f"action {tuple(policy.output_features[ACTION].shape)}, chunks of {frames.chunk_size}, "
-        f"{policy.n_action_steps} of them played",
+        "output": f"action {tuple(frames.vectors[ACTION].shape[1:])}, chunks of {frames.chunk_size}, "
+        f"{n_action_steps} of them played",
         "policy": f"{trainer.learner.kind.title}, {size:,} parameters; {origin}",
         "device": f"{trainer.learner.device}, {processes} process{'' if processes == 1 else 'es'}, "
         f"{torch.get_num_threads()} CPU threads, {precision}",

@@ -69,20 +69,21 @@ class ChunkPlayer:
         if temporal_ensemble_coeff is not None:
             _check_ensemble(temporal_ensemble_coeff, self.chunk_size, source)
             n_action_steps = 1
-        self.n_action_steps: int = config.n_action_steps if n_action_steps is None else n_action_steps
+        trained = getattr(config, "n_action_steps", self.chunk_size)
+        self.n_action_steps: int = trained if n_action_steps is None else n_action_steps
         if not 1 <= self.n_action_steps <= self.chunk_size:
             raise UserError(
                 f"{source}: n_action_steps must be from 1 to {self.chunk_size}, its chunk_size, "
                 f"got {n_action_steps}"
             )
 
-        self.features: dict[str, PolicyFeature] = config.input_features
+        self.features = config.input_features or {}
         self.image_size = _image_size(self.features, source)
         env = task.vector_env(1, self.image_size)
         shown = {name: space.shape or () for name, space in env.single_observation_space.items()}
         self.names = _raw_names(self.features, task, shown, source)
         self.lowest, self.highest = env.single_action_space.low, env.single_action_space.high  # (A,) each
-        if (shape := tuple(config.output_features[ACTION].shape)) != self.lowest.shape:
+        if (shape := tuple((config.output_features or {})[ACTION].shape)) != self.lowest.shape:
             raise UserError(
                 f"{source}: its actions are of shape {shape}, {task.name}'s of {self.lowest.shape}"
             )
@@ -127,8 +128,8 @@ class ChunkPlayer:
         self._begun = np.zeros(num_slots, bool)
         self._latest = {}
         coeff = self.temporal_ensemble_coeff
-        ensembles = num_slots if coeff is not None else 0
-        self._ensemblers = [ACTTemporalEnsembler(coeff, self.chunk_size) for _ in range(ensembles)]
+        if coeff is not None:
+            self._ensemblers = [ACTTemporalEnsembler(coeff, self.chunk_size) for _ in range(num_slots)]
 
     def _remember(self, seen: RawObservation) -> RawObservation:
         """The latest observations of each slot, (n, history, ...) each; an episode's first is repeated."""

@@ -161,10 +161,16 @@ class Trainer:
         if self.step % self.config.log_every:
             return False
         wishes = torch.tensor(float(stop()), device=self.learner.device)
-        return self.accelerator.reduce(wishes).item() > 0
+        return self._reduce(wishes, "sum").item() > 0
+
+    def _reduce(self, tensor: torch.Tensor, how: str) -> torch.Tensor:
+        """Over the processes."""
+        reduced = self.accelerator.reduce(tensor, how)
+        assert isinstance(reduced, torch.Tensor)
+        return reduced
 
     def _log(self, logger: Log | None) -> None:
-        means = self.accelerator.reduce(self._sums / max(self._summed, 1), reduction="mean").tolist()
+        means = self._reduce(self._sums / max(self._summed, 1), "mean").tolist()
         self._metrics = dict(zip(self.learner.metrics, means, strict=True))
         self._sums.zero_()
         self._summed = 0

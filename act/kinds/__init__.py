@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lerobot.policies.pretrained import PreTrainedPolicy
     from torch import nn
 
-    from act.learner import OptimizerConfig
+    from act.optimizer import OptimizerConfig
 
 DEFAULT = "act"
 Batch = dict[str, "torch.Tensor"]

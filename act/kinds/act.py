@@ -210,9 +210,10 @@ class Loss(nn.Module):
             loss, L1 and divergence (3,); those of all micro-batches add up to the batch's.
         """
         config: ACTConfig = self.policy.config
+        inputs: dict[str, Any] = dict(batch)
         if config.image_features:
-            batch = batch | {OBS_IMAGES: [batch[name] for name in config.image_features]}
-        actions, (mean, log_variance) = self.policy.model(batch)
+            inputs[OBS_IMAGES] = [batch[name] for name in config.image_features]
+        actions, (mean, log_variance) = self.policy.model(inputs)
         errors = F.l1_loss(actions, batch[ACTION], reduction="none") * ~batch["action_is_pad"][..., None]
         l1 = errors.sum() / num_valid
         if mean is None:
@@ -255,9 +256,10 @@ def _replace_norms(policy: ACTPolicy, old: type[nn.Module], new: type[nn.Module]
     for parent in list(policy.model.backbone.modules()):
         for name, norm in parent.named_children():
             if isinstance(norm, old):
-                replacement = new(len(norm.weight), eps=norm.eps)
-                replacement.load_state_dict(norm.state_dict(), strict=False)  # one kind counts its updates
-                setattr(parent, name, replacement.to(norm.weight.device))
+                tensors = norm.state_dict()
+                replacement = new(len(tensors["weight"]), eps=norm.eps)
+                replacement.load_state_dict(tensors, strict=False)  # one kind counts its updates
+                setattr(parent, name, replacement.to(tensors["weight"].device))
 
 
 def load_imagenet(policy: ACTPolicy, wanted: Literal["auto", "imagenet", "none"]) -> bool:

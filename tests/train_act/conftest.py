@@ -15,7 +15,7 @@ from tests.train_act.runs import TINY, command_line
 def short_episodes() -> Iterator[None]:
     """Evaluations of 20 steps: what is tested is the training around them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("envs.evaluation.PushTVectorEnv", partial(PushTVectorEnv, max_episode_steps=20))
+        patch.setattr("envs.pusht.task.PushTVectorEnv", partial(PushTVectorEnv, max_episode_steps=20))
         yield
 
 

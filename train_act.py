@@ -66,7 +66,7 @@ def build_trainer(
         config: resolved.
         folder: of the run.
         source: the checkpoint that the training is to continue, if any.
-        accelerator: knows the other processes.
+        accelerator: of the processes that train together.
     """
     device = accelerator.device if accelerator.num_processes > 1 else choose_device(config.device)
     task = task_class(config.task)()

@@ -1,5 +1,5 @@
 import logging
 
-# LeRobot asks for torchcodec on every occasion and, where the system lacks its FFmpeg, prints six tracebacks.
-# Here videos are decoded with PyAV.
+# LeRobot tries to load torchcodec and prints six tracebacks where the system lacks its FFmpeg. Here videos
+# are decoded with PyAV.
 logging.getLogger("lerobot.utils.import_utils").setLevel(logging.ERROR)

@@ -170,7 +170,9 @@ def read_vectors(
         raise ValueError(f"its tables hold {len(index)} frames, its description says {meta.total_frames}")
     columns = {}
     for name in names:
-        values = [table[name].combine_chunks().flatten().to_numpy() for table in tables]
+        arrays = [table[name].combine_chunks() for table in tables]
+        # One number per frame is stored as such, several as a list.
+        values = [(a.flatten() if hasattr(a, "flatten") else a).to_numpy() for a in arrays]
         columns[name] = np.concatenate(values).reshape(len(index), -1)[:num_frames].astype(np.float32)
         if columns[name].shape[1:] != tuple(meta.features[name]["shape"]):
             raise ValueError(f"{name} has {columns[name].shape[1]} numbers per frame")

@@ -36,7 +36,7 @@ class Learner:
         policy: on its device.
         pipeline_config: the training in LeRobot's terms: optimiser, schedule, steps.
         config: what LeRobot has no settings for.
-        accelerator: knows the other processes, if there are any.
+        accelerator: of the processes that train together; None: this one trains alone.
 
     Raises:
         UserError: a batch in micro-batches would be another update.

@@ -42,7 +42,7 @@ class Trainer:
         processors: LeRobot's, before and after the policy.
         evaluation: plays the average of the weights; its ranking chooses the best checkpoint.
         folder: of the run.
-        accelerator: knows the other processes.
+        accelerator: of the processes that train together.
         task: name of the task, for the checkpoints.
     """
 

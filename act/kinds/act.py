@@ -241,9 +241,9 @@ def train_batch_norms(policy: ACTPolicy) -> None:
 
 
 def export(policy: ACTPolicy) -> ACTPolicy:
-    """The policy as LeRobot knows it, with frozen batch norms; a copy where it has others.
+    """The policy as LeRobot opens it, with frozen batch norms; a copy where it has others.
 
-    Nothing is drawn from the random generators: a training that saves goes on as one that does not.
+    Nothing is drawn from the random generators, so that saving does not change the training.
     """
     if not any(isinstance(module, nn.BatchNorm2d) for module in policy.modules()):
         return policy
@@ -292,7 +292,7 @@ def load_imagenet(policy: ACTPolicy, wanted: Literal["auto", "imagenet", "none"]
 
 def _download(url: str, file: Path) -> None:
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
-        raise OSError("HF_HUB_OFFLINE asks for no network")
+        raise OSError("HF_HUB_OFFLINE is set")
     file.parent.mkdir(parents=True, exist_ok=True)
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)

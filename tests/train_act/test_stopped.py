@@ -141,7 +141,7 @@ def test_a_run_without_its_links_goes_on(train, refused, tmp_path):
         shutil.rmtree(state)
     (checkpoints / "last").unlink()
     there = {path.name for path in checkpoints.iterdir()}
-    assert "has step_00000024 without its training_state, so the run cannot go on" in refused(*constant)
+    assert "has step_00000024 without its training_state, so the run cannot be resumed" in refused(*constant)
     assert {path.name for path in checkpoints.iterdir()} == there
 
 

@@ -16,7 +16,7 @@ from common.paths import REPOSITORY
 PAGE = REPOSITORY / "docs" / "add_a_task.md"
 BLOCK = re.compile(r"(?:`(?P<file>[\w/.]+)`:\n\n)?```(?P<language>\w+)\n(?P<text>.*?)```", re.DOTALL)
 SMALLER = {  # flags that make a step short; what it does stays
-    "evaluate.py": "--episodes 2 --num-envs 2 --videos 1",
+    "evaluate.py": "--episodes 1 --videos 1",
     "train_sac.py": "--total-env-steps 1200 --training.start-steps 400 --training.eval-every 0 "
     "--training.eval-episodes 2",
 }
@@ -47,7 +47,7 @@ def test_following_the_page_trains_a_policy(tmp_path):
     looked, _, trained, evaluated = printed
     assert "999" in looked and "Box(-1.0, 1.0, (1,), float32)" in looked
     assert "8 x MountainCarContinuous-v0" in trained and "success rate" in trained
-    assert "2 of MountainCarContinuous-v0, seeds 100000 to 100001" in evaluated
+    assert "1 of MountainCarContinuous-v0, seeds 100000 to 100000" in evaluated
     run = repository / "logs/sac_mountain_car_seed1"
     numbers = json.loads((run / "evaluation_best.json").read_text())
     assert numbers["task"] == "MountainCarContinuous-v0" and numbers["n_action_steps"] == 4

@@ -95,7 +95,7 @@ def test_missing_yaml(refused, tiny):
 
 def test_cuda_where_there_is_none(refused, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "device cuda was asked for, but PyTorch finds none" in refused("--device", "cuda")
+    assert "device cuda is not available to PyTorch here" in refused("--device", "cuda")
 
 
 def test_logs_that_cannot_be_written(refused, tmp_path):

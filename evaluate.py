@@ -25,8 +25,8 @@ from common.run import command_line
 from common.video import write_gif, write_video
 from envs import summary
 from envs.films import film, mosaic
-from envs.interfaces import Policy, Task, VectorEnv
-from envs.rollout import Episode, replay_episode, rollout
+from envs.interfaces import Episode, Policy, Task, VectorEnv
+from envs.rollout import replay_episode, rollout
 from policies import WITHOUT_FOLDER, default_policy, find_checkpoint, load_policy, task_of
 
 

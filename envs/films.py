@@ -5,9 +5,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from envs.interfaces import Task
+from envs.interfaces import Episode, Task
 from envs.plots import FAILURE, FAINT, INK, SUCCESS, TRACK
-from envs.rollout import Episode
 
 CAPTION_HEIGHT = 48  # pixels above a film's frames
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from envs.gym_vector import BoxCodec, GymVectorEnv
-from envs.interfaces import Metric
+from envs.interfaces import Episode, Metric
 from envs.plots import plot_returns
-from envs.rollout import Episode
 from envs.summary import RETURN, summarize
 from envs.training import TrainingEnv
 

@@ -5,18 +5,17 @@
     Policy          acts on raw observations: SAC, ACT, a script, a person
     Codec           raw observations -> network inputs, network outputs -> the task's actions
     TrainingEnv     what an off-policy learner steps
+    Episode         what `envs.rollout.rollout` yields
 
 `envs/tasks.py` finds a task by its name; `docs/add_a_task.md` adds one.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from envs.rollout import Episode
 
 RawObservation = dict[str, np.ndarray]  # (n, ...) each, in the simulator's units
 Infos = dict[str, np.ndarray]  # (n,) each
@@ -154,6 +153,24 @@ class TrainingEnv(Protocol):
         ...
 
 
+@dataclass
+class Episode:
+    """One finished episode of T environment steps."""
+
+    seed: int
+    observations: RawObservation  # (T + 1, ...) each; action t answers row t, the last row ends the episode
+    actions: np.ndarray  # (T, A) in the task's units
+    rewards: np.ndarray  # (T,) the task's own
+    progress: np.ndarray = field(
+        default_factory=lambda: np.empty(0)
+    )  # (T + 1,) in [0, 1], if the task has one
+    success: bool | None = None  # at the last step; None: the task has no such thing
+    frames: np.ndarray | None = None  # (T + 1, size, size, 3) uint8 RGB, when asked for
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+
 class Metric(NamedTuple):
     """A number of an evaluation, as people read it. TensorBoard has it as `Eval/<name>`."""
 
@@ -195,7 +212,7 @@ class Task(Protocol):
         """A policy written by hand, if there is one."""
         ...
 
-    def summarize(self, episodes: Sequence["Episode"]) -> dict[str, Any]:
+    def summarize(self, episodes: Sequence[Episode]) -> dict[str, Any]:
         """`envs.summary.summarize`, and what only this task has."""
         ...
 
@@ -203,6 +220,6 @@ class Task(Protocol):
         """Of several evaluations the largest is the best."""
         ...
 
-    def plot(self, folder: Path, stem: str, episodes: Sequence["Episode"], title: str) -> list[Path]:
+    def plot(self, folder: Path, stem: str, episodes: Sequence[Episode], title: str) -> list[Path]:
         """Draw what the episodes look like; returns the PNGs."""
         ...

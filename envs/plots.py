@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from envs.rollout import Episode
+from envs.interfaces import Episode
 
 SUCCESS, FAILURE = "#2f6db5", "#e2711d"  # blue and orange, distinct for every eye
 INK, FAINT, TRACK, GOAL = "#22262b", "#8d96a3", "#e8ebef", "#90ee90"

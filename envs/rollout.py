@@ -1,30 +1,12 @@
 """The one loop that plays episodes, and the one that plays recorded actions again."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from envs.interfaces import Infos, Policy, RawObservation, VectorEnv
-
-
-@dataclass
-class Episode:
-    """One finished episode of T environment steps."""
-
-    seed: int
-    observations: RawObservation  # (T + 1, ...) each; action t answers row t, the last row ends the episode
-    actions: np.ndarray  # (T, A) in the task's units
-    rewards: np.ndarray  # (T,) the task's own
-    progress: np.ndarray = field(
-        default_factory=lambda: np.empty(0)
-    )  # (T + 1,) in [0, 1], if the task has one
-    success: bool | None = None  # at the last step; None: the task has no such thing
-    frames: np.ndarray | None = None  # (T + 1, size, size, 3) uint8 RGB, when asked for
-
-    def __len__(self) -> int:
-        return len(self.actions)
+from envs.interfaces import Episode, Infos, Policy, RawObservation, VectorEnv
 
 
 class _Recording:

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.interfaces import Metric, Task
-from envs.rollout import Episode
+from envs.interfaces import Episode, Metric, Task
 
 SUCCESS_RATE = Metric("success_rate", "success rate", ".1f", "%", scale=100.0)
 STEPS_TO_SUCCESS = Metric("mean_steps_to_success", "steps to success")

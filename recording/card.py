@@ -17,9 +17,9 @@ from PIL import Image
 
 from common.video import write_video
 from envs.films import mosaic
+from envs.interfaces import Episode
 from envs.plots import SUCCESS, save_figure
 from envs.recording import Recordable
-from envs.rollout import Episode
 from envs.summary import wilson_interval
 from recording.dataset import Dataset, Notes
 from recording.schema import IMPORT, NO_SEED

@@ -10,9 +10,9 @@ import numpy as np
 from gymnasium import spaces
 
 from common.seeding import split_seed
-from envs.interfaces import Infos, Policy, RawObservation
+from envs.interfaces import Episode, Infos, Policy, RawObservation
 from envs.recording import Recordable
-from envs.rollout import Episode, rollout
+from envs.rollout import rollout
 from recording.pictures import encode_mp4, encode_png, histogram, picture_stats
 from recording.schema import IMAGE, Recipe, RecordedEpisode, column_stats, columns, recorded_task
 

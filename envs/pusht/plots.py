@@ -8,9 +8,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
+from envs.interfaces import Episode
 from envs.plots import FAILURE, GOAL, INK, SUCCESS, save_figure
 from envs.pusht.observations import SUCCESS_COVERAGE
-from envs.rollout import Episode
 
 
 def plot_coverage(path: Path, episodes: Sequence[Episode], title: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from envs.interfaces import Metric, RawObservation
+from envs.interfaces import Episode, Metric, RawObservation
 from envs.pusht.actions import ActionDecoder
 from envs.pusht.codec import PushTCodec
 from envs.pusht.observations import FPS, SUCCESS_COVERAGE, check_features
@@ -19,7 +19,6 @@ from envs.pusht.scripted import ScriptedPolicy
 from envs.pusht.symmetry import mirror, mirror_pictures, mirror_points
 from envs.pusht.vector import PushTVectorEnv, StockPushTVectorEnv
 from envs.recording import Recording
-from envs.rollout import Episode
 from envs.summary import RETURN, STEPS_TO_SUCCESS, SUCCESS_RATE, summarize
 from envs.training import TrainingEnv
 

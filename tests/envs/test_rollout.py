@@ -5,8 +5,9 @@ import gymnasium
 import numpy as np
 import pytest
 
+from envs.interfaces import Episode
 from envs.pusht.vector import PushTVectorEnv, StockPushTVectorEnv
-from envs.rollout import Episode, replay, replay_episode, rollout
+from envs.rollout import replay, replay_episode, rollout
 
 SEEDS = [11, 5, 8, 100_000, 7]
 LIMIT = 40  # environment steps per episode

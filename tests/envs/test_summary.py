@@ -6,9 +6,9 @@ from math import sqrt
 import numpy as np
 import pytest
 
+from envs.interfaces import Episode
 from envs.pendulum import Pendulum
 from envs.pusht.task import PushT
-from envs.rollout import Episode
 from envs.summary import line, scalars, table, wilson_interval
 
 

@@ -73,4 +73,5 @@ def with_task[Config](config_class: type[Config], name: str) -> type[Config]:
         bases=(config_class,),
         namespace={"__doc__": config_class.__doc__, "unknown_setting": staticmethod(unknown_setting)},
         frozen=True,
+        module=config_class.__module__,  # where --help finds the comments of the fields
     )

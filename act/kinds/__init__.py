@@ -146,4 +146,5 @@ def with_kind[Config](config_class: type[Config], name: str) -> type[Config]:
         bases=(config_class,),
         namespace={"__doc__": config_class.__doc__},
         frozen=True,
+        module=config_class.__module__,  # where --help finds the comments of the fields
     )

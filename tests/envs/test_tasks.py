@@ -1,5 +1,6 @@
 """Tasks by name, and what is said of those that are not there."""
 
+import re
 import sys
 
 import pytest
@@ -76,3 +77,16 @@ def test_a_run_of_another_task_is_not_resumed(capsys, tmp_path):
     with pytest.raises(SystemExit):
         train_sac.main(["--config", "configs/sac_pusht.yaml", *name])
     assert "was trained on task pendulum, not pusht" in sentence(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("flags", [[], ["--task", "pendulum"]], ids=["pusht", "pendulum"])
+def test_help_says_of_every_setting_what_it_is(flags, capsys, monkeypatch):
+    """Also of those whose class is made when the task is known."""
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        train_sac.main([*flags, "--help"])
+    options = re.split(r"\n│ (?=--)", capsys.readouterr().out)[1:]
+    assert len(options) > 30
+    for option in options:
+        words = re.sub(r"[│╭╮╰╯─]", " ", option).split("(default:")[0].split()
+        assert len([word for word in words if word.islower() and not word.startswith("-")]) >= 1, option

@@ -21,7 +21,7 @@ your edits.
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, make_dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ import cv2
 import datasets
 import torch
 
+from common.by_name import with_settings
 from common.config import parse
 from common.errors import UserError, report_user_errors
 from common.hub import check_hub_name
@@ -108,15 +109,9 @@ def of_dataset(root: Path, argv: Sequence[str] | None) -> Config | None:
     recipe = stored_recipe(root)
     if not recipe:
         return None
-    stored = [
-        (setting.name, setting.type, field(default=getattr(recipe, setting.name)))
-        for setting in fields(Settings)
-        if setting.name != "hindsight"  # a flag of --import-human
-    ]
-    config_class = make_dataclass(
-        "Config", stored, bases=(Config,), frozen=True, namespace={"__doc__": Config.__doc__}
-    )
-    return parse(config_class, argv)
+    names = [setting.name for setting in fields(Settings)]
+    stored = {name: getattr(recipe, name) for name in names if name != "hindsight"}  # of --import-human
+    return parse(with_settings(Config, stored), argv)
 
 
 def choose_policy(config: Config) -> str:

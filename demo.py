@@ -14,9 +14,8 @@ import train_act
 import train_sac
 from common.video import write_gif
 from envs.films import mosaic
-from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import rollout
-from policies import EXPERT, load_policy
+from policies import EXPERT, load_policy, task_of
 
 LOGS = Path("logs")
 TRAINED = LOGS / "demo"
@@ -37,7 +36,7 @@ def measure(policy: Path, output: Path) -> dict:
 
 def film(path: Path, *policies: Path) -> None:
     """The same starts played by each policy, one row each."""
-    env = PushTVectorEnv(len(SEEDS))
+    env = task_of(policies[0]).vector_env(len(SEEDS))
     rows = [list(rollout(env, load_policy(policy), SEEDS, frame_size=192)) for policy in policies]
     write_gif(path, mosaic([episode for row in rows for episode in sorted(row, key=lambda e: e.seed)]))
 

@@ -154,7 +154,11 @@ def record(folder: Path, stem: str, task: Task, episodes: Sequence[Episode], con
 def destination(name: str, config: Config) -> tuple[Path, str]:
     """The folder to write to, and what the files are called after: the checkpoint and how it is played."""
     checkpoint = Path(name).absolute()
-    stem = checkpoint.name + "_stock" * (config.env == "stock") + "_sampled" * config.sampled
+    stem = checkpoint.name
+    if config.env == "stock":
+        stem += "_stock"
+    if config.sampled:
+        stem += "_sampled"
     if config.n_action_steps is not None:
         stem += f"_n{config.n_action_steps}"
     if config.temporal_ensemble_coeff is not None:

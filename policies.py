@@ -59,7 +59,7 @@ def load_policy(
 
         return load_player(folder, task, device, n_action_steps, temporal_ensemble_coeff)
     if n_action_steps is not None or temporal_ensemble_coeff is not None:
-        raise UserError(f"{path}: only an ACT has chunks of actions to play more or less of")
+        raise UserError(f"{path}: only imitation policies have chunks of actions to play more or less of")
     if kind in WITHOUT_FOLDER:
         return _without_folder(str(path), task, deterministic, seed)
     if kind == "sac":

@@ -54,7 +54,9 @@ MAY_CHANGE_ON_RESUME = (
 def read_config(argv: list[str] | None) -> Config:
     """The command line and its YAML; their `policy.type` decides which settings `policy` has."""
     kind = read_first("policy.type", argv, DEFAULT_CONFIG, DEFAULT)
-    return parse(with_kind(Config, kind), argv, DEFAULT_CONFIG, description=__doc__)
+    config = parse(with_kind(Config, kind), argv, DEFAULT_CONFIG, description=__doc__)
+    task_class(config.task)  # an unknown one is refused before there is a folder
+    return config
 
 
 def build_trainer(

@@ -21,7 +21,6 @@ from common.logger import Logger
 from common.paths import LOGS, REPOSITORY
 from common.run import check_name, open_run
 from common.seeding import split_seed
-from common.training import LOOP_SETTINGS_BEFORE
 from envs.evaluation import Evaluation
 from envs.tasks import DEFAULT, with_task
 from sac.agent import SAC, AgentConfig
@@ -42,7 +41,7 @@ MAY_CHANGE_ON_RESUME = (
 class Config:
     """Everything about a training run."""
 
-    RENAMED: ClassVar = LOOP_SETTINGS_BEFORE
+    FORMER_TASK: ClassVar = DEFAULT  # of runs from before there were several tasks
 
     task: str = DEFAULT  # what to learn, see envs/tasks.py; it decides on the settings below `env`
     run_name: str = ""  # folder below logs/; empty: the config file's name and the seed

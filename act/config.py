@@ -24,6 +24,7 @@ from envs.tasks import DEFAULT
 class Config:
     """Everything about a training run."""
 
+    FORMER_TASK: ClassVar = DEFAULT  # of runs from before there were several tasks
     RENAMED: ClassVar = LOOP_SETTINGS_BEFORE
 
     task: str = DEFAULT  # what the demonstrations are of, and what is played; see envs/tasks.py

@@ -23,7 +23,7 @@ from envs.interfaces import RawObservation, Task
 
 # Observations per pass, by whether they are pictures: always as many, filled up if need be, so that a chunk
 # does not depend on how many others are due; few pictures, for they are most of the work.
-ROWS = {False: 32, True: 8}
+OBSERVATIONS_PER_PASS = {False: 32, True: 8}
 
 
 class ChunkPlayer:
@@ -88,7 +88,7 @@ class ChunkPlayer:
                 f"{source}: its actions are of shape {shape}, {task.name}'s of {self.lowest.shape}"
             )
 
-        self.rows = ROWS[self.image_size > 0]
+        self.rows = OBSERVATIONS_PER_PASS[self.image_size > 0]
         self._queues = np.empty((0, self.n_action_steps, *shape))
         self._left = np.empty(0, np.int64)  # actions in each slot's queue
         self._history = len(config.observation_delta_indices or ())  # observations; 0: the current one alone
@@ -158,6 +158,7 @@ class ChunkPlayer:
         actions = chunks[:, : self.n_action_steps]
         return self.postprocessor(actions.flatten(0, 1)).reshape(actions.shape).double().numpy()
 
+    @torch.no_grad()
     def _chunks(self, raw: RawObservation) -> torch.Tensor:
         """Normalised chunks (n, chunk_size, A), n at most `rows`."""
         num_rows = len(next(iter(raw.values())))
@@ -165,6 +166,7 @@ class ChunkPlayer:
         observation = lerobot_observation(raw, self.features, self.names, self._history > 0)
         batch = self.preprocessor({name: tensor[rows] for name, tensor in observation.items()})
         inputs = {name: batch[name] for name in observation}
+        self.policy.eval()  # it may be the one that is being trained
         return self.kind.chunks(self.policy, inputs)[:num_rows].float()
 
 

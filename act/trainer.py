@@ -133,7 +133,7 @@ class Trainer:
                     self.checkpoints.keep(self.step)
                 if crossed(config.eval_every, before, self.step) or self.step >= total:
                     self._evaluate(logger)
-                    if self.is_main:
+                    if self.is_main and self.evaluated:
                         bar.write(f"{self.step:>10,} steps: {self.evaluation.line(self.evaluated)}")
                 elif crossed(config.keep_every, before, self.step):
                     self.save()

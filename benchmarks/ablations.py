@@ -3,9 +3,9 @@
     python benchmarks/ablations.py                                          all rows, two at a time
     python benchmarks/ablations.py --rows stock_reward no_curriculum --jobs 1
 
-A row is a plain training whose command stands in the table; one that was stopped goes on. Its figure is the
-success of its best checkpoint, deterministic, on 500 seeds that chose nothing. Prints a Markdown table of all
-that `logs/ablations/` holds; beside each training lie its log and its numbers as JSON.
+A row is a training whose command stands in the table; an interrupted one resumes. Its figure is the success
+of its best checkpoint, deterministic, on 500 held-out seeds. Prints a Markdown table of all rows in
+`logs/ablations/`, which also has each training's log and its numbers as JSON.
 """
 
 import sys

@@ -3,10 +3,9 @@
     python benchmarks/act_ablations.py                                     all rows, two at a time
     python benchmarks/act_ablations.py --rows recipe "50 episodes" --jobs 1
 
-A row is three commands: collect_dataset.py, train_act.py, and evaluate.py on 500 seeds that chose nothing.
-Rows share the datasets and the trainings that their flags allow them to. What was stopped goes on. Prints a
-Markdown table of all that `logs/act_ablations/` holds; beside each training lie its log and its numbers as
-JSON.
+A row is three commands: collect_dataset.py, train_act.py, and evaluate.py on 500 held-out seeds. Rows share
+datasets and trainings where their flags allow it; an interrupted row resumes. Prints a Markdown table of all
+rows in `logs/act_ablations/`, which also has each training's log and its numbers as JSON.
 """
 
 import sys

@@ -39,12 +39,12 @@ class Checkpoints:
         return self.folder / f"step_{steps:08d}"
 
     def keep(self, steps: int) -> None:
-        """Let the checkpoint of these steps stay."""
+        """Keep the checkpoint of these steps."""
         if self.path(steps).name not in self.kept:
             self.kept.append(self.path(steps).name)
 
     def save(self, steps: int, write: Callable[[Path], None]) -> None:
-        """Write one, let `last` lead to it and `best` to the best one.
+        """Write one, point `last` to it and `best` to the best one.
 
         Raises:
             UserError: the disk is full or cannot be written; the earlier ones are intact.

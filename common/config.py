@@ -102,9 +102,7 @@ def read_first(key: str, argv: Sequence[str] | None, default_yaml: Path | str | 
     if words and (given := _given(words[-1].partition("=")[0], argv)) != "nothing":
         return given[1:-1]
     path = config_path(argv, default_yaml)
-    value: Any = load_yaml(path) if path else {}
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
+    value = dict(_flatten(load_yaml(path))).get(key) if path else None
     return default if value is None else str(value)
 
 

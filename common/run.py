@@ -66,7 +66,9 @@ class Run:
             print(f"stopped at {steps}, saved. To resume: {again}")
             return
         print(f"finished. Play it: python evaluate.py --policy {self.folder} --record")
-        note = f" ({schedules} then continue from the middle of such a training)" if schedules else ""
+        note = (
+            f" ({schedules} return to their values at that share of the longer training)" if schedules else ""
+        )
         print(f"Train on: {again} and {longer}{note}")
 
 
@@ -136,9 +138,10 @@ def last_checkpoint(folder: Path, config: Any, may_change: Sequence[str]) -> Pat
     saved, last = folder / "config.yaml", folder / "checkpoints" / "last"
     if saved.exists() and last.parent.exists():
         values = load_yaml(saved)
-        if values.get("task", config.task) != config.task:  # whose other settings have other names
+        task = values.get("task", getattr(config, "FORMER_TASK", config.task))
+        if task != config.task:  # whose other settings have other names
             raise UserError(
-                f"{folder} was trained on task {values['task']}, not {config.task}: "
+                f"{folder} was trained on task {task}, not {config.task}: "
                 "use another --run-name or --no-resume"
             )
         old = to_dict(from_dict(type(config), values, f"{saved}: "))
@@ -220,7 +223,7 @@ def only_process_in(folder: Path, doing: str = "training") -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back until the end of this block, of a moment, which belongs together."""
+    """Defer Ctrl-C and SIGTERM to the end of this short block."""
     held: list[int] = []
     signals = (signal.SIGINT, signal.SIGTERM)
     previous = {number: signal.signal(number, lambda number, _: held.append(number)) for number in signals}

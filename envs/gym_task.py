@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from envs.gym_vector import BoxCodec, GymVectorEnv
+from gymnasium import spaces
+
+from envs.gym_vector import BoxCodec, GymVectorEnv, Success
 from envs.interfaces import Episode, Metric
 from envs.plots import plot_returns
 from envs.summary import RETURN, summarize
@@ -19,7 +22,7 @@ class GymTask:
     name: ClassVar[str]  # as `gymnasium.make` takes it
     sentence: ClassVar[str] = ""
     fps: ClassVar[int] = 30
-    termination_is_success: ClassVar[bool] = False  # else `info["is_success"]`, where the environment has it
+    success: ClassVar[Success] = "none"  # "termination", or "info": what `info["is_success"]` says
     metrics: ClassVar[tuple[Metric, ...]] = (RETURN,)
     progress_name: ClassVar[str] = ""
     progress_goal: ClassVar[float] = 1.0
@@ -37,10 +40,10 @@ class GymTask:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
     def vector_env(self, num_envs: int, image_size: int = 0, stock: bool = False) -> GymVectorEnv:
-        return GymVectorEnv(self.name, num_envs, self.termination_is_success)
+        return GymVectorEnv(self.name, num_envs, self.success)
 
     def codec(self, num_envs: int) -> BoxCodec:
-        return BoxCodec(self.vector_env(1))
+        return BoxCodec(*_spaces(self.name))
 
     def training_env(self, seed: int, gamma: float) -> TrainingEnv:
         env = self.vector_env(self.num_envs)
@@ -59,3 +62,9 @@ class GymTask:
     def plot(self, folder: Path, stem: str, episodes: Sequence[Episode], title: str) -> list[Path]:
         plot_returns(folder / f"{stem}_returns.png", episodes, title)
         return [folder / f"{stem}_returns.png"]
+
+
+@cache
+def _spaces(name: str) -> tuple[spaces.Box, spaces.Box]:
+    env = GymVectorEnv(name, 1)
+    return env.state_space, env.single_action_space

@@ -6,14 +6,17 @@ Gymnasium's own vector environments also step environments whose episode has end
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from common.errors import UserError, reason
 from envs.interfaces import Infos, RawObservation
+
+Success = Literal["none", "termination", "info"]
 
 if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame, which draws many of them, complains without
@@ -26,18 +29,25 @@ class GymVectorEnv:
     Args:
         env_id: as `gymnasium.make` takes it.
         num_envs: how many.
-        termination_is_success: of an episode; else success is what the environment's `info` says of it.
+        success: of a step: a termination, what `info["is_success"]` says, or nothing that there is.
 
-    Observations: `state` (n, ...) float32, what the environment returns.
+    Observations: `state` (n, ...) float32, what the environment returns. Start states cannot be set.
+
+    Raises:
+        UserError: there is no such environment, or it is of another kind.
     """
 
-    def __init__(self, env_id: str, num_envs: int, termination_is_success: bool = False) -> None:
+    def __init__(self, env_id: str, num_envs: int, success: Success = "none") -> None:
         self.num_envs = num_envs
-        self.termination_is_success = termination_is_success
-        self.envs = [gymnasium.make(env_id, render_mode="rgb_array") for _ in range(num_envs)]
+        self.success: Success = success
+        try:
+            self.envs = [gymnasium.make(env_id, render_mode="rgb_array") for _ in range(num_envs)]
+        except gymnasium.error.Error as error:  # unknown, or without a package of its own
+            raise UserError(f"{env_id}: Gymnasium cannot make it: {reason(error)}") from None
         observations, actions = self.envs[0].observation_space, self.envs[0].action_space
         if not isinstance(observations, spaces.Box) or not isinstance(actions, spaces.Box):
-            raise TypeError(f"{env_id}: its observations and actions must be boxes")
+            raise UserError(f"{env_id}: its observations and actions must be boxes")
+        self.state_space = observations
         self.single_observation_space = spaces.Dict({"state": observations})
         self.single_action_space: spaces.Box = actions
         self.active = np.zeros(num_envs, bool)
@@ -46,61 +56,70 @@ class GymVectorEnv:
     def reset(
         self, *, seed: Sequence[int] | np.ndarray, options: dict[str, Any] | None = None
     ) -> tuple[RawObservation, Infos]:
-        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
+        options = options or {}
+        mask = options.get("reset_mask", np.ones(self.num_envs, bool))
+        if not np.isnan(options.get("states", np.nan)).any(axis=-1).all():
+            raise ValueError("this environment starts where its seed says")
         for i in np.flatnonzero(mask):
             self._states[i], _ = self.envs[i].reset(seed=int(seed[i]))
         self.active |= mask
-        return {"state": self._states.copy()}, {}
+        return {"state": self._states.copy()}, self._infos(np.zeros(self.num_envs, bool))
 
     def step(self, actions: np.ndarray) -> tuple[RawObservation, np.ndarray, np.ndarray, np.ndarray, Infos]:
         rewards = np.zeros(self.num_envs)
         terminated, truncated, success = np.zeros((3, self.num_envs), bool)
-        reported = self.termination_is_success
         for i in np.flatnonzero(self.active):
             self._states[i], rewards[i], terminated[i], truncated[i], info = self.envs[i].step(actions[i])
-            success[i] = terminated[i] if self.termination_is_success else info.get("is_success", False)
-            reported |= "is_success" in info
+            success[i] = terminated[i] if self.success == "termination" else info.get("is_success", False)
         self.active &= ~(terminated | truncated)
-        infos = {"is_success": success} if reported else {}
-        return {"state": self._states.copy()}, rewards, terminated, truncated, infos
+        return {"state": self._states.copy()}, rewards, terminated, truncated, self._infos(success)
+
+    def _infos(self, success: np.ndarray) -> Infos:
+        return {} if self.success == "none" else {"is_success": success}
 
     def frames(self, size: int, slots: np.ndarray) -> np.ndarray:
-        """Pictures (len(slots), size, size, 3) uint8 RGB, the environment's own, resized."""
-        pictures = [np.asarray(self.envs[i].render()) for i in slots]
-        return np.stack(
-            [cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA) for picture in pictures]
-        )
+        """Pictures (len(slots), size, size, 3) uint8 RGB: the environment's own, scaled, on black."""
+        return np.stack([_square(np.asarray(self.envs[i].render()), size) for i in slots])
+
+
+def _square(picture: np.ndarray, size: int) -> np.ndarray:
+    """A picture (height, width, 3) scaled to fit into (size, size, 3)."""
+    height, width = (max(1, round(side * size / max(picture.shape[:2]))) for side in picture.shape[:2])
+    square = np.zeros((size, size, 3), np.uint8)
+    top, left = (size - height) // 2, (size - width) // 2
+    scaled = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+    square[top : top + height, left : left + width] = scaled
+    return square
 
 
 class BoxCodec:
     """A `Codec` of `GymVectorEnv`: `state` and actions scaled from their spaces to [-1, 1].
 
     Numbers without bounds stay as they are.
+
+    Raises:
+        UserError: actions without bounds.
     """
 
-    def __init__(self, env: GymVectorEnv) -> None:
-        observations, actions = env.envs[0].observation_space, env.single_action_space
-        assert isinstance(observations, spaces.Box)
+    def __init__(self, observations: spaces.Box, actions: spaces.Box) -> None:
+        if not actions.is_bounded():
+            raise UserError("actions must have bounds")
         bounded = (observations.low > -UNBOUNDED) & (observations.high < UNBOUNDED)
-        middle, half = (
-            (observations.low + observations.high) / 2,
-            (observations.high - observations.low) / 2,
-        )
-        self.middle = np.where(bounded, middle, 0.0).astype(np.float32)
-        self.half = np.where(bounded, half, 1.0).astype(np.float32)
+        low, high = np.where(bounded, observations.low, -1.0), np.where(bounded, observations.high, 1.0)
+        self.middle, self.half = ((low + high) / 2).astype(np.float32), ((high - low) / 2).astype(np.float32)
         self.action_middle = (actions.high + actions.low) / 2
         self.action_half = (actions.high - actions.low) / 2
-        self.observation_size, self.action_size = int(self.middle.size), int(actions.low.size)
+        self.observation_size, self.action_size = self.middle.size, self.action_middle.size
         self.env_steps = np.inf
 
     def reset(self, slots: np.ndarray, raw: RawObservation) -> None:
         pass
 
     def encode(self, raw: RawObservation) -> np.ndarray:
-        return (raw["state"] - self.middle) / self.half
+        return ((raw["state"] - self.middle) / self.half).reshape(-1, self.observation_size)
 
     def decode(self, actions: np.ndarray, raw: RawObservation, slots: np.ndarray) -> np.ndarray:
-        return self.action_middle + self.action_half * actions
+        return self.action_middle + self.action_half * actions.reshape(-1, *self.action_middle.shape)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         return {}

@@ -35,7 +35,11 @@ class VectorEnv(Protocol):
     def reset(
         self, *, seed: Sequence[int] | np.ndarray, options: dict[str, Any] | None = None
     ) -> tuple[RawObservation, Infos]:
-        """Begin episodes where `options["reset_mask"]` (n,) bool says so; everywhere without one."""
+        """Begin episodes where `options["reset_mask"]` (n,) bool says so; everywhere without one.
+
+        `options["states"]` (n, S), where the environment can: start states instead of the seeds', in the rows
+        without NaN. The infos are those of the starts.
+        """
         ...
 
     def step(self, actions: np.ndarray) -> tuple[RawObservation, np.ndarray, np.ndarray, np.ndarray, Infos]:

@@ -3,12 +3,12 @@
 A task is imported when it is asked for.
 """
 
-from dataclasses import field, make_dataclass
-from difflib import get_close_matches
-from importlib import import_module
+from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from common.by_name import choose, modules_with, with_settings
 from common.errors import UserError
 from envs.interfaces import Task
 
@@ -18,13 +18,9 @@ DEFAULT = "pusht"
 def names() -> dict[str, str]:
     """Every task's name and its module."""
     here = Path(__file__).parent
-    modules = {file.stem: (f"envs.{file.stem}", file) for file in here.glob("*.py")}
-    modules |= {file.parent.name: (f"envs.{file.parent.name}.task", file) for file in here.glob("*/task.py")}
-    return {
-        name: module
-        for name, (module, file) in sorted(modules.items())
-        if "\nTASK = " in file.read_text(encoding="utf-8")
-    }
+    files = [(file.stem, f"envs.{file.stem}", file) for file in here.glob("*.py")]
+    packages = [(file.parent.name, f"envs.{file.parent.name}.task", file) for file in here.glob("*/task.py")]
+    return modules_with("TASK", files + packages)
 
 
 def task_class(name: str) -> type[Task]:
@@ -33,14 +29,7 @@ def task_class(name: str) -> type[Task]:
     Raises:
         UserError: there is no such task, or a package that it needs is not installed.
     """
-    modules = names()
-    if name not in modules:
-        (nearest,) = get_close_matches(name, modules, n=1, cutoff=0.0)
-        raise UserError(f"task must be one of {', '.join(modules)}, got {name!r}; did you mean {nearest}?")
-    try:
-        return import_module(modules[name]).TASK
-    except ImportError as error:
-        raise UserError(f"task {name} needs a package that is not installed ({error})") from None
+    return choose("task", name, names(), "TASK")
 
 
 def current_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -63,15 +52,15 @@ def with_task[Config](config_class: type[Config], name: str) -> type[Config]:
     def unknown_setting(key: str) -> str:
         """Which other task has a setting, in words."""
         part, _, setting = key.partition(".")
-        others = [other for other in names() if other != name and part == "env"]
-        owners = [other for other in others if hasattr(task_class(other), setting)]
-        return f"it is a setting of task {owners[0]}, and this is {name}" if owners else ""
+        for other in names() if part == "env" else ():
+            with suppress(UserError):  # one whose package is not installed
+                if other != name and setting.removeprefix("no_") in _settings(task_class(other)):
+                    return f"it is a setting of task {other}, and this is {name}"
+        return ""
 
-    return make_dataclass(
-        config_class.__name__,
-        [("task", str, name), ("env", task, field(default_factory=task))],
-        bases=(config_class,),
-        namespace={"__doc__": config_class.__doc__, "unknown_setting": staticmethod(unknown_setting)},
-        frozen=True,
-        module=config_class.__module__,  # where --help finds the comments of the fields
-    )
+    settings = {"task": name, "env": task}
+    return with_settings(config_class, settings, {"unknown_setting": staticmethod(unknown_setting)})
+
+
+def _settings(task: Any) -> set[str]:
+    return {field.name for field in fields(task)}

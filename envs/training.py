@@ -95,6 +95,8 @@ class TrainingEnv:
         infos: Infos = {}
         for _ in range(self.action_repeat):
             active = self.env.active.copy()
+            if not active.any():
+                break
             for i in np.flatnonzero(active):
                 self._actions[i].append(played[i])
             before = self._raw

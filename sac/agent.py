@@ -13,7 +13,7 @@ Deliberate differences, all but the first an option:
   normalised layer by layer (RLPD, arXiv:2302.02948).
 * the target entropy may fall late in the training, so that the policy learns to do without its noise.
 * the learning rate may fall along a cosine, and the policy that is evaluated and saved is a moving average of
-  the actor's weights: SAC's mean action keeps wandering between updates, and the average stands still.
+  the actor's weights: SAC's mean action changes from update to update, and the average is stable.
 """
 
 import copy

@@ -16,7 +16,7 @@ def td_target(
 
     Args:
         rewards: (B,) discounted sum over the n steps of the transition.
-        discounts: (B,) gamma^n, or 0 where the episode terminated; a truncated episode bootstraps.
+        discounts: (B,) gamma^(environment steps); 0 where the episode terminated, not where it was truncated.
         next_q: (N, B) target critics at the next observation and an action drawn there; the smallest counts.
         next_log_prob: (B,) of that action. Only this last step's entropy enters an n-step target, as in SB3
             and FastSAC.

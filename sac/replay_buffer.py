@@ -91,10 +91,10 @@ class NStepWindow:
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         for name, rows in self._rows().items():
-            if name in state:
-                rows[:] = state[name].numpy()
-            else:  # before decisions had durations, each was one environment step
+            if name == "durations" and name not in state:  # former decisions were one environment step each
                 rows[:] = np.arange(1, len(rows) + 1)[:, None]
+            else:
+                rows[:] = state[name].numpy()
 
     def _rows(self) -> dict[str, np.ndarray]:
         names = ("observations", "actions", "rewards", "durations", "open")

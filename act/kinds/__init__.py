@@ -6,13 +6,10 @@ it. `policy` below is LeRobot's `PreTrainedPolicy` of that type.
 """
 
 from collections.abc import Iterable
-from dataclasses import field, make_dataclass
-from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from common.errors import UserError
+from common.by_name import choose, modules_with, with_settings
 
 if TYPE_CHECKING:
     import torch
@@ -114,8 +111,7 @@ def chunk_size(config: "PreTrainedConfig") -> int:
 
 def names() -> list[str]:
     """Of the kinds that there are."""
-    files = [file for folder in __path__ for file in Path(folder).glob("*.py")]
-    return sorted(file.stem for file in files if "\nKIND" in file.read_text(encoding="utf-8"))
+    return list(_modules())
 
 
 def find_kind(name: str) -> Kind:
@@ -124,27 +120,14 @@ def find_kind(name: str) -> Kind:
     Raises:
         UserError: there is none, or a package that it needs is not installed.
     """
-    if name not in names():
-        (nearest,) = get_close_matches(name, names(), n=1, cutoff=0.0)
-        raise UserError(
-            f"policy.type must be one of {', '.join(names())}, got {name!r}; did you mean {nearest}?"
-        )
-    try:
-        return import_module(f"{__name__}.{name}").KIND
-    except ImportError as error:
-        raise UserError(
-            f"policy.type {name} needs a package that cannot be imported ({error}): install it"
-        ) from None
+    return choose("policy.type", name, _modules(), "KIND")
 
 
 def with_kind[Config](config_class: type[Config], name: str) -> type[Config]:
     """A script's config class with this kind's settings as its `policy`."""
-    settings = find_kind(name).settings
-    return make_dataclass(
-        config_class.__name__,
-        [("policy", settings, field(default_factory=settings))],
-        bases=(config_class,),
-        namespace={"__doc__": config_class.__doc__},
-        frozen=True,
-        module=config_class.__module__,  # where --help finds the comments of the fields
-    )
+    return with_settings(config_class, {"policy": find_kind(name).settings})
+
+
+def _modules() -> dict[str, str]:
+    files = [file for folder in __path__ for file in Path(folder).glob("*.py")]
+    return modules_with("KIND", [(file.stem, f"{__name__}.{file.stem}", file) for file in files])

@@ -46,7 +46,7 @@ class PolicyConfig:
     type: Literal["act"] = field(default="act", kw_only=True)  # kind of policy, see act/kinds/
     inputs: tuple[str, ...] = ()  # dataset features; none: cameras and observation.state, or all states
     n_obs_steps: int = 1  # observations that it sees; LeRobot's ACT accepts 1 only
-    chunk_size: int = 16  # environment steps that it predicts; LeRobot's 100 are 10 s of PushT
+    chunk_size: int = 16  # environment steps that it predicts; LeRobot's 100 are 10 s at 10 Hz
     n_action_steps: int = 8  # of those are played before it looks again
     temporal_ensemble_coeff: float | None = None  # average overlapping chunks; requires n_action_steps 1
     dim_model: int = 512  # hidden size
@@ -140,7 +140,7 @@ def act_config(config: PolicyConfig, features: dict[str, PolicyFeature], **other
     """
     ours = ("type", "inputs", "backbone_weights")
     settings = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in ours}
-    # LeRobot's default leaves ENV out, and the keypoints would enter as 0 to 512.
+    # LeRobot's default leaves ENV out, so that it would enter in its own units.
     types = ("VISUAL", "STATE", "ENV", "ACTION")
     return ACTConfig(
         **settings,

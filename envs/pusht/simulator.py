@@ -2,7 +2,7 @@
 
 The class inherits everything that defines the task from gym-pusht: bodies, masses, gains, spaces, reset
 distribution, success threshold. It replaces how the same numbers are computed: the control step and the
-coverage (`physics.py`) and the pictures (`pixels.py`).
+coverage (`physics.py`) and the pictures (`renderer.py`).
 
 Deliberate differences: `info["n_contacts"]` exists only with `count_contacts=True`, since it costs a Python
 callback per contact; `set_state` turns the block before it places it (gym-pusht's `reset_to_state` keeps the

@@ -1,12 +1,16 @@
 """Gymnasium environments as tasks: beside a plain loop, and learnt."""
 
+from typing import ClassVar
+
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 import evaluate
 import train_sac
 from common.checkpoint import load_json, load_tensors
+from common.errors import UserError
 from envs.gym_vector import BoxCodec, GymVectorEnv
 from envs.pendulum import Pendulum
 from envs.rollout import rollout
@@ -54,7 +58,7 @@ def test_episodes_equal_a_plain_loop():
 
 
 def test_success_is_what_the_environment_says_or_the_termination():
-    env = GymVectorEnv("MountainCarContinuous-v0", 1, termination_is_success=True)
+    env = GymVectorEnv("MountainCarContinuous-v0", 1, success="termination")
     observations, _ = env.reset(seed=[0])
     successes = []
     while env.active[0]:
@@ -66,17 +70,78 @@ def test_success_is_what_the_environment_says_or_the_termination():
 
 
 def test_the_codec_spans_both_boxes():
-    env = GymVectorEnv("Pendulum-v1", 2)
-    codec = BoxCodec(env)
+    codec = Pendulum().codec(2)
     raw = {"state": np.array([[1.0, -1.0, 8.0], [0.5, 0.0, -4.0]], np.float32)}
     np.testing.assert_allclose(codec.encode(raw), [[1, -1, 1], [0.5, 0, -0.5]])
     actions = codec.decode(np.array([[-1.0], [0.25]]), raw, np.ones(2, bool))
     np.testing.assert_allclose(actions, [[-2.0], [0.5]])
 
 
-def test_discrete_actions_are_refused():
-    with pytest.raises(TypeError, match="CartPole-v1: its observations and actions must be boxes"):
-        GymVectorEnv("CartPole-v1", 1)
+def test_numbers_without_bounds_stay_and_actions_have_bounds():
+    half = spaces.Box(np.array([[-np.inf, -2.0]], np.float32), np.array([[np.inf, 6.0]], np.float32))
+    codec = BoxCodec(half, spaces.Box(-1.0, 1.0, (1, 3)))
+    raw = {"state": np.array([[[7.0, 4.0]], [[-9.0, 2.0]]], np.float32)}
+    np.testing.assert_allclose(codec.encode(raw), [[7.0, 0.5], [-9.0, 0.0]])
+    assert (codec.observation_size, codec.action_size) == (2, 3)
+    assert codec.decode(np.zeros((2, 3)), raw, np.ones(2, bool)).shape == (2, 1, 3)
+    with pytest.raises(UserError, match="actions must have bounds"):
+        BoxCodec(half, half)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "said"),
+    [
+        ("CartPole-v1", "CartPole-v1: its observations and actions must be boxes"),
+        ("Pendulums-v1", "Pendulums-v1: Gymnasium cannot make it"),
+        ("InvertedPendulum-v5", "InvertedPendulum-v5: Gymnasium cannot make it: .*(?i:mujoco)"),
+    ],
+)
+def test_other_environments_are_refused(env_id, said):
+    with pytest.raises(UserError, match=said):
+        GymVectorEnv(env_id, 1)
+
+
+class Reporter(gymnasium.Env):
+    """Ends after three steps; says `is_success` at the end of every other episode, and only there."""
+
+    metadata: ClassVar = {"render_modes": ["rgb_array"]}
+    observation_space, action_space = spaces.Box(-1, 1, (1,)), spaces.Box(-1, 1, (1,))
+
+    def __init__(self, render_mode=None) -> None:
+        self.render_mode = render_mode
+
+    def reset(self, seed=None, options=None):
+        self.step_count, self.succeeds = 0, seed % 2 == 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.step_count += 1
+        ended = self.step_count == 3
+        info = {"is_success": True} if ended and self.succeeds else {}
+        return np.zeros(1, np.float32), 1.0, ended, False, info
+
+    def render(self):
+        return np.full((20, 40, 3), 200, np.uint8)
+
+
+def test_success_that_is_reported_now_and_then(monkeypatch):
+    gymnasium.register("Reporter-v0", Reporter)
+    env = GymVectorEnv("Reporter-v0", 2, success="info")
+    episodes = list(rollout(env, Pusher(2), range(6), frame_size=32))
+    assert {episode.seed: episode.success for episode in episodes} == {i: i % 2 == 0 for i in range(6)}
+    drawn = episodes[0].frames[0]
+    assert drawn.shape == (32, 32, 3) and (drawn[8:24] == 200).all() and not drawn[:8].any()
+
+    class Task(Pendulum):
+        name, success, action_repeat = "Reporter-v0", "info", 4
+
+    training = Task(num_envs=2, action_repeat=4).training_env(0, 0.9)
+    training.reset()
+    step = training.step(np.zeros((2, 1)))
+    np.testing.assert_array_equal(step.is_success, training.seeds % 2 == 0)
+    assert step.durations.tolist() == [3, 3] and step.terminated.all()
+    with pytest.raises(ValueError, match="starts where its seed says"):
+        env.reset(seed=[0, 1], options={"states": np.zeros((2, 1))})
 
 
 def test_a_restart_in_the_middle_of_episodes_changes_nothing():

@@ -83,7 +83,9 @@ class Config(Settings):
         if self.root == Path():
             raise ValueError("root must be a folder other than the one you are in")
         if self.verify:
-            self._refuse("--verify", "root", "policy", "resume", "overwrite", "import_human", "push_to_hub")
+            self._refuse(
+                "--verify", "task", "root", "policy", "resume", "overwrite", "import_human", "push_to_hub"
+            )
         if self.policy == HUMAN:
             self._refuse("--policy human", "video", "noise", "sampled", "workers", "device", "give_up")
         if self.import_human:
@@ -252,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> bool:
         return False
     print(f"Train on it: python train_act.py --dataset.root {shown(root)}")
     if config.push_to_hub:
-        push(root, config.push_to_hub)
+        push(root, config.push_to_hub, dataset.task.recording.card.license)
     return True
 
 

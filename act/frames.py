@@ -171,8 +171,8 @@ class Frames:
         pictures = next(iter(self.pictures.values()))
         if isinstance(pictures, np.memmap):
             return (
-                f"{self.gigabytes:,.2f} GB in a file beside the run, for dataset.memory_gb is "
-                f"{self.memory_gb:g}: the disk may set the pace"
+                f"{self.gigabytes:,.2f} GB in a file beside the run, because dataset.memory_gb is "
+                f"{self.memory_gb:g}; reading may limit the speed"
             )
         return f"{self.gigabytes:,.2f} GB in memory on {pictures.device}"
 

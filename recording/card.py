@@ -70,7 +70,7 @@ def _description(dataset: Dataset, rows: dict, frames: dict) -> str:
         f"{name} {value}" for name, value in asdict(notes.recipe).items() if name not in ("policy", "task")
     )
     return f"""{texts.task} {_origin(dataset)}
-`collect_dataset.py --verify`, of the recorder, plays it again and compares.
+`collect_dataset.py --verify` replays it and compares.
 
 ![Episodes from left to right](card/contact_sheet.png)
 

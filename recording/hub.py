@@ -18,15 +18,20 @@ def check_access(name: str) -> None:
         HfApi().whoami()
 
 
-def push(root: Path, name: str) -> None:
+def push(root: Path, name: str, license: str) -> None:
     """Upload the dataset at `root`, its card included, as `name`, and print its address.
+
+    Args:
+        root: of the dataset.
+        name: on the Hub.
+        license: as the Hub names it.
 
     Raises:
         UserError: no network, no token, or the Hub refuses.
     """
     dataset = LeRobotDataset(name, root=root, video_backend="pyav")
     with uploading(name, f"the dataset is whole at {root}", "again with --resume"):
-        dataset.push_to_hub(license="mit")
+        dataset.push_to_hub(license=license)
         # LeRobot replaces our card by its own.
         HfApi().upload_file(
             path_or_fileobj=root / "README.md", path_in_repo="README.md", repo_id=name, repo_type="dataset"

@@ -43,7 +43,7 @@ def import_demonstrations(dataset: Dataset, path: Path) -> bool:
             if stop() and notes.attempts < len(demonstrations):
                 return False
     if not dataset.episodes:
-        raise UserError(f"{path}: moved to where its T ends on the goal, no demonstration succeeds")
+        raise UserError(f"{path}: no demonstration succeeds in hindsight")
     return True
 
 

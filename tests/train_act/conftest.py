@@ -1,6 +1,6 @@
 """A training of a network too small to learn, and what is done to it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
@@ -11,12 +11,11 @@ from envs.pusht.vector import PushTVectorEnv
 from tests.train_act.runs import TINY, command_line
 
 
-@pytest.fixture(autouse=True, scope="session")
-def short_episodes() -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def short_episodes(monkeypatch) -> None:
     """Evaluations of 20 steps: what is tested is the training around them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("envs.pusht.task.PushTVectorEnv", partial(PushTVectorEnv, max_episode_steps=20))
-        yield
+    short = partial(PushTVectorEnv, max_episode_steps=20)
+    monkeypatch.setattr("envs.pusht.task.PushTVectorEnv", short)
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +45,7 @@ def tiny(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def uninterrupted_on(tiny, short_episodes, tmp_path_factory) -> Callable[[Path], Path]:
+def uninterrupted_on(tiny, tmp_path_factory) -> Callable[[Path], Path]:
     """The folder of a run on a dataset that nothing disturbed; trained once."""
 
     @cache

@@ -170,7 +170,7 @@ def test_another_run_starts_from_one_of_ours(train, refused, tmp_path, source, c
     assert f"{trained} 10" in refused(*other, "--steps", "10")
     capfd.readouterr()
     train(*other, "--steps", "12", "--batch-size", "8")
-    assert "batch_size and seed are that training's, not the configuration's" in capfd.readouterr().out
+    assert "batch_size and seed come from that checkpoint" in capfd.readouterr().out
     train(*constant, "--steps", "12")
     ours, theirs = (contents(tmp_path / name) for name in ("other", "run"))
     assert ours["trainer.json"]["kept"] == [] and theirs["trainer.json"]["kept"] == ["step_00000010"]

@@ -144,9 +144,7 @@ def main(argv: list[str] | None = None) -> bool:
             resume(trainer, source, least_steps=0 if run.last else 1)
         run.begin(table, f"{source} at {trainer.step:,} steps" if source else "")
         if config.start_from and is_main:
-            print(
-                "policy, optimizer, batch_size and seed come from that checkpoint; the configuration's are ignored"
-            )
+            print("policy, optimizer, batch_size and seed come from that checkpoint, not the configuration")
         logger = Logger(run.folder, trainer.step, config.wandb_project, to_dict(config)) if is_main else None
         with logger or nullcontext():
             finished = trainer.train(logger, run.stop)

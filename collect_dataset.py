@@ -128,10 +128,10 @@ def choose_task(config: Config) -> Recordable:
     Raises:
         UserError: there is no such task, it cannot be recorded, or the policy was trained on another one.
     """
-    if config.task:
+    if config.task is not None:
         recorded_task(config.task)
     if config.import_human or config.policy == HUMAN:
-        return recorded_task(config.task or DEFAULT)
+        return recorded_task(DEFAULT if config.task is None else config.task)
     return recordable(task_of(choose_policy(config), config.task))
 
 

@@ -167,7 +167,8 @@ def destination(name: str, config: Config) -> tuple[Path, str]:
         return config.output, stem
     if checkpoint.parent.name == "checkpoints":
         return Path(os.path.relpath(checkpoint.parent.parent)), stem
-    return Path("logs/evaluate") / checkpoint.name, stem
+    name = f"{checkpoint.name}_{config.task}" if config.task else checkpoint.name
+    return Path("logs/evaluate") / name, stem
 
 
 def make_folders(*folders: Path) -> None:

@@ -90,13 +90,13 @@ def task_of(path: str | Path, asked: str | None = None) -> Task:
         UserError: it is another one, or there is no such policy or task.
     """
     if str(path) in WITHOUT_FOLDER:
-        return task_class(asked or DEFAULT)()
+        return task_class(DEFAULT if asked is None else asked)()
     folder, config = _read_config(path)
-    own = config.get("task")
-    if own is None and "type" in config:  # LeRobot's own: its folder does not hold the task's name
-        own = asked
-    own = own or DEFAULT  # what was trained before there were several tasks
-    if asked and asked != own:
+    former = asked if "type" in config and asked is not None else DEFAULT
+    own = config.get("task", former)  # LeRobot does not save it; there was one when nobody did
+    if not isinstance(own, str):
+        raise UserError(f"{folder}: task must be a name, got {own!r:.50}")
+    if asked is not None and asked != own:
         task_class(asked)
         raise UserError(f"{path}: this policy was trained on task {own}, not {asked}")
     if config.get("algorithm") == "sac":
@@ -112,7 +112,8 @@ def _read_config(path: str | Path) -> tuple[Path, dict[str, Any]]:
     config = load_json(file)
     config = config if isinstance(config, dict) else {}
     if (beside := folder / "task.json").exists():  # LeRobot's `config.json` has no room for it
-        config |= load_json(beside)
+        task = load_json(beside)
+        config["task"] = task.get("task") if isinstance(task, dict) else task
     return folder, config
 
 

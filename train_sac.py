@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from common.config import config_path, parse, read_first, to_dict
+from common.config import config_path, load_yaml, parse, read_first, to_dict
 from common.device import choose_device, use_threads
 from common.errors import UserError, report_user_errors
 from common.logger import Logger
@@ -22,12 +22,11 @@ from common.paths import LOGS, REPOSITORY
 from common.run import check_name, open_run
 from common.seeding import split_seed
 from envs.evaluation import Evaluation
-from envs.tasks import DEFAULT, with_task
+from envs.tasks import DEFAULT, task_class, with_task
 from sac.agent import SAC, AgentConfig
 from sac.policy import SACConfig, SACPolicy
 from sac.trainer import Trainer, TrainingConfig
 
-DEFAULT_CONFIG = REPOSITORY / "configs" / "sac_pusht.yaml"
 MAY_CHANGE_ON_RESUME = (
     "total_env_steps",
     "training.log_every",
@@ -84,10 +83,28 @@ class Config:
             )
 
 
+def find_config(argv: list[str] | None) -> Path:
+    """The YAML that `--config` names, else that of the task.
+
+    Raises:
+        UserError: there is none, or it is an experiment on another task than `--task`.
+    """
+    task = read_first("task", argv, None, DEFAULT)
+    task_class(task)
+    path = config_path(argv, REPOSITORY / "configs" / f"sac_{task}.yaml")
+    assert path
+    own = load_yaml(path).get("task", DEFAULT)
+    if read_first("task", argv, None, own) != own:
+        raise UserError(
+            f"{path} is an experiment on task {own}, not {task}: leave --task out or choose another"
+        )
+    return path
+
+
 def read_config(argv: list[str] | None) -> Config:
     """The command line and its YAML; their `task` decides which settings `env` has."""
-    task = read_first("task", argv, DEFAULT_CONFIG, DEFAULT)
-    return parse(with_task(Config, task), argv, DEFAULT_CONFIG, description=__doc__)
+    path = find_config(argv)
+    return parse(with_task(Config, read_first("task", argv, path, DEFAULT)), argv, path, description=__doc__)
 
 
 def build_trainer(config: Config, folder: Path) -> Trainer:
@@ -148,7 +165,7 @@ def main(argv: list[str] | None = None) -> bool:
     use_threads(config.threads)
     torch.set_flush_denormal(True)  # Adam's moments decay into denormals, which CPUs handle slowly
 
-    name = f"{(config_path(argv, DEFAULT_CONFIG) or DEFAULT_CONFIG).stem}_seed{config.seed}"
+    name = f"{find_config(argv).stem}_seed{config.seed}"
     with open_run("train_sac.py", config, argv, name, MAY_CHANGE_ON_RESUME) as run:
         trainer = build_trainer(config, run.folder)
         if run.last:

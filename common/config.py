@@ -29,7 +29,7 @@ import yaml
 from tyro import _errors as tyro_errors  # private, hence tyro's exact pin: the way to its complaints
 
 from common.errors import UserError
-from common.paths import in_repository
+from common.paths import REPOSITORY, in_repository
 
 ALSO_CALLED = {  # names elsewhere -> the last part of the name here
     "learning_rate": "lr",
@@ -60,7 +60,7 @@ def parse[Config](
         UserError: a missing or malformed file, an unknown key or flag, a value of a wrong type or impossible.
         SystemExit: code 0, after `--help`.
     """
-    argv = [_rename_flag(word, config_class) for word in (sys.argv[1:] if argv is None else argv)]
+    argv = _rename_flags(list(sys.argv[1:] if argv is None else argv), config_class)
     path = config_path(argv, default_yaml)
     with tyro_errors.on_parse_error(lambda event: _reject(event, config_class, argv)):
         defaults = _build(config_class, load_yaml(path) if path else {}, source=f"{path}: ")
@@ -143,6 +143,7 @@ def load_yaml(path: Path | str) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         beside = [str(other) for other in sorted(path.parent.glob("*.yaml"))]
+        beside = beside or [f"configs/{other.name}" for other in sorted(REPOSITORY.glob("configs/*.yaml"))]
         hint = f"; did you mean {_nearest(str(path), beside)}?" if beside else ""
         raise UserError(f"{path}: no such file{hint}") from None
     except OSError as error:
@@ -172,6 +173,8 @@ def _build[Config](config_class: type[Config], values: dict[str, Any], source: s
     renamed = getattr(config_class, "RENAMED", {})
     for name, value in _flatten(values):
         key = name.replace("-", "_")
+        if key in renamed and renamed[key] in dict(_flatten(values)):
+            raise UserError(f"{source}{key} is the former name of {renamed[key]}, which is given too")
         key = renamed.get(key, key)
         if key in kinds:
             try:
@@ -238,12 +241,18 @@ def _convert(value: Any, kind: Any) -> Any:
     raise ValueError
 
 
-def _rename_flag(word: str, config_class: type) -> str:
-    name, equals, value = word.partition("=")
-    renamed = getattr(config_class, "RENAMED", {})
-    if word.startswith("--") and _key(name) in renamed:
-        return "--" + renamed[_key(name)].replace("_", "-") + equals + value
-    return word
+def _rename_flags(argv: list[str], config_class: type) -> list[str]:
+    """The words with today's flags in place of former ones."""
+    renamed, words = getattr(config_class, "RENAMED", {}), []
+    given = {_key(word) for word in argv if word.startswith("--")}
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if word.startswith("--") and (new := renamed.get(_key(name))):
+            if new in given:
+                raise UserError(f"{name} is the former name of --{new.replace('_', '-')}, which is given too")
+            word = f"--{new.replace('_', '-')}{equals}{value}"
+        words.append(word)
+    return words
 
 
 def _reject(event: tyro_errors.ParseErrorEvent, config_class: type, argv: Sequence[str]) -> None:

@@ -8,11 +8,10 @@ LOGS = Path("logs")
 
 
 def in_repository(path: Path | str) -> Path:
-    """The path, or, where it does not exist and the repository has one like it, that one."""
+    """The path; one below `assets/` or `configs/` that does not exist here is the repository's."""
     path = Path(path)
-    if path.is_absolute() or path.exists() or not (REPOSITORY / path).exists():
-        return path
-    return REPOSITORY / path
+    ours = path.parts[:1] in (("assets",), ("configs",))
+    return REPOSITORY / path if ours and not path.exists() and (REPOSITORY / path).exists() else path
 
 
 def shown(path: Path) -> Path:

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from envs.gym_vector import BoxCodec, GymVectorEnv, Success
 from envs.interfaces import Episode, Metric
 from envs.plots import plot_returns
-from envs.summary import RETURN, summarize
+from envs.summary import RETURN, SUCCESS_RATE, summarize
 from envs.training import TrainingEnv
 
 
@@ -35,6 +35,8 @@ class GymTask:
     reward_scale: float = 1.0  # multiplies the reward
 
     def validate(self) -> None:
+        if self.success == "none" and SUCCESS_RATE.key in [metric.key for metric in self.metrics]:
+            raise ValueError("success must be termination or info for the metric success rate, got none")
         for name in ("num_envs", "action_repeat", "reward_scale"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")

@@ -18,6 +18,7 @@ from envs.interfaces import Infos, RawObservation
 
 Success = Literal["none", "termination", "info"]
 
+os.environ.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")  # else pygame swallows SIGTERM once it has drawn
 if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame, which draws many of them, complains without
 UNBOUNDED = 1e6  # a space's bound from here on counts as none
@@ -47,6 +48,8 @@ class GymVectorEnv:
         observations, actions = self.envs[0].observation_space, self.envs[0].action_space
         if not isinstance(observations, spaces.Box) or not isinstance(actions, spaces.Box):
             raise UserError(f"{env_id}: its observations and actions must be boxes")
+        if not actions.is_bounded():
+            raise UserError(f"{env_id}: its actions must have bounds")
         self.state_space = observations
         self.single_observation_space = spaces.Dict({"state": observations})
         self.single_action_space: spaces.Box = actions
@@ -95,16 +98,12 @@ def _square(picture: np.ndarray, size: int) -> np.ndarray:
 class BoxCodec:
     """A `Codec` of `GymVectorEnv`: `state` and actions scaled from their spaces to [-1, 1].
 
-    Numbers without bounds stay as they are.
-
-    Raises:
-        UserError: actions without bounds.
+    Numbers without bounds, or with two equal ones, stay as they are.
     """
 
     def __init__(self, observations: spaces.Box, actions: spaces.Box) -> None:
-        if not actions.is_bounded():
-            raise UserError("actions must have bounds")
         bounded = (observations.low > -UNBOUNDED) & (observations.high < UNBOUNDED)
+        bounded &= observations.low < observations.high
         low, high = np.where(bounded, observations.low, -1.0), np.where(bounded, observations.high, 1.0)
         self.middle, self.half = ((low + high) / 2).astype(np.float32), ((high - low) / 2).astype(np.float32)
         self.action_middle = (actions.high + actions.low) / 2

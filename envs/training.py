@@ -133,7 +133,8 @@ class TrainingEnv:
             "start_states": self.start_states.copy(),
             "returns": self.returns.copy(),
             "lengths": lengths,
-            "actions": np.concatenate([np.reshape(actions, (-1, *shape)) for actions in self._actions]),
+            # In the type in which they were played, which an empty list of its own would not have.
+            "actions": np.reshape([action for actions in self._actions for action in actions], (-1, *shape)),
         }
         state = {"rng": self.rng.bit_generator.state, "env_steps": self.env_steps}
         return state, arrays | self.codec.state_dict()

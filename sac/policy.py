@@ -111,10 +111,17 @@ def read_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
         missing = [str(error.args[0])]
     if missing:
         raise UserError(f"{file}: {', '.join(missing)} missing, without which the policy cannot be opened")
-    source = f"{file}: "
+    env, source = config["env"], f"{file}: "
     others = {name: value for name, value in config.items() if name not in ("env", "trained")}
     settings = from_dict(SACConfig, others, source)
-    task = from_dict(task_class(settings.task), config["env"], source)
+    if not isinstance(env, dict):
+        raise UserError(f"{file}: env must hold the settings of task {settings.task}, got {env!r:.50}")
+    task_type: Any = task_class(settings.task)
+    if absent := [field.name for field in fields(task_type) if field.name not in env]:
+        raise UserError(
+            f"{file}: {', '.join(absent)} missing in env, without which the policy cannot be opened"
+        )
+    task = from_dict(task_type, env, source)
     codec = task.codec(0)
     for name, size in (("observation_size", codec.observation_size), ("action_size", codec.action_size)):
         if getattr(settings, name) != size:

@@ -276,6 +276,11 @@ class Trainer:
                 if key.startswith(f"{name}.")
             }
 
+        if "window.durations" not in flat and getattr(self.env, "action_repeat", 1) > 1:
+            raise UserError(
+                f"{state}: agent.gamma counted decisions then, and counts environment steps now: "
+                "--no-resume starts a new run"
+            )
         try:
             self.agent.load_state_dict(part("agent"), counters["updates"])
             self.buffer.load_state_dict(part("replay"), counters["replay_position"])

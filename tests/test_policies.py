@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -221,6 +222,34 @@ def test_a_missing_key_is_named(key, tmp_path):
     (folder / "config.json").write_text(json.dumps({k: v for k, v in CONFIG.items() if k != key}))
     with pytest.raises(UserError, match=f"config.json: {key} missing"):
         load_policy(folder)
+
+
+def test_a_policy_of_today_has_all_settings_of_its_task(tmp_path):
+    """Defaults are no fallbacks: a policy trained with another bound would play wrongly."""
+    folder = write_checkpoint(tmp_path / "sac")
+    env = asdict(PushT(features=FEATURES))
+    today = {name: CONFIG[name] for name in ("algorithm", "observation_size", "action_size", "hidden_sizes")}
+    for settings, said in (
+        (env, ""),
+        ({k: v for k, v in env.items() if k != "action_bound"}, "action_bound missing in env"),
+        (None, "env must hold the settings of task pusht, got None"),
+        ([1], "env must hold the settings of task pusht"),
+    ):
+        content = today | {"task": "pusht", "env": settings}
+        (folder / "config.json").write_text(json.dumps(content))
+        if said:
+            with pytest.raises(UserError, match=said):
+                load_policy(folder)
+        else:
+            assert load_policy(folder).task == PushT(features=FEATURES)
+
+
+def test_what_lies_elsewhere_in_the_repository_is_not_meant(tmp_path, monkeypatch):
+    """Of relative paths only assets and configurations are the repository's."""
+    monkeypatch.chdir(tmp_path)
+    assert load_policy("assets/sac_expert").task.name == "PushT"
+    with pytest.raises(UserError, match="^envs: no such folder"):
+        load_policy("envs")
 
 
 def test_a_wrong_path_leads_to_the_nearest_run(tmp_path, monkeypatch):

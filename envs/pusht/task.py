@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -185,7 +185,7 @@ class PushT:
         limit = config["speed_limit"]  # one number
         env = {name: config[name] for name in names} | {"speed_limit": limit and [limit, limit]}
         others = {name: value for name, value in config.items() if name not in (*names, "speed_limit")}
-        return others | {"task": "pusht", "env": env | {"mirror": False}}
+        return others | {"task": "pusht", "env": asdict(cls()) | env | {"mirror": False}}
 
     def _start(self, rng: np.random.Generator) -> np.ndarray:
         """A start state (5,); NaN for the seed's own. Near the goal, how near is random too."""

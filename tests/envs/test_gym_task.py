@@ -14,6 +14,7 @@ from common.errors import UserError
 from envs.gym_vector import BoxCodec, GymVectorEnv
 from envs.pendulum import Pendulum
 from envs.rollout import rollout
+from envs.summary import SUCCESS_RATE
 from policies import RandomPolicy, load_policy
 
 SEEDS = [3, 1, 4, 1_000]
@@ -84,8 +85,9 @@ def test_numbers_without_bounds_stay_and_actions_have_bounds():
     np.testing.assert_allclose(codec.encode(raw), [[7.0, 0.5], [-9.0, 0.0]])
     assert (codec.observation_size, codec.action_size) == (2, 3)
     assert codec.decode(np.zeros((2, 3)), raw, np.ones(2, bool)).shape == (2, 1, 3)
-    with pytest.raises(UserError, match="actions must have bounds"):
-        BoxCodec(half, half)
+    one_value = spaces.Box(np.zeros(2, np.float32), np.array([0, 4], np.float32))
+    flat = BoxCodec(one_value, spaces.Box(-1.0, 1.0, (1,)))
+    np.testing.assert_allclose(flat.encode({"state": np.array([[0.0, 4.0]])}), [[0.0, 1.0]])
 
 
 @pytest.mark.parametrize(
@@ -124,6 +126,21 @@ class Reporter(gymnasium.Env):
         return np.full((20, 40, 3), 200, np.uint8)
 
 
+def test_actions_without_bounds_are_refused(monkeypatch):
+    monkeypatch.setattr(Reporter, "action_space", spaces.Box(-np.inf, np.inf, (1,)))
+    gymnasium.register("Unbounded-v0", Reporter)
+    with pytest.raises(UserError, match="Unbounded-v0: its actions must have bounds"):
+        GymVectorEnv("Unbounded-v0", 1)
+
+
+def test_a_success_rate_of_nothing_is_refused():
+    class Task(Pendulum):
+        metrics = (SUCCESS_RATE,)
+
+    with pytest.raises(ValueError, match="success must be termination or info"):
+        Task().validate()
+
+
 def test_success_that_is_reported_now_and_then(monkeypatch):
     gymnasium.register("Reporter-v0", Reporter)
     env = GymVectorEnv("Reporter-v0", 2, success="info")
@@ -144,19 +161,25 @@ def test_success_that_is_reported_now_and_then(monkeypatch):
         env.reset(seed=[0, 1], options={"states": np.zeros((2, 1))})
 
 
-def test_a_restart_in_the_middle_of_episodes_changes_nothing():
-    task = Pendulum(num_envs=3, action_repeat=3)
+class Car(Pendulum):
+    name = "MountainCarContinuous-v0"
+
+
+@pytest.mark.parametrize("task", [Pendulum(num_envs=3, action_repeat=3), Car(num_envs=3)])
+def test_a_restart_in_the_middle_of_episodes_changes_nothing(task):
+    """Also where one of them has just begun and has no action yet."""
     env, restarted = task.training_env(0, 0.9), task.training_env(9, 0.9)
     rng = np.random.default_rng(0)
     for _ in range(2):
         env.reset(), restarted.reset()
     for _ in range(90):
-        step = env.step(rng.uniform(-1, 1, (3, 1)))
+        step = env.step(rng.uniform(-1, 1, (3, 1)).astype(np.float32))
         if (ended := step.terminated | step.truncated).any():
             env.reset(ended)
+    env.reset(np.array([False, True, False]))
     restarted.load_state_dict(*env.state_dict())
     for _ in range(80):
-        actions = rng.uniform(-1, 1, (3, 1))
+        actions = rng.uniform(-1, 1, (3, 1)).astype(np.float32)
         ours, theirs = env.step(actions), restarted.step(actions)
         for name, values, expected in zip(ours._fields, theirs, ours, strict=True):
             np.testing.assert_array_equal(values, expected, err_msg=name)

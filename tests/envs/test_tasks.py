@@ -56,6 +56,7 @@ def test_a_configuration_has_the_settings_of_its_task():
     [
         ("--policy assets/sac_expert --task pendulum", "was trained on task pusht, not pendulum"),
         ("--policy assets/sac_expert --task pndulum", "did you mean pendulum?"),
+        ("--policy random --task=", "task must be one of pendulum, pusht, got ''"),
         ("--policy scripted --task pendulum", "scripted: Pendulum-v1 has no scripted policy"),
     ],
 )
@@ -65,6 +66,14 @@ def test_a_policy_plays_its_own_task_only(flags, said, capsys, tmp_path, monkeyp
         evaluate.main(flags.split())
     assert stopped.value.code == 2
     assert said in sentence(capsys.readouterr().err)
+
+
+def test_a_configuration_is_of_one_task(capsys):
+    """`--task` chooses the YAML where there is no `--config`, and does not contradict one."""
+    assert train_sac.read_config(["--task", "pendulum"]).env == Pendulum()
+    assert train_sac.read_config(["--task", "pendulum"]).total_env_steps == 15_000
+    with pytest.raises(UserError, match=r"sac_pendulum.yaml is an experiment on task pendulum, not pusht"):
+        train_sac.read_config(["--config", "configs/sac_pendulum.yaml", "--task", "pusht"])
 
 
 def test_a_run_of_another_task_is_not_resumed(capsys, tmp_path):

@@ -37,10 +37,9 @@ BAD_FLAGS = {
     "no evaluation": ("--training.eval-every -1", "training.eval_every must not be negative, got -1"),
     "unknown task": ("--task pushed", "task must be one of", "got 'pushed'; did you mean pusht?"),
     "another task's setting": ("--env.reward_scales 1", "unknown flag", "did you mean --env.reward-scale?"),
-    "a setting of another task": (
+    "another task than the configuration's": (
         "--task pendulum --env.curriculum 0.1",
-        "env.features",
-        "it is a setting of task pusht, and this is pendulum",
+        "is an experiment on task pusht, not pendulum",
     ),
     "before the beginning": ("--training.start-steps -1", "training.start_steps must not be negative"),
     "greedy beyond 1": (

@@ -75,7 +75,7 @@ def test_batches_are_lerobots(datasets, tmp_path, kind, settings):
 def test_what_exceeds_the_memory_lies_in_a_file_without_a_name(datasets, tmp_path):
     frames, *_ = open_ours(datasets["image"], tmp_path, memory_gb=0.0)
     assert isinstance(frames.pictures["observation.image"], np.memmap)
-    assert "0.00 GB in a file beside the run, for dataset.memory_gb is 0" in frames.place()
+    assert "0.00 GB in a file beside the run, because dataset.memory_gb is 0" in frames.place()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -24,7 +24,7 @@ Infos = dict[str, np.ndarray]  # (n,) each
 class VectorEnv(Protocol):
     """`num_envs` environments without autoreset: every seed is the caller's.
 
-    Infos, (n,) each and optional: `is_success` bool; `progress` in [0, 1], such as PushT's coverage.
+    Infos, (n,) each and optional: `is_success` bool; `progress` in [0, 1], the share that is done.
     """
 
     num_envs: int
@@ -189,7 +189,7 @@ class Metric(NamedTuple):
 class Task(Protocol):
     """A frozen dataclass whose fields are the `env:` of a YAML: the task as a learner meets it."""
 
-    name: ClassVar[str]  # in sentences: "PushT"
+    name: ClassVar[str]  # in sentences
     sentence: ClassVar[str]  # the instruction in datasets
     fps: ClassVar[int]  # environment steps per second
     progress_name: ClassVar[str]  # of `Episode.progress`; empty: there is none

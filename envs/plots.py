@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from envs.interfaces import Episode
 
 SUCCESS, FAILURE = "#2f6db5", "#e2711d"  # blue and orange, distinct for every eye
-INK, FAINT, TRACK, GOAL = "#22262b", "#8d96a3", "#e8ebef", "#90ee90"
+INK, FAINT, TRACK = "#22262b", "#8d96a3", "#e8ebef"
 
 
 def plot_returns(path: Path, episodes: Sequence[Episode], title: str) -> None:

@@ -9,8 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
 from envs.interfaces import Episode
-from envs.plots import FAILURE, GOAL, INK, SUCCESS, save_figure
+from envs.plots import FAILURE, INK, SUCCESS, save_figure
 from envs.pusht.observations import SUCCESS_COVERAGE
+
+GOAL = "#90ee90"  # as gym-pusht draws it
 
 
 def plot_coverage(path: Path, episodes: Sequence[Episode], title: str) -> None:

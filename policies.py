@@ -14,9 +14,9 @@ import torch
 from gymnasium import spaces
 
 from act import kinds
-from common.checkpoint import load_json
 from common.errors import UserError
 from common.paths import LOGS, REPOSITORY, in_repository, shown
+from common.untrusted import load_json
 from envs.interfaces import Policy, RawObservation, Task
 from envs.tasks import DEFAULT, task_class
 from sac.policy import load_sac, read_config

@@ -24,9 +24,10 @@ from safetensors import SafetensorError
 
 from act.kinds import names
 from act.learner import Learner
-from common.checkpoint import TRAINING_STATE, load_json, load_tensors, save_json, save_tensors
+from common.checkpoint import TRAINING_STATE, save_json, save_tensors
 from common.errors import UserError, reason
 from common.hub import uploading
+from common.untrusted import load_json, load_tensors
 
 OURS = "trainer"
 TASK_FILE = "task.json"  # `policies.task_of` reads it

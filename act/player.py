@@ -17,8 +17,8 @@ from lerobot.processor import PolicyProcessorPipeline
 from lerobot.utils.constants import ACTION
 
 from act.kinds import chunk_size, find_kind
-from common.checkpoint import load_json, load_tensors
 from common.errors import UserError, reason
+from common.untrusted import load_json, load_tensors
 from envs.interfaces import RawObservation, Task
 
 # Observations per pass, by whether they are pictures: always as many, filled up if need be, so that a chunk

@@ -17,8 +17,8 @@ import tyro
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is beside it, not above it
 
 from benchmarks import rows as table
-from common.checkpoint import load_json
 from common.errors import report_user_errors
+from common.untrusted import load_json
 
 LOGS = Path("logs/ablations")
 BASE = "--threads 1 --device cpu"  # about 15 minutes of one core, both being busy

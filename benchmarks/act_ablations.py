@@ -19,8 +19,8 @@ import tyro
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is beside it, not above it
 
 from benchmarks import rows as table
-from common.checkpoint import load_json
 from common.errors import report_user_errors
+from common.untrusted import load_json
 
 LOGS = Path("logs/act_ablations")
 COLLECT = "collect_dataset.py --policy assets/sac_expert --observations keypoints --hold 10 --episodes 2000"

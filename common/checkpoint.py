@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from common.errors import UserError, reason
@@ -129,37 +129,8 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     path.chmod(mode)  # safetensors makes its files unreadable for others
 
 
-def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read a safetensors file.
-
-    Raises:
-        UserError: the file is missing or not whole.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing, so its folder is not whole") from None
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: damaged or truncated ({reason(error)})") from None
-
-
 def save_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def load_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        UserError: the file is missing or not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing, so its folder is not whole") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged or truncated ({reason(error)})") from None
 
 
 def flush(path: Path) -> None:

@@ -28,7 +28,8 @@ import tyro
 import yaml
 from tyro import _errors as tyro_errors  # private, hence tyro's exact pin: the way to its complaints
 
-from common.errors import UserError
+from common import untrusted
+from common.errors import UserError, reason
 from common.paths import REPOSITORY, in_repository
 
 ALSO_CALLED = {  # names elsewhere -> the last part of the name here
@@ -140,7 +141,7 @@ def load_yaml(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = untrusted.load_yaml(path)
     except FileNotFoundError:
         beside = [str(other) for other in sorted(path.parent.glob("*.yaml"))]
         beside = beside or [f"configs/{other.name}" for other in sorted(REPOSITORY.glob("configs/*.yaml"))]
@@ -148,12 +149,10 @@ def load_yaml(path: Path | str) -> dict[str, Any]:
         raise UserError(f"{path}: no such file{hint}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" in line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}: not valid YAML{line}: {getattr(error, 'problem', None) or error}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid YAML: {reason(error)}") from None
     if not isinstance(values, dict | None):
-        raise UserError(f"{path}: expected lines of the form 'key: value', got {values!r}")
+        raise UserError(f"{path}: expected lines of the form 'key: value', got {values!r:.50}")
     return values or {}
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from common.checkpoint import load_json
 from common.config import differences, from_dict, to_dict
 from common.errors import UserError
+from common.untrusted import load_json
 from recording.dataset import INFO, NOTES, STATS, TASKS, Dataset, Notes
 from recording.files import REPAIR, NumberedFile, count_frames, reading
 from recording.schema import IMAGE, Recipe

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from common.checkpoint import load_tensors
 from common.config import from_dict
 from common.errors import UserError
+from common.untrusted import load_tensors
 from envs.interfaces import RawObservation, Task
 from envs.tasks import current_config, task_class
 from sac.actor import Actor

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common import checkpoint
+from common import checkpoint, untrusted
 from common.checkpoint import Checkpoints
 from common.errors import UserError
 from common.seeding import restore_generator
@@ -266,8 +266,8 @@ class Trainer:
             UserError: it is not whole, or not of this configuration.
         """
         state = folder / checkpoint.TRAINING_STATE
-        counters = checkpoint.load_json(state / "counters.json")
-        flat = checkpoint.load_tensors(state / "tensors.safetensors")
+        counters = untrusted.load_json(state / "counters.json")
+        flat = untrusted.load_tensors(state / "tensors.safetensors")
 
         def part(name: str) -> dict[str, torch.Tensor]:
             return {

@@ -8,8 +8,8 @@ import pytest
 
 import evaluate
 import train_sac
-from common.checkpoint import load_json
 from common.config import from_dict, load_yaml, parse
+from common.untrusted import load_json
 from envs.pusht.vector import PushTVectorEnv, StockPushTVectorEnv
 from envs.rollout import rollout
 from envs.summary import wilson_interval

@@ -11,8 +11,8 @@ import collect_dataset
 import evaluate
 import train_act
 import train_sac
-from common.checkpoint import load_json
 from common.paths import REPOSITORY
+from common.untrusted import load_json
 
 SMALLER = {  # flags that make a command short; what it does stays
     train_sac: "--total-env-steps 200 --training.start-steps 100 --training.eval-episodes 2 --threads 1",

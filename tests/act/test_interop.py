@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import evaluate
 import train_act
-from common.checkpoint import load_json
+from common.untrusted import load_json
 from tests.adam import assert_same_weights, raise_epsilon
 
 # Within one epoch of the 26 frames: accelerate makes a resumed lerobot-train 0.6.1 draw from epoch 0.

@@ -13,7 +13,7 @@ from act.dataset import DatasetConfig, features_of, open_dataset
 from act.frames import Frames
 from act.kinds.act import PolicyConfig, act_config
 from act.player import load_player
-from common.checkpoint import load_json, load_tensors
+from common.untrusted import load_json, load_tensors
 from envs.pendulum import Pendulum
 from envs.pusht.task import PushT
 from envs.pusht.vector import PushTVectorEnv

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common import checkpoint
+from common import checkpoint, untrusted
 from common.errors import UserError
 
 
@@ -39,7 +39,7 @@ def test_tensors_come_back_as_they_were(tmp_path):
         "with_gradient": torch.ones(2, requires_grad=True),
     }
     checkpoint.save_tensors(tmp_path / "tensors", tensors)
-    loaded = checkpoint.load_tensors(tmp_path / "tensors")
+    loaded = untrusted.load_tensors(tmp_path / "tensors")
     torch.testing.assert_close(
         loaded, {k: v.detach() for k, v in tensors.items()}, rtol=0, atol=0, equal_nan=True
     )
@@ -48,7 +48,7 @@ def test_tensors_come_back_as_they_were(tmp_path):
 def test_a_folder_that_exists_is_left_alone(tmp_path):
     path = save(tmp_path, 1)
     checkpoint.write_folder(path, lambda folder: pytest.fail("written again"))
-    assert checkpoint.load_json(path / "training_state/counters.json") == {"number": 1}
+    assert untrusted.load_json(path / "training_state/counters.json") == {"number": 1}
 
 
 def test_what_an_earlier_attempt_left_does_not_get_in(tmp_path):
@@ -126,7 +126,7 @@ def test_truncated_tensors_are_told(tmp_path, share):
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(UserError, match="model.safetensors: damaged or truncated"):
-        checkpoint.load_tensors(path)
+        untrusted.load_tensors(path)
 
 
 @pytest.mark.parametrize("content", ["", '{"a": ', "\x00\x00"])
@@ -134,10 +134,10 @@ def test_truncated_json_is_told(tmp_path, content):
     path = tmp_path / "counters.json"
     path.write_text(content)
     with pytest.raises(UserError, match="counters.json: damaged or truncated"):
-        checkpoint.load_json(path)
+        untrusted.load_json(path)
 
 
-@pytest.mark.parametrize("load", [checkpoint.load_tensors, checkpoint.load_json])
+@pytest.mark.parametrize("load", [untrusted.load_tensors, untrusted.load_json])
 def test_missing_files_and_folders_are_told(tmp_path, load):
     with pytest.raises(UserError, match="absent: missing"):
         load(tmp_path / "absent")

@@ -200,7 +200,7 @@ def test_wrong_flags(argv, message):
         ("seed: -1", "seed must not be negative, got -1"),
         ("agent: {gamma: 1}", "agent.gamma must be in [0, 1), got 1.0"),
         ("- seed", "expected lines of the form 'key: value', got ['seed']"),
-        ("seed: [1", "not valid YAML in line 1: expected ',' or ']', but got '<stream end>'"),
+        ("seed: [1", "not valid YAML: line 1: expected ',' or ']', but got '<stream end>'"),
     ],
 )
 def test_wrong_yaml(write, text, message):
@@ -217,7 +217,7 @@ def test_files_that_cannot_be_read(write, tmp_path):
     binary.write_bytes(b"\xff\xfe\x00")
     for given, message in [
         (missing, f"{missing}: no such file; did you mean {path}?"),
-        (tmp_path, f"{tmp_path}: cannot be read: Is a directory"),
+        (tmp_path, f"{tmp_path}: not valid YAML: it is no regular file"),
         (binary, f"{binary}: not valid YAML"),
     ]:
         with pytest.raises(UserError) as error:

@@ -9,8 +9,8 @@ from gymnasium import spaces
 
 import evaluate
 import train_sac
-from common.checkpoint import load_json, load_tensors
 from common.errors import UserError
+from common.untrusted import load_json, load_tensors
 from envs.gym_vector import BoxCodec, GymVectorEnv
 from envs.pendulum import Pendulum
 from envs.rollout import rollout

@@ -10,7 +10,8 @@ from torch import nn
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 from torch.nn import functional as F
 
-from common.checkpoint import load_tensors, save_tensors
+from common.checkpoint import save_tensors
+from common.untrusted import load_tensors
 from sac.agent import SAC, AgentConfig
 from sac.critic import StackedLayerNorm, StackedLinear
 from sac.replay_buffer import Batch

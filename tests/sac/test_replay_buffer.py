@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from common.checkpoint import load_tensors, save_tensors
+from common.checkpoint import save_tensors
+from common.untrusted import load_tensors
 from sac.replay_buffer import Batch, NStepWindow, ReplayBuffer
 
 NUM_ENVS, STEPS, GAMMA = 3, 300, 0.9

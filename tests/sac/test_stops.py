@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from common import checkpoint
+from common import untrusted
 from common.errors import UserError
 from sac.agent import AgentConfig
 from tests.sac.walk import Rows, assert_same_run, contents, make_trainer, run
@@ -70,8 +70,8 @@ def killer() -> Killer:
 
 def assert_checkpoints_are_whole(checkpoints: Path) -> None:
     for folder in checkpoints.glob("[!.]*"):  # what `best` and `last` lead to among them
-        checkpoint.load_tensors(folder / "model.safetensors")
-        checkpoint.load_json(folder / "config.json")
+        untrusted.load_tensors(folder / "model.safetensors")
+        untrusted.load_json(folder / "config.json")
     if (checkpoints / "last").is_symlink():
         contents(checkpoints / "last")
 

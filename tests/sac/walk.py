@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import checkpoint
+from common import checkpoint, untrusted
 from envs.interfaces import Step
 from sac.agent import SAC, AgentConfig
 from sac.trainer import Trainer, TrainingConfig
@@ -120,10 +120,10 @@ def contents(folder: Path) -> dict:
     """Everything in a checkpoint, and fails where something is missing or damaged."""
     state = folder / checkpoint.TRAINING_STATE
     return {
-        "config": checkpoint.load_json(folder / "config.json"),
-        "counters": checkpoint.load_json(state / "counters.json"),
-        "model": {k: v.tolist() for k, v in checkpoint.load_tensors(folder / "model.safetensors").items()},
-        "state": {k: v.tolist() for k, v in checkpoint.load_tensors(state / "tensors.safetensors").items()},
+        "config": untrusted.load_json(folder / "config.json"),
+        "counters": untrusted.load_json(state / "counters.json"),
+        "model": {k: v.tolist() for k, v in untrusted.load_tensors(folder / "model.safetensors").items()},
+        "state": {k: v.tolist() for k, v in untrusted.load_tensors(state / "tensors.safetensors").items()},
     }
 
 
@@ -131,7 +131,5 @@ def assert_same_run(folder: Path, other: Path) -> None:
     assert contents(folder / "checkpoints/last") == contents(other / "checkpoints/last")
     names = [sorted(path.name for path in (each / "checkpoints").iterdir()) for each in (folder, other)]
     assert names[0] == names[1]
-    models = [
-        checkpoint.load_tensors(each / "checkpoints/best/model.safetensors") for each in (folder, other)
-    ]
+    models = [untrusted.load_tensors(each / "checkpoints/best/model.safetensors") for each in (folder, other)]
     torch.testing.assert_close(*models, rtol=0, atol=0)

@@ -10,7 +10,7 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 
 import train_act
-from common.checkpoint import load_json, load_tensors
+from common.untrusted import load_json, load_tensors
 
 ROOT = Path(train_act.__file__).parent
 TINY = """

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import train_sac
-from common.checkpoint import load_json, load_tensors
+from common.untrusted import load_json, load_tensors
 from tests.runs import metrics
 
 MORE = ("--total-env-steps", "1600")

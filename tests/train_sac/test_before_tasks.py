@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import train_sac
-from common.checkpoint import load_json, load_tensors
+from common.untrusted import load_json, load_tensors
 from envs.pusht.task import PushT
 from policies import load_policy
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import train_sac
-from common.checkpoint import load_tensors, save_tensors
+from common.checkpoint import save_tensors
 from common.run import only_process_in
+from common.untrusted import load_tensors
 from tests.runs import sentence
 from tests.train_sac.runs import MORE
 

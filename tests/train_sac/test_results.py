@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
 
-from common.checkpoint import load_json
+from common.untrusted import load_json
 from envs.pusht.task import PushT
 from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import rollout

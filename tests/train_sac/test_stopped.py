@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import train_sac
-from common.checkpoint import load_json, load_tensors, save_tensors
+from common.checkpoint import save_tensors
+from common.untrusted import load_json, load_tensors
 from envs.training import TrainingEnv
 from tests.runs import sentence
 from tests.train_sac.runs import MORE, assert_same, assert_same_run, command_line, contents, start

@@ -1,0 +1,223 @@
+"""What comes from outside: checkpoints, runs, datasets and settings that somebody else may have made.
+
+Reading executes nothing, waits for nothing and fills no memory: only regular files of a bounded size, JSON
+and YAML of plain values, safetensors. Writing follows no link: a file is made under a fresh name beside the
+old one and takes its place, so what a link there leads to stays as it is.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+
+from common.errors import UserError, reason
+
+MAX_TEXT_BYTES = 64 * 2**20  # of JSON; LeRobot's statistics of 1,000 features take less than one
+MAX_YAML_BYTES = 2**20  # PyYAML reads 0.1 MB/s
+MAX_DEPTH = 50  # levels of nesting in JSON and YAML
+MAX_DIGITS = 40  # of an integer; a random generator's state has 39
+
+
+def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
+    """A UTF-8 text.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be read.
+        ValueError: it is no regular file, has more than `limit` bytes, or is not UTF-8.
+    """
+    with open_regular(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > limit:
+            raise ValueError(f"it has {size:,} bytes, more than {limit:,}")
+        return file.read(limit).decode("utf-8")
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to read; a pipe or a device, on which reading may never end, is refused.
+
+    Raises:
+        OSError: there is none, or it cannot be read.
+        ValueError: it is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError("it is no regular file")
+    with os.fdopen(descriptor, "rb") as file:
+        yield file
+
+
+def load_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: the file is missing or not JSON of bounded size, depth and numbers.
+    """
+    with _reading(path):
+        return parse_json(read_text(path))
+
+
+def parse_json(text: str) -> Any:
+    """Plain values from JSON.
+
+    Raises:
+        ValueError: it is not JSON, nested too deeply, or has an integer of too many digits.
+    """
+    try:
+        content = json.loads(text, parse_int=_bounded_int)
+        _check_depth(content)
+    except RecursionError:
+        raise ValueError(f"it is nested in more than {MAX_DEPTH} levels") from None
+    return content
+
+
+def load_yaml(path: Path) -> Any:
+    """Read a YAML file of plain values: no aliases, no key twice, no tags but YAML's own plain ones.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be read.
+        ValueError: it is not such a file; says in which line, if in one.
+    """
+    try:
+        return yaml.load(read_text(path, MAX_YAML_BYTES), Loader=_PlainLoader)  # a SafeLoader
+    except RecursionError:
+        raise ValueError(f"it is nested in more than {MAX_DEPTH} levels") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise ValueError(f"{where}{error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(reason(error)) from None
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        UserError: the file is missing or not whole.
+    """
+    with _reading(path):
+        with open_regular(path):
+            pass
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}
+
+
+@contextmanager
+def new_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """A file that takes the place of `path`, link or not, at the end of the block; after an error none does.
+
+    Args:
+        path: its folder exists.
+        mode: "w" for UTF-8 text or "wb".
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.unlink(missing_ok=True)  # of a killed process, or a link
+    encoding = None if "b" in mode else "utf-8"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        with os.fdopen(descriptor, mode, encoding=encoding) as file:
+            yield file
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text in the place of what is at `path`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with new_file(path) as file:
+        file.write(text)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add to a file, which may not be there yet.
+
+    Raises:
+        OSError: it cannot be written, or is a link.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise OSError(None, "it is a link, or no regular file", str(path))
+        file.write(text)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing, so its folder is not whole") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or reason(error)})") from None
+    except (ValueError, SafetensorError) as error:
+        raise UserError(f"{path}: damaged or truncated ({reason(error)})") from None
+
+
+def _bounded_int(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"it has an integer of {len(digits)} digits")
+    return int(digits)
+
+
+def _check_depth(content: Any, depth: int = 0) -> None:
+    if depth > MAX_DEPTH:
+        raise RecursionError
+    if isinstance(content, dict | list):
+        for value in content.values() if isinstance(content, dict) else content:
+            _check_depth(value, depth + 1)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without what settings do not need and what goes wrong without a word."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="aliases are not understood", problem_mark=event.start_mark)
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise RecursionError
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            if node.tag == "tag:yaml.org,2002:int":
+                _bounded_int(node.value)
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.MarkedYAMLError(problem=f"no {kind}", problem_mark=node.start_mark) from None
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        lines: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            key, line = key_node.value, key_node.start_mark.line + 1
+            if isinstance(key, str) and key in lines:
+                problem = f"{key} is given twice, in line {lines[key]} too"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
+            if isinstance(key, str):
+                lines[key] = line
+        return super().construct_mapping(node, deep)

@@ -225,6 +225,7 @@ def test_pictures_and_keypoints_have_folders_of_their_own(settings, root):
     assert str(collect_dataset.choose_root(collect_dataset.Config(**settings))) == root
 
 
+@pytest.mark.slow
 def test_a_resume_keeps_the_settings_of_the_dataset(tmp_path, short_blocks):
     """Also of a dataset that was recorded when the defaults were others, and tasks had no names."""
     flags = "--noise 3 --hold 2"

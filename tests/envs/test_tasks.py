@@ -76,6 +76,7 @@ def test_a_configuration_is_of_one_task(capsys):
         train_sac.read_config(["--config", "configs/sac_pendulum.yaml", "--task", "pusht"])
 
 
+@pytest.mark.slow
 def test_a_run_of_another_task_is_not_resumed(capsys, tmp_path):
     name = ["--logs", str(tmp_path), "--run-name", "run", "--training.eval-every", "0"]
     short = ["--total-env-steps", "300", "--training.start-steps", "200", "--training.eval-episodes", "1"]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nbformat
 import pyarrow.parquet as pq
+import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
@@ -28,6 +29,7 @@ def test_it_is_shipped_without_outputs():
     assert all(not cell.outputs and cell.execution_count is None for cell in cells)
 
 
+@pytest.mark.slow
 def test_it_plays_films_and_records(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))

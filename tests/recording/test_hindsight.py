@@ -89,6 +89,7 @@ def distance(pose, other):
     return np.hypot(*(pose[:2] - other[:2])) + 50.0 * abs(turn)
 
 
+@pytest.mark.slow
 def test_segments_succeed_in_the_stock_simulator(file, tmp_path, capsys):
     """The same ways as recorded, a little aside, up to their one success."""
     recipe = Recipe(policy=IMPORT, hindsight=True, observations="pixels", resolution=32, hold=0)

@@ -81,6 +81,7 @@ def dataset_at(root, source, **settings):
     return Dataset(root, Notes(recipe, next_seed=recipe.seed))
 
 
+@pytest.mark.slow
 def test_demonstrations_become_a_dataset(file, source, tmp_path, capsys):
     dataset = dataset_at(tmp_path / "data", source)
     assert import_demonstrations(dataset, file)
@@ -96,6 +97,7 @@ def test_demonstrations_become_a_dataset(file, source, tmp_path, capsys):
     assert f"{EPISODES} of {EPISODES} episodes replay within 1 px" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_demonstrations_as_a_video(file, source, tmp_path):
     dataset = dataset_at(tmp_path / "data", source, video=True)
     assert import_demonstrations(dataset, file)

@@ -1,0 +1,456 @@
+"""What is fed: each target has a valid input, made once, and a way to open it that says what must be true."""
+
+import csv
+import inspect
+import json
+import math
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import datasets
+import mutations
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from safetensors.numpy import load_file
+
+import act.player
+import act.trainer
+import collect_dataset
+import common.run
+import demo
+import envs.pusht.task
+import evaluate
+import train_act
+import train_sac
+from common.config import _kinds, parse, to_dict
+from envs.pusht.demonstrations import PeoplesDemonstrations
+from envs.pusht.vector import PushTVectorEnv
+from policies import ASSETS, find_weights, load_policy, task_of
+from recording.checks import open_dataset
+from recording.pictures import decode_png
+from recording.verify import verify
+
+EXPERT = str(ASSETS / "sac_expert_fast")
+RUNS_S = 4.0  # of CPU time after which long work counts as begun
+TINY_SAC = """
+total_env_steps: 120
+device: cpu
+threads: 1
+env: {num_envs: 2, features: [agent_pos, block_pos], speed_limit: [60.0, 20.0], speed_ramp: [20, 80]}
+agent: {hidden_sizes: [8, 8], batch_size: 8, lr: 3.0e-4, n_step: 2}
+training: {start_steps: 40, utd: 0.1, buffer_capacity: 100, log_every: 20, eval_every: 60, eval_episodes: 1}
+"""
+TINY_ACT = """
+steps: 3
+batch_size: 5
+device: cpu
+threads: 1
+policy: {chunk_size: 7, n_action_steps: 3, dim_model: 16, n_heads: 2, dim_feedforward: 16,
+  n_encoder_layers: 1, n_vae_encoder_layers: 1, latent_dim: 4, backbone_weights: none}
+optimizer: {lr: 1.0e-3, warmup_steps: 4, ema: 0.9}
+training: {log_every: 1, eval_every: 2, keep_every: 2, eval_episodes: 1, video_every: 0}
+"""
+
+
+class Wrong(Exception):
+    """An input was taken for something that it does not say."""
+
+
+class Runs(BaseException):
+    """Long work has begun."""
+
+
+@dataclass
+class Case:
+    """A changed copy of a valid input."""
+
+    folder: Path
+    valid: Path
+    changed: str = ""  # the file in it
+    said: bytes = b""  # by that file, before it was opened
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.changed
+
+
+@dataclass(frozen=True)
+class Target:
+    name: str
+    source: str  # of the valid input
+    files: tuple[str, ...]  # of which one is changed
+    open: Callable[[Case], Any]
+    cost: float = 1.0  # of an input, relative
+    change: Callable[[Path, Random, Path], str] = mutations.file
+    writes: bool = False  # anywhere, where it is told to
+
+
+def beating(method: Callable) -> Callable:
+    """The method, which shows that work goes on, and ends the process when it has gone on for long."""
+    count = 0
+
+    def beat(*args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count > 2 and time.process_time() - STARTED[0] > RUNS_S:
+            raise Runs
+        return method(*args, **kwargs)
+
+    return beat
+
+
+STARTED = [math.inf]  # CPU time when the input was opened
+common.run.StopRequest.__call__ = beating(common.run.StopRequest.__call__)  # asked before each update
+PushTVectorEnv.step = beating(PushTVectorEnv.step)
+envs.pusht.task.PushTVectorEnv = partial(PushTVectorEnv, max_episode_steps=20)  # of trainings and evaluations
+torch.set_num_threads(1)
+datasets.disable_progress_bars()
+WARM = PushTVectorEnv(1, 32)  # loads its compiled kernels, here once
+WARM.reset(seed=np.zeros(1, np.int64))
+WARM.step(np.zeros((1, 2)))
+
+
+# The valid inputs.
+
+
+def make_sac(folder: Path) -> None:
+    (folder / "config.yaml").write_text(TINY_SAC)
+    (folder / "flags.json").write_text("[]")
+    train_sac.main(sac_flags(folder))
+
+
+def make_act(folder: Path, observations: str = "keypoints") -> None:
+    (folder / "config.yaml").write_text(TINY_ACT)
+    (folder / "flags.json").write_text("[]")
+    words = f"--observations {observations} --resolution 32 --episodes 3 --seed 7000 --all --hold 0"
+    collect_dataset.main(["--root", str(folder / "set"), "--policy", EXPERT, *words.split()])
+    train_act.main(act_flags(folder))
+
+
+def make_people(folder: Path) -> None:
+    make_act(folder)
+    frames = read_frames(folder / "set")
+    arrays = {
+        "state": np.stack(frames["sim.state"])[:, :5].astype(np.float32),
+        "action": np.stack(frames["action"]),
+        "episode_ends": np.cumsum(frames.groupby("episode_index").size().to_numpy()),
+    }
+    np.savez(folder / "people.npz", **arrays)
+    for name, values in arrays.items():  # zarr 2, in one chunk, not compressed
+        array = folder / "people.zarr" / name
+        array.mkdir(parents=True)
+        info = {"zarr_format": 2, "shape": values.shape, "chunks": values.shape, "order": "C"}
+        info |= {"fill_value": 0, "dtype": values.dtype.str, "compressor": None, "filters": None}
+        (array / ".zarray").write_text(json.dumps(info))
+        (array / ".".join("0" * values.ndim)).write_bytes(values.tobytes())
+
+
+SOURCES = {"sac": make_sac, "act": make_act, "people": make_people}
+SOURCES["pictures"] = partial(make_act, observations="pixels")
+
+
+def sac_flags(folder: Path, run: str = "run") -> list[str]:
+    return ["--config", str(folder / "config.yaml"), "--logs", str(folder / "logs"), "--run-name", run]
+
+
+def act_flags(folder: Path, run: str = "run") -> list[str]:
+    return [*sac_flags(folder, run), "--dataset.root", str(folder / "set")]
+
+
+def evaluate_flags(folder: Path, _: str) -> list[str]:
+    return f"--policy random --episodes 2 --num-envs 2 --output {folder / 'out'}".split()
+
+
+def collect_flags(folder: Path, _: str) -> list[str]:
+    return f"--policy random --episodes 1 --all --hold 0 --root {folder / 'new'} --give-up 3".split()
+
+
+def read_frames(root: Path) -> pd.DataFrame:
+    return pd.concat(map(pd.read_parquet, sorted((root / "data").rglob("*.parquet"))), ignore_index=True)
+
+
+def read_rows(text: str) -> list[dict[str, str]]:
+    return [{k: v for k, v in row.items() if v} for row in csv.DictReader(text.splitlines())]
+
+
+# Second ways to tell what an input says.
+
+
+def flatten(content: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(content, dict) or not content:
+        return {prefix[:-1]: content}
+    parts = [flatten(value, f"{prefix}{str(key).replace('-', '_')}.") for key, value in content.items()]
+    if len(flat := {key: value for part in parts for key, value in part.items()}) < sum(map(len, parts)):
+        raise Wrong(f"a setting below {prefix or 'the top'} is given twice, once with - for _")
+    return flat
+
+
+def check_says(config: Any, content: dict[str, Any], *ignored: str) -> None:
+    """The configuration has the settings of a file, where 1e-4 may be text and a list a tuple."""
+
+    def same(value: Any, said: Any) -> bool:
+        if isinstance(value, list) and isinstance(said, list | tuple):
+            return len(value) == len(said) and all(map(same, value, said))
+        if isinstance(value, float) and not isinstance(said, bool):
+            return value == float(said)
+        return (value == said and isinstance(value, bool) == isinstance(said, bool)) or str(value) == said
+
+    have = flatten(to_dict(config))
+    for key, value in flatten(content).items():
+        if key in have and key not in ignored and not same(have[key], value):
+            raise Wrong(f"{key} is {have[key]!r:.50}, given was {value!r:.50}")
+
+
+def check_plausible(new: Any, old: Any, name: str = "") -> None:
+    """Nothing is missing, and numbers have the type and sign that they had, and are not absurd."""
+    number = isinstance(old, int | float)
+    if isinstance(old, dict) and isinstance(new, dict):
+        if missing := old.keys() - new.keys():
+            raise Wrong(f"{name} without {min(missing)} was accepted")
+        for key in old:
+            check_plausible(new[key], old[key], f"{name}.{key}")
+    elif isinstance(old, list) and isinstance(new, list):
+        for value, before in zip(new, old, strict=False):
+            check_plausible(value, before, f"{name}[]")
+    elif str(new) != str(old) and (
+        (type(new) is not type(old) and not (isinstance(old, float) and type(new) is int))
+        or (number and (not math.isfinite(new) or abs(new) > 1e6 * (1 + abs(old)) or new < 0 <= old))
+    ):
+        raise Wrong(f"{name} = {new!r:.50} instead of {old!r:.50} was accepted")
+
+
+def check_changed(case: Case, *ignored: str, now: Path | None = None) -> None:
+    """The changed file, or what became of it, if it is JSON, is plausible but for what does not matter."""
+    if case.changed.endswith(".json") and (case.said or now):
+        text = now.read_text() if now else case.said.decode("utf-8-sig")
+        old = json.loads((case.valid / case.changed).read_bytes())
+        for name in ignored:
+            old.pop(name, None)
+        check_plausible(json.loads(text), old)
+
+
+def check_dataset(root: Path) -> None:
+    """All files of a dataset agree about its episodes, by pandas."""
+    info, frames = json.loads((root / "meta/info.json").read_text()), read_frames(root)
+    episodes = pd.concat(map(pd.read_parquet, sorted((root / "meta/episodes").rglob("*.parquet"))))
+    sizes = frames.groupby("episode_index").size().to_numpy()
+    ends = np.cumsum(sizes)
+    agrees = {
+        "info.json": (info["total_episodes"], info["total_frames"]) == (len(sizes), len(frames)),
+        "codebase_version": info["codebase_version"] == "v3.0",
+        "index": list(frames["index"]) == list(range(len(frames))),
+        "episode_index": list(frames["episode_index"]) == list(np.repeat(range(len(sizes)), sizes)),
+        "frame_index": list(frames["frame_index"]) == [i for size in sizes for i in range(size)],
+        "length": list(episodes["length"]) == list(sizes),
+        "dataset_from_index": list(episodes["dataset_from_index"]) == [0, *ends[:-1]],
+        "dataset_to_index": list(episodes["dataset_to_index"]) == list(ends),
+        "timestamp": np.allclose(frames["timestamp"], frames["frame_index"] / info["fps"], atol=1e-3),
+        "action": np.isfinite(np.stack(frames["action"])).all(),
+    }
+    if wrong := [name for name, true in agrees.items() if not true]:
+        raise Wrong(f"a dataset was accepted whose {', '.join(wrong)} is wrong")
+
+
+# How inputs are opened.
+
+
+def with_yaml(read: Callable, main: Callable, flags: Callable, case: Case) -> None:
+    config = read(flags(case.folder))
+    said = yaml.safe_load(case.said.decode("utf-8-sig")) or {}
+    check_says(config, said, "logs", "run_name", "dataset.root")
+    main(flags(case.folder, "new"))
+
+
+def change_flags(config_class: Callable[[], Any], path: Path, rng: Random, _: Path) -> str:
+    """A flag of the script, or nearly one, with a value that may be anything."""
+    keys = [key for key in _kinds(config_class()) if key not in ("wandb_project", "push_to_hub", "repo_id")]
+    flag = "--" + rng.choice([*keys, "config"]).replace("_", rng.choice("--_"))
+    value = rng.choice([*mutations.STRINGS, *map(str, mutations.NUMBERS[:12]), "9" * 400, "\udcff", "1 2"])
+    others = [[f"{flag}={value}"], [flag], [flag + "x", value], [value], [flag, value] * 2]
+    others += [["--no-" + flag[2:]]]
+    words = rng.choice([[flag, value]] * 6 + [[flag, *value.split()]] * 2 + others)
+    path.write_text(json.dumps(words))
+    return shlex.join(words)
+
+
+def with_flags(read: Callable, main: Callable, flags: Callable, case: Case) -> None:
+    argv = [*flags(case.folder, "new"), *(words := json.loads(case.said))]
+    config = read(argv)
+    if len(words) == 2 and words[1] not in ("None", "-1"):
+        key = words[0].removeprefix("--").replace("-", "_")
+        several = isinstance(flatten(to_dict(config)).get(key), list)
+        check_says(config, {key: words[1:] if several else words[1]})
+    main(argv)
+
+
+def with_demo(case: Case) -> None:
+    def begins(argv: Any) -> None:
+        raise Wrong("demo.py begins without a look at its flags")
+
+    if words := json.loads(case.said):
+        sys.argv[1:], demo.train_sac.main = words, begins
+        demo.main(*([words] if inspect.signature(demo.main).parameters else []))
+
+
+def play(case: Case) -> None:
+    """A policy that opens has the weights of its file and plays."""
+    path = case.folder / "logs/run/checkpoints/last"
+    policy: Any = load_policy(path)
+    policy.reset(np.zeros(1, np.int64))
+    action = policy.act(task_of(path).vector_env(1).reset(seed=np.zeros(1, np.int64))[0])
+    if action.shape != (1, 2) or not np.isfinite(action).all():
+        raise Wrong(f"an action is {action}")
+    network = policy.actor if hasattr(policy, "actor") else policy.policy
+    weights = load_file(find_weights(path) / "model.safetensors")
+    for name, tensor in network.state_dict().items():
+        if name in weights and not np.array_equal(tensor.numpy(), weights[name]):
+            raise Wrong(f"{name} is not what model.safetensors says, or no number")
+    if case.changed.endswith("config.json"):
+        check_changed(case, "trained")
+
+
+def go_on(main: Callable, flags: Callable, more: str, case: Case) -> None:
+    """A resumed training has the metrics of before, and took nothing absurd for its state."""
+    main([*flags(case.folder), *more.split()])
+    if case.changed.endswith(("counters.json", "trainer.json", "training_step.json")):
+        check_changed(case, "batch_size", "num_processes")  # that only LeRobot reads
+    elif STATE in case.changed:
+        check_changed(case, now=case.folder / "logs/run/checkpoints/last" / STATE / Path(case.changed).name)
+    elif case.changed.endswith(".csv") and case.said:
+        whole = case.said[: case.said.rfind(b"\n")].decode()
+        old, new = read_rows(whole), read_rows(case.path.read_text())
+        if old != new[: len(old)]:
+            raise Wrong(f"metrics.csv had {len(old)} rows before, and they changed")
+
+
+def start_from(case: Case) -> None:
+    train_act.main([*act_flags(case.folder, "new"), "--steps", "5", "--start-from", str(case.folder / ACT)])
+
+
+def learn_from(case: Case) -> None:
+    """The frames that a training would learn from are those of the files, by pandas."""
+
+    class Begins(BaseException):
+        pass
+
+    def train(self: act.trainer.Trainer, *_: Any) -> bool:
+        raise Begins(self.frames)  # which have been read
+
+    act.trainer.Trainer.train = train
+    try:
+        train_act.main(act_flags(case.folder, "new"))
+    except Begins as begun:
+        frames = begun.args[0]
+    check_dataset(case.folder / "set")
+    table = read_frames(case.folder / "set")
+    for name, pictures in frames.pictures.items():
+        decoded = np.stack([decode_png(cell["bytes"]) for cell in table[name]]).transpose(0, 3, 1, 2)
+        if not np.array_equal(pictures.numpy(), decoded):
+            raise Wrong(f"other pictures {name}")
+    if not all(values.isfinite().all() for values in frames.vectors.values()):
+        raise Wrong("some numbers are not finite when they are normalised")
+
+
+def add_to(case: Case) -> None:
+    """A dataset that has grown is whole, its statistics included."""
+    root = case.folder / "set"
+    collect_dataset.main(["--root", str(root), "--resume", "--episodes", "4", "--policy", EXPERT])
+    check_dataset(root)
+    if case.changed.endswith("recording.json"):
+        check_changed(case, "commands")
+    stats = [json.loads((folder / "set/meta/stats.json").read_text()) for folder in (case.folder, case.valid)]
+    new, old = map(flatten, stats)
+    for name, before in old.items():
+        values = np.array(new[name])
+        if values.shape != np.shape(before) or values.dtype.kind not in "if" or not np.isfinite(values).all():
+            raise Wrong(f"statistics {name} became {new[name]!r:.60}")
+
+
+def verify_set(case: Case) -> None:
+    """What is verified is what was recorded."""
+    if verify(open_dataset(case.folder / "set")):
+        check_dataset(case.folder / "set")
+        new, old = read_frames(case.folder / "set"), read_frames(case.valid / "set")
+        for name in [name for name in old if name != "observation.image"]:
+            if not np.allclose(*(np.stack(each[name]).astype(float) for each in (new, old)), atol=0.01):
+                raise Wrong(f"{name} was verified, and is not as it was recorded")
+
+
+def open_people(case: Case) -> None:
+    """Demonstrations are of PushT, and nothing in them is made up."""
+    path = case.folder / ("people.npz" if case.changed.endswith("npz") else "people.zarr")
+    people = PeoplesDemonstrations(path, 0, hindsight=False)
+    next(people.read(0))
+    arrays = people.arrays
+    if not case.path.is_file():
+        raise Wrong("an array was made up for a file that is missing")
+    off = max(np.abs(array - 256).max() for array in (arrays.states[:, :4], arrays.actions))
+    if off > 300 or len(arrays.actions) != arrays.ends[-1]:
+        raise Wrong(f"demonstrations {off:.3g} px from the middle of the board, with ends {arrays.ends}")
+
+
+STATE = "training_state"
+SAC, ACT = (f"logs/run/checkpoints/step_{steps:08d}" for steps in (120, 3))
+MODEL, RUN = f"{ACT}/pretrained_model", "logs/run/config.yaml logs/run/metrics.csv"
+FILE = "chunk-000/file-000.parquet"
+
+
+def names(folder: str, files: str) -> str:
+    return " ".join(f"{folder}/{file}" for file in files.split())
+
+
+SET = names("set/meta", f"info.json stats.json recording.json tasks.parquet episodes/{FILE} episodes/{FILE}")
+SET += f" set/data/{FILE} set/data/{FILE}"
+
+
+def _target(name: str, source: str, files: str, opened: Callable, cost: float = 1.0, **more: Any) -> Target:
+    return Target(name, source, tuple(files.split()), opened, cost, **more)
+
+
+def _flags(name: str, source: str, config_class: Callable, *script: Callable) -> Target:
+    change = partial(change_flags, config_class)
+    return _target(name, source, "flags.json", partial(with_flags, *script), change=change, writes=True)
+
+
+sac = train_sac.read_config, train_sac.main, sac_flags
+ours = train_act.read_config, train_act.main, act_flags
+evaluation = partial(parse, evaluate.Config), evaluate.main, evaluate_flags
+recording = partial(parse, collect_dataset.Config), collect_dataset.main, collect_flags
+ALL = [
+    _target("sac_yaml", "sac", "config.yaml", partial(with_yaml, *sac)),
+    _target("act_yaml", "act", "config.yaml", partial(with_yaml, *ours), 2),
+    _flags("sac_flags", "sac", lambda: type(train_sac.read_config([])), *sac),
+    _flags("act_flags", "act", lambda: type(train_act.read_config([])), *ours),
+    _flags("evaluate_flags", "sac", lambda: evaluate.Config, *evaluation),
+    _flags("collect_flags", "sac", lambda: collect_dataset.Config, *recording),
+    _target("demo_flags", "sac", "flags.json", with_demo,
+            change=partial(change_flags, lambda: evaluate.Config)),
+    _target("sac_policy", "sac", names(SAC, "config.json config.json model.safetensors"), play),
+    _target("act_policy", "act", names(MODEL, """config.json policy_preprocessor.json
+        policy_postprocessor.json task.json model.safetensors
+        policy_preprocessor_step_3_normalizer_processor.safetensors"""), play),
+    _target("sac_resume", "sac", f"{RUN} " + names(SAC, f"""{STATE}/counters.json {STATE}/tensors.safetensors
+            config.json"""), partial(go_on, train_sac.main, sac_flags, "--total-env-steps 140")),
+    _target("act_resume", "act", RUN + " " + names(f"{ACT}/{STATE}", """trainer.json training_step.json
+        trainer.safetensors optimizer_state.safetensors optimizer_param_groups.json rng_state.safetensors
+        scheduler_state.json"""), partial(go_on, train_act.main, act_flags, "--steps 4"), 2),
+    _target("act_start", "act", names(ACT, f"{STATE}/training_step.json pretrained_model/train_config.json"),
+            start_from, 3),
+    _target("act_keypoints", "act", SET, learn_from),
+    _target("act_pictures", "pictures", SET, learn_from, 3),
+    _target("recorded_keypoints", "act", SET, add_to),
+    _target("recorded_pictures", "pictures", SET, add_to, 2),
+    _target("verify", "pictures", SET, verify_set),
+    _target("people", "people", "people.npz " + names("people.zarr", """state/.zarray state/0.0
+        action/.zarray action/0.0 episode_ends/.zarray episode_ends/0"""), open_people),
+]  # fmt: skip
+TARGETS = {target.name: target for target in ALL}

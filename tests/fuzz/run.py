@@ -230,7 +230,7 @@ def main() -> int:
             outcome = fuzz(target, valid[target.source], args.seed, number, SCRATCH / "case")
             ends[outcome.kind] += 1
             if outcome.kind not in GOOD:
-                same = re.sub(r"(.)\1{4,}|'[^']*'|[\d.]+", "#", outcome.detail)[:80]
+                same = re.sub(r"(.)\1{4,}|tmp/\w+|'[^']*'|[\d.]+", "#", outcome.detail)[:80]
                 findings[same := f"{target.name} {outcome.kind} {same}"] += 1
                 if findings[same] == 1:
                     print(f"\n{target.name}, {outcome.kind}: {outcome.input[:160]}\n    {outcome.detail}")

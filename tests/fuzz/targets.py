@@ -200,7 +200,7 @@ def check_says(config: Any, content: dict[str, Any], *ignored: str) -> None:
     def same(value: Any, said: Any) -> bool:
         if isinstance(value, list) and isinstance(said, list | tuple):
             return len(value) == len(said) and all(map(same, value, said))
-        if isinstance(value, float) and not isinstance(said, bool):
+        if not isinstance(value, bool) and isinstance(value, float | int) and isinstance(said, str):
             return value == float(said)
         return (value == said and isinstance(value, bool) == isinstance(said, bool)) or str(value) == said
 
@@ -221,9 +221,13 @@ def check_plausible(new: Any, old: Any, name: str = "") -> None:
     elif isinstance(old, list) and isinstance(new, list):
         for value, before in zip(new, old, strict=False):
             check_plausible(value, before, f"{name}[]")
-    elif str(new) != str(old) and (
-        (type(new) is not type(old) and not (isinstance(old, float) and type(new) is int))
-        or (number and (not math.isfinite(new) or abs(new) > 1e6 * (1 + abs(old)) or new < 0 <= old))
+    elif (
+        old is not None
+        and str(new) != str(old)
+        and (
+            (type(new) is not type(old) and not (isinstance(old, float) and type(new) is int))
+            or (number and (not math.isfinite(new) or abs(new) > 1e6 * (1 + abs(old)) or new < 0 <= old))
+        )
     ):
         raise Wrong(f"{name} = {new!r:.50} instead of {old!r:.50} was accepted")
 

@@ -8,7 +8,7 @@ Each input is opened in a process of its own, forked from this one, which has im
 
     right    and what was opened says what the file says, which the target compares in a second way
     refused  by a `UserError`, or by exit code 2 and one line on stderr, of at most 300 characters
-    runs     after 4 s of CPU time environments still make steps, or the training still asks before each
+    runs     after 2 s of CPU time environments still make steps, or the training still asks before each
              update whether to stop: long work was asked for, and is being done
 
 Anything else is a finding: a traceback, 20 s of CPU time or 60 s without one of these ends, memory beyond
@@ -28,6 +28,7 @@ os.environ |= {"HF_HOME": str(SCRATCH / "caches"), "MPLCONFIGDIR": str(SCRATCH /
 sys.path.insert(0, str(ROOT))
 
 import argparse
+import gc
 import importlib
 import json
 import re
@@ -215,6 +216,7 @@ def main() -> int:
     args = parser.parse_args()
     chosen = [targets.TARGETS[name] for name in args.target]
     valid = prepare({target.source for target in chosen})
+    gc.freeze()  # else each child's collections copy the memory of the imports
     findings: Counter[str] = Counter()
     for target in chosen:
         count = args.inputs

@@ -10,6 +10,6 @@ import pytest
 @pytest.mark.slow
 def test_every_input_ends_right_or_in_a_sentence():
     """In a process of its own, which is forked and so must not have computed anything yet."""
-    command = [sys.executable, Path(__file__).with_name("run.py"), "--total", "300"]
+    command = [sys.executable, Path(__file__).with_name("run.py"), "--total", "200"]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -134,12 +134,10 @@ def attempt(target: Target, case: Case, rng: Random | None) -> Outcome:
     outcome = _open(target, case)
     outcome.input = changed
     if outcome.kind in GOOD:
-        left = [path for path, data in before.items() if not path.exists() or path.read_bytes() != data]
-        homes = [
-            case.folder.parent / name for name in ("tmp", "home", *(["cwd"] if not target.writes else []))
-        ]
-        left += [path for home in homes for path in home.iterdir()]
-        left += (case.folder.parent / "cwd").glob("executed")
+        left = list((case.folder.parent / "cwd").glob("executed"))
+        left += [path for path, data in before.items() if not path.exists() or path.read_bytes() != data]
+        for name in ("tmp", "home", "outside", *(["cwd"] if not target.writes else [])):
+            left += [path for path in (case.folder.parent / name).iterdir() if path not in before]
         if left:
             return Outcome("left behind", str(left[0].relative_to(case.folder.parent)), changed)
     return outcome

@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 import argparse
 import gc
 import importlib
+import io
 import json
 import re
 import resource
@@ -40,7 +41,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
@@ -79,15 +80,15 @@ def in_child(work: Callable[[], Outcome], case: Path) -> Outcome:
         finally:
             os._exit(0)  # what follows is the parent's
     os.close(send)
-    heard = select.select([receive], [], [], WALL_S)[0]
-    answer = os.read(receive, 65_536) if heard else b""
-    os.close(receive)
-    if not answer:
-        time.sleep(0.1 if heard else 0)
-    for kill in (os.kill, os.killpg):  # and what it has started
-        with suppress(ProcessLookupError):
-            kill(child, signal.SIGKILL)
-    _, status, _ = os.wait4(child, 0)
+    try:
+        heard = select.select([receive], [], [], WALL_S)[0]
+        answer = os.read(receive, 65_536) if heard else b""
+    finally:
+        os.close(receive)
+        for kill in (os.kill, os.killpg):  # and what it has started
+            with suppress(ProcessLookupError):
+                kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
     if answer:
         return Outcome(**json.loads(answer))
     number = os.waitstatus_to_exitcode(status)
@@ -202,49 +203,51 @@ def fuzz(target: Target, valid: Path, seed: int, number: int | None, folder: Pat
     return in_child(lambda: attempt(target, case, rng), folder)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def feed(target: Target, valid: Path, seed: int, numbers: Sequence[int]) -> int:
+    """Print the first finding of each kind, and how the inputs ended; returns the number of findings."""
+    folder, ends, seen = SCRATCH / "case", Counter(), set()
+    started, again = time.perf_counter(), f"python tests/fuzz/run.py --target {target.name} --seed {seed}"
+    for number in (None, *numbers):  # what is not changed must be right
+        outcome = fuzz(target, valid, seed, number, folder)
+        ends[outcome.kind] += 1
+        if outcome.kind == "right" or (outcome.kind in GOOD and number is not None):
+            continue
+        same = re.sub(r"(.)\1{4,}|tmp/\w+|'[^']*'|[\d.]+", "#", outcome.kind + outcome.detail)[:80]
+        if same not in seen or len(numbers) == 1:
+            print(f"\n{target.name}, {outcome.kind}: {outcome.input[:160]}\n    {outcome.detail}")
+            print(f"    again: {again} --number {number}" if number is not None else "    without any change")
+        seen.add(same)
+    print(
+        f"{target.name}: {dict(ends)}, {(time.perf_counter() - started) / len(numbers):.2f} s each",
+        flush=True,
     )
+    return sum(count for kind, count in ends.items() if kind not in GOOD)
+
+
+def main() -> int:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("--inputs", type=int, default=2000, help="for each target")
     parser.add_argument("--total", type=int, help="for all targets together")
     parser.add_argument("--target", nargs="+", default=list(targets.TARGETS), choices=targets.TARGETS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--number", type=int, help="of one input")
     args = parser.parse_args()
+    assert isinstance(sys.stdout, io.TextIOWrapper)
+    sys.stdout.reconfigure(errors="replace")
     chosen = [targets.TARGETS[name] for name in args.target]
     valid = prepare({target.source for target in chosen})
     gc.freeze()  # else each child's collections copy the memory of the imports
-    findings: Counter[str] = Counter()
+    shares = sum(1 / target.cost for target in chosen)
+    findings = 0
     for target in chosen:
-        count = args.inputs
-        if args.total:
-            count = max(2, round(args.total / target.cost / sum(1 / t.cost for t in chosen)))
+        count = max(2, round(args.total / target.cost / shares)) if args.total else args.inputs
         numbers = range(count) if args.number is None else [args.number]
-        if (outcome := fuzz(target, valid[target.source], 0, None, SCRATCH / "case")).kind != "right":
-            print(f"{target.name}: what was not changed ended with {outcome}")
-            findings["harness"] += 1
-        ends: Counter[str] = Counter()
-        started = time.perf_counter()
-        for number in numbers:
-            outcome = fuzz(target, valid[target.source], args.seed, number, SCRATCH / "case")
-            ends[outcome.kind] += 1
-            if outcome.kind not in GOOD:
-                same = re.sub(r"(.)\1{4,}|tmp/\w+|'[^']*'|[\d.]+", "#", outcome.detail)[:80]
-                findings[same := f"{target.name} {outcome.kind} {same}"] += 1
-                if findings[same] == 1:
-                    print(f"\n{target.name}, {outcome.kind}: {outcome.input[:160]}\n    {outcome.detail}")
-                    print(
-                        f"    again: python tests/fuzz/run.py --target {target.name} --seed {args.seed} ",
-                        end="",
-                    )
-                    print(f"--number {number}", flush=True)
-        seconds = (time.perf_counter() - started) / len(numbers)
-        print(f"{target.name}: {dict(ends)}, {seconds:.2f} s each", flush=True)
-        if args.number is not None:
-            print(outcome, f"\nin {SCRATCH / 'case'}")
-    print(f"{sum(findings.values())} findings")
-    return bool(findings)
+        findings += feed(target, valid[target.source], args.seed, numbers)
+    print(
+        f"{findings} findings" + (f", the input is in {SCRATCH / 'case'}" if args.number is not None else "")
+    )
+    return int(findings > 0)
 
 
 if __name__ == "__main__":

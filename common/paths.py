@@ -3,13 +3,29 @@
 import os
 from pathlib import Path
 
+from common.errors import UserError
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 LOGS = Path("logs")
 
 
+def expanded(path: Path | str) -> Path:
+    """The path with a home in the place of `~`, which a shell leaves in `--root=~/x`.
+
+    Raises:
+        UserError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{path}: {Path(path).parts[0]} is nobody's home here; ./~ is a folder of that name"
+        ) from None
+
+
 def in_repository(path: Path | str) -> Path:
     """The path; one below `assets/` or `configs/` that does not exist here is the repository's."""
-    path = Path(path)
+    path = expanded(path)
     ours = path.parts[:1] in (("assets",), ("configs",))
     return REPOSITORY / path if ours and not path.exists() and (REPOSITORY / path).exists() else path
 

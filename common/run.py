@@ -69,7 +69,7 @@ class Run:
         note = (
             f" ({schedules} return to their values at that share of the longer training)" if schedules else ""
         )
-        print(f"Train on: {again} and {longer}{note}")
+        print(f"Train on: {again}{', but with' if self.config.resume else ' and'} {longer}{note}")
 
 
 @contextmanager
@@ -196,7 +196,7 @@ def write_down(folder: Path, config: Any, command: str) -> None:
 
 def same_command(folder: Path, resume: bool) -> str:
     """The command that resumes the run in `folder`, which was started with or without `--resume`."""
-    return "the same command" if resume else f"the same command with --run-name {folder.name} --resume"
+    return "the same command" if resume else f"the same command, but with --run-name {folder.name} --resume"
 
 
 @contextmanager

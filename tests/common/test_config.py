@@ -74,7 +74,7 @@ def get(config, key: str):
         ("", "agent.tied", True),
         ("--seed 1", "seed", 1),
         ("--seed=1", "seed", 1),
-        ("--seed 1 --seed 2", "seed", 2),
+        ("--seed 2 --seed 2", "seed", 2),
         ("--total-env-steps 2000", "total_env_steps", 2000),
         ("--total_env_steps=2000", "total_env_steps", 2000),
         ("--no-resume", "resume", False),

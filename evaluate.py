@@ -28,6 +28,7 @@ from envs import summary
 from envs.films import film, mosaic
 from envs.interfaces import Episode, Policy, Task, VectorEnv
 from envs.rollout import replay_episode, rollout
+from envs.tasks import task_class
 from policies import WITHOUT_FOLDER, default_policy, find_checkpoint, load_policy, task_of
 
 
@@ -176,7 +177,9 @@ def make_folders(*folders: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, description=__doc__)
     use_threads(config.threads)
-    name = str(config.policy or default_policy())
+    if config.task is not None:
+        task_class(config.task)
+    name = str(config.policy or default_policy(config.task))
     name = name if name in WITHOUT_FOLDER else str(find_checkpoint(name))
     task = task_of(name, config.task)
     policy = load_policy(

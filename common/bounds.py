@@ -59,6 +59,7 @@ Steps = Annotated[int, Between(0, 10**12)]
 Count = Annotated[int, Between(1, 10**7)]  # of what is played, recorded or drawn
 Number = Annotated[int, Between(0, 10**7)]  # the same, or none
 Several = Annotated[int, Above(0, 1_000)]  # of what is computed one after the other
+Horizon = Annotated[int, Between(1, 10_000)]  # steps ahead
 Width = Annotated[int, Between(1, 2**17)]  # of a layer
 Depth = Annotated[int, Between(1, 1_000)]  # layers
 Threads = Annotated[int, Between(0, 1_024)]  # some thousands more crash PyTorch

@@ -1,9 +1,10 @@
 """Where files are: configurations and assets in the repository, `logs/` and `data/` where one stands."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import UserError, show
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LOGS = Path("logs")
@@ -13,14 +14,17 @@ def expanded(path: Path | str) -> Path:
     """The path with a home in the place of `~`, which a shell leaves in `--root=~/x`.
 
     Raises:
-        UserError: there is no such user.
+        UserError: there is no such user, or it can be no path.
     """
     try:
-        return Path(path).expanduser()
+        home = Path(path).expanduser()
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            home.lstat()
     except RuntimeError:
-        raise UserError(
-            f"{path}: {Path(path).parts[0]} is nobody's home here; ./~ is a folder of that name"
-        ) from None
+        raise UserError(f"{path}: no user {Path(path).parts[0][1:]}; ./~ is a folder of that name") from None
+    except (OSError, ValueError) as error:  # too long, or with a null character
+        raise UserError(f"{show(str(path))} can be no path: {getattr(error, 'strerror', error)}") from None
+    return home
 
 
 def in_repository(path: Path | str) -> Path:

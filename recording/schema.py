@@ -7,12 +7,12 @@ stored. `sim.*` comes on top: LeRobot makes inputs and targets of a policy from 
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from lerobot.datasets.compute_stats import get_feature_stats
 
-from common.bounds import NotNegative, Number, Seed
+from common.bounds import Between, NotNegative, Seed
 from common.errors import UserError
 from envs.interfaces import RawObservation, Task
 from envs.recording import Features, Recordable
@@ -33,7 +33,9 @@ class Settings:
     video: bool = False  # store them as LeRobot's default video, small and lossy, instead of PNG
     sampled: bool = False  # draw actions from the policy's distribution instead of taking its mode
     noise: NotNegative = 0.0  # std in the actions' unit, added to actions as played; the label has none
-    hold: Number = 10  # further steps for which a success has to last, so that a clone learns to stop
+    hold: Annotated[int, Between(0, 10_000)] = (
+        10  # further steps for which a success has to last, so that a clone learns to stop
+    )
     hindsight: bool = False  # with --import-human: every segment, moved so that it ends in success
     all: bool = False  # keep failures too, marked by next.success
     min_coverage: float = 0.0  # least progress, PushT's coverage of the goal, of an episode that is kept

@@ -34,7 +34,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from act.kinds import Batch
 from act.optimizer import OptimizerConfig
-from common.bounds import Depth, NotNegative, Width
+from common.bounds import Depth, Horizon, NotNegative, Width
 from common.errors import UserError, reason
 
 DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
@@ -47,8 +47,8 @@ class PolicyConfig:
     type: Literal["act"] = field(default="act", kw_only=True)  # kind of policy, see act/kinds/
     inputs: tuple[str, ...] = ()  # dataset features; none: cameras and observation.state, or all states
     n_obs_steps: int = 1  # observations that it sees; LeRobot's ACT accepts 1 only
-    chunk_size: Width = 16  # environment steps that it predicts; LeRobot's 100 are 10 s at 10 Hz
-    n_action_steps: Width = 8  # of those are played before it looks again
+    chunk_size: Horizon = 16  # environment steps that it predicts; LeRobot's 100 are 10 s at 10 Hz
+    n_action_steps: Horizon = 8  # of those are played before it looks again
     temporal_ensemble_coeff: float | None = None  # average overlapping chunks; requires n_action_steps 1
     dim_model: Width = 512  # hidden size
     n_heads: Width = 8  # of each attention layer; they divide dim_model
@@ -329,6 +329,16 @@ class ACT:
         trains_norms = None if saved is None else saved.get("trains_batch_norms", False)
         policy, backbone = build_policy(config, seed, weights, trains_norms)
         return policy, f"ResNet: {backbone}"
+
+    def least_size(self, config: ACTConfig) -> tuple[int, int]:
+        """The transformers' matrices; the attention over the chunk, kept where some of it is dropped."""
+        width, chunk = config.dim_model, config.chunk_size
+        layers = config.n_encoder_layers + 2 * config.n_decoder_layers
+        layers += config.n_vae_encoder_layers if config.use_vae else 0
+        blocks = layers - config.n_decoder_layers  # with a feed-forward part each
+        weights = 4 * layers * width**2 + 2 * blocks * width * config.dim_feedforward + chunk * width
+        attention = config.n_heads * chunk**2 if config.dropout else 0
+        return weights, attention + blocks * width
 
     def open_policy(self, config: ACTConfig) -> ACTPolicy:
         config.pretrained_backbone_weights = None  # they are in the checkpoint

@@ -34,7 +34,7 @@ class Settings:
     sampled: bool = False  # draw actions from the policy's distribution instead of taking its mode
     noise: NotNegative = 0.0  # std in the actions' unit, added to actions as played; the label has none
     hold: Annotated[int, Between(0, 10_000)] = (
-        10  # further steps for which a success has to last, so that a clone learns to stop
+        10  # further steps that a success has to last, for clones to stop
     )
     hindsight: bool = False  # with --import-human: every segment, moved so that it ends in success
     all: bool = False  # keep failures too, marked by next.success

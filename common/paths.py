@@ -21,7 +21,7 @@ def expanded(path: Path | str) -> Path:
         with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             home.lstat()
     except RuntimeError:
-        raise UserError(f"{path}: no user {Path(path).parts[0][1:]}; ./~ is a folder of that name") from None
+        raise UserError(f"{path}: no user {Path(path).parts[0][1:]}") from None
     except (OSError, ValueError) as error:  # too long, or with a null character
         raise UserError(f"{show(str(path))} can be no path: {getattr(error, 'strerror', error)}") from None
     return home

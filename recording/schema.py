@@ -33,9 +33,7 @@ class Settings:
     video: bool = False  # store them as LeRobot's default video, small and lossy, instead of PNG
     sampled: bool = False  # draw actions from the policy's distribution instead of taking its mode
     noise: NotNegative = 0.0  # std in the actions' unit, added to actions as played; the label has none
-    hold: Annotated[int, Between(0, 10_000)] = (
-        10  # further steps that a success has to last, for clones to stop
-    )
+    hold: Annotated[int, Between(0, 10_000)] = 10  # further steps that a success lasts, so that a clone stops
     hindsight: bool = False  # with --import-human: every segment, moved so that it ends in success
     all: bool = False  # keep failures too, marked by next.success
     min_coverage: float = 0.0  # least progress, PushT's coverage of the goal, of an episode that is kept

@@ -201,7 +201,7 @@ def _plays(path: Path, task: str | None) -> bool:
     """Whether a run or checkpoint has a policy, of this task."""
     with suppress(UserError):
         file = find_weights(path) / "config.json"
-        return file.is_file() and task in (None, _read_config(path)[1].get("task", DEFAULT))
+        return file.is_file() and (task is None or _read_config(path)[1].get("task", DEFAULT) == task)
     return False
 
 

@@ -7,6 +7,7 @@ old one and takes its place, so what a link there leads to stays as it is.
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -203,9 +204,14 @@ class _PlainLoader(yaml.SafeLoader):
         return node
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
+        number = node.value if node.tag == "tag:yaml.org,2002:int" else ""
+        if len(number) > MAX_DIGITS:
+            problem = f"an integer of {len(number)} digits"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        if re.fullmatch(r"[-+]?(0[0-7_]+|[^xb]*:[^xb]*)", number):  # 010 is 8 and 1:30 is 90 to YAML 1.1
+            problem = f"{number} is no number in decimal"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
         try:
-            if node.tag == "tag:yaml.org,2002:int":
-                _bounded_int(node.value)
             return super().construct_object(node, deep)
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
             kind = node.tag.rpartition(":")[2]

@@ -12,6 +12,7 @@ import collect_dataset
 import evaluate
 import train_act
 import train_sac
+from common.errors import UserError, report_user_errors
 from common.video import write_gif
 from envs.films import mosaic
 from envs.rollout import rollout
@@ -83,4 +84,8 @@ def main() -> bool:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        sys.exit(
+            f"error: demo.py has no settings, got {sys.argv[1]}; --help of its four scripts shows theirs"
+        )
     sys.exit(0 if main() else 1)

@@ -57,7 +57,7 @@ def with_settings[Config](
         settings: by field: a dataclass, whose defaults hold, or a default value.
         namespace: what the class has besides.
     """
-    kinds = get_type_hints(config_class)
+    kinds = get_type_hints(config_class, include_extras=True)  # with their bounds
     changed = [
         (name, value, field(default_factory=value))
         if isinstance(value, type)

@@ -19,6 +19,7 @@ Deliberate differences, all but the first an option:
 import copy
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated
 
 import numpy as np
@@ -253,7 +254,7 @@ def _check_fits(
 ) -> None:
     """Five of each weight: itself, its average, its gradient and Adam's moments; and the activations."""
     inputs, hidden, critics = observation_size + action_size, config.hidden_sizes, config.num_critics
-    weights = math.sumprod((inputs, *hidden[:-1]), hidden)
+    weights = sum(math.prod(sizes) for sizes in pairwise((inputs, *hidden)))
     activations = config.batch_size * (inputs + sum(hidden))
     check_fits(
         f"an agent of hidden_sizes {show(hidden)}, num_critics {critics} and batch_size {config.batch_size}",

@@ -13,6 +13,7 @@ import train_sac
 from act.kinds import with_kind
 from common import memory
 from common.bounds import Above, Between, Count, Seed, Share
+from common.by_name import with_settings
 from common.config import from_dict, to_dict
 from common.errors import UserError
 from envs.tasks import with_task
@@ -145,3 +146,11 @@ def test_a_container_has_what_its_limit_leaves(monkeypatch, tmp_path, files, lef
 
 def test_this_machine_has_some_memory_and_not_all():
     assert 1e6 < memory.free_bytes(torch.device("cpu")) < 1e15
+
+
+def test_bounds_stay_where_a_class_gets_other_defaults():
+    """As `collect_dataset.py --resume` reads its flags."""
+    config_class = with_settings(collect_dataset.Config, {"hold": 3, "seed": 5})
+    assert from_dict(config_class, {}).hold == 3
+    with pytest.raises(UserError, match="hold must be at most 10000, got 10001"):
+        from_dict(config_class, {"hold": 10_001})

@@ -84,8 +84,7 @@ def main() -> bool:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        sys.exit(
-            f"error: demo.py has no settings, got {sys.argv[1]}; --help of its four scripts shows theirs"
-        )
+    with report_user_errors():
+        if sys.argv[1:]:
+            raise UserError(f"demo.py has no settings, got {sys.argv[1]}; the scripts that it runs have")
     sys.exit(0 if main() else 1)

@@ -174,6 +174,7 @@ def saved_pipeline_config(folder: Path, pipeline_config: TrainPipelineConfig) ->
     try:
         saved = TrainPipelineConfig.from_pretrained(model)
     except Exception as error:  # draccus raises its own, of no common class
+        check_format(model, load_tensors(model / "model.safetensors"))
         raise UserError(f"{model}: no training to start from: {reason(error)}") from None
     policy, schedule = saved.policy, saved.scheduler
     if policy is None or policy.type not in names():
@@ -217,7 +218,7 @@ def check_format(folder: Path, weights: Iterable[str]) -> None:
     """
     if any(name.startswith(("normalize_inputs.", "unnormalize_outputs.")) for name in weights):
         raise UserError(
-            f"{folder}: LeRobot 0.1 to 0.3 wrote this policy; to convert it: "
+            "this policy is of LeRobot 0.1 to 0.3; if it sees pictures, this converts it: "
             f"python -m lerobot.processor.migrate_policy_normalization --pretrained-path {folder}"
         )
 

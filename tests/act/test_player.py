@@ -199,7 +199,7 @@ def test_the_normalisation_of_former_versions_is_called_by_its_name(tmp_path):
     for file in tmp_path.glob("policy_*"):
         file.unlink()
     convert = f"python -m lerobot.processor.migrate_policy_normalization --pretrained-path {tmp_path}"
-    with pytest.raises(UserError, match=f"LeRobot 0.1 to 0.3 wrote this policy; to convert it: {convert}$"):
+    with pytest.raises(UserError, match=f"of LeRobot 0.1 to 0.3; .* converts it: {convert}$"):
         load_player(tmp_path, TASK)
 
 

@@ -23,12 +23,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import cv2
 import datasets
 import torch
 
+from common.bounds import Between, Count
 from common.by_name import with_settings
 from common.config import parse
 from common.errors import UserError, report_user_errors
@@ -59,11 +60,11 @@ class Config(Settings):
     task: str | None = None  # see envs/tasks.py; None: the policy's own, pusht for random, scripted and human
     root: Path | None = None  # folder of the dataset; None: data/<task>_<policy>, of keypoints _keypoints
     repo_id: str = ""  # user/dataset that the card links to; empty: that of push_to_hub, if there is one
-    episodes: int = 2000  # that the dataset holds in the end
+    episodes: Count = 2000  # that the dataset holds in the end
     resume: bool = False  # add to the dataset at root, with the settings that it was recorded with
     overwrite: bool = False  # replace the dataset at root when the first episodes are saved
-    workers: int = 1  # processes; the dataset does not depend on it
-    give_up: int = 320  # attempts in a row without an episode to keep, after which to stop
+    workers: Annotated[int, Between(1, 256)] = 1  # processes; the dataset does not depend on it
+    give_up: Count = 320  # attempts in a row without an episode to keep, after which to stop
     verify: Path | None = None  # replay this dataset in the stock environment and compare; nothing else
     import_human: Path | None = None  # make the dataset of these recorded demonstrations, .npz or .zarr
     push_to_hub: str = ""  # upload to this name (user/dataset) when all is recorded
@@ -73,9 +74,6 @@ class Config(Settings):
         super().validate()
         if self.policy == "":
             raise ValueError("policy must not be empty")
-        for name in ("episodes", "workers", "give_up"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.resume and self.overwrite:
             raise ValueError("overwrite must be false with --resume, which keeps what is there")
         check_hub_name(self.push_to_hub, "dataset")

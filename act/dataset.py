@@ -21,6 +21,7 @@ from lerobot.utils.constants import ACTION, IMAGENET_STATS
 from lerobot.utils.feature_utils import dataset_to_policy_features
 from PIL import Image
 
+from common.bounds import NotNegative, Number
 from common.errors import UserError, reason
 from envs.interfaces import Task
 
@@ -35,19 +36,15 @@ class DatasetConfig:
 
     root: Path | None = None  # folder of a LeRobot dataset; None: repo_id's, from LeRobot's cache or the Hub
     repo_id: str = ""  # its name on the Hub; empty: local/<folder>
-    episodes: int = 0  # learn from the first so many; 0: all
+    episodes: Number = 0  # learn from the first so many; 0: all
     recorded_by: str = ""  # the command that records it; shown where the dataset is missing
     mirror: bool = False  # learn from each episode a second time, as seen in the mirror; if the task has one
     imagenet_stats: bool = True  # normalise pictures as ImageNet's are, not by the dataset's own numbers
-    memory_gb: float = 8.0  # of decoded pictures held in memory; larger ones lie in a file beside the run
+    memory_gb: NotNegative = 8.0  # of decoded pictures held in memory; more lie in a file beside the run
 
     def validate(self) -> None:
         if self.root is None and not self.repo_id:
             raise ValueError("root must be the folder of a dataset, got None")
-        if self.episodes < 0:
-            raise ValueError(f"episodes must not be negative, got {self.episodes}")
-        if self.memory_gb < 0:
-            raise ValueError(f"memory_gb must not be negative, got {self.memory_gb}")
 
 
 def open_dataset(config: DatasetConfig, task: Task) -> LeRobotDatasetMetadata:

@@ -14,6 +14,7 @@ import pytest
 import collect_dataset
 from envs.pusht.human import Window
 from tests.collect_dataset.runs import REPOSITORY, SMALL, content
+from tests.runs import last_of_each
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_bad_input_is_answered_in_one_sentence(flags, message, finished, tmp_pat
     same = SMALL.split() if "--root data" in flags else []  # so that only what is tested differs
     same += ["--observations", "keypoints"] if "--observations" not in flags and "video" not in flags else []
     with pytest.raises(SystemExit) as exit_:
-        collect_dataset.main([*same, *shlex.split(flags)])
+        collect_dataset.main(last_of_each([*same, *shlex.split(flags)]))
     printed = capsys.readouterr()
     assert exit_.value.code == 2
     (line,) = [line for line in printed.err.splitlines() if line.startswith("error: ")]

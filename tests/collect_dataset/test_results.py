@@ -19,6 +19,7 @@ from tests.act.test_interop import lerobot_trains
 from tests.act.test_player import make as make_act
 from tests.act.tiny import IMAGE, KEYPOINTS, STATE
 from tests.collect_dataset.runs import REPOSITORY, SMALL, content, notes, record
+from tests.runs import last_of_each
 
 
 @pytest.mark.slow
@@ -60,7 +61,7 @@ def test_an_act_is_recorded_as_it_plays(tmp_path, short_blocks, forked_workers, 
 def test_without_a_root_it_goes_by_who_plays(tmp_path, short_blocks, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     flags = f"{SMALL} --policy random --all --episodes 1 --observations keypoints"
-    assert collect_dataset.main(flags.split())
+    assert collect_dataset.main(last_of_each(flags.split()))
     root = "data/pusht_random_keypoints"
     begins, recorded, advice = capsys.readouterr().out.splitlines()
     assert begins == f"recording random on PushT, keypoints, to {root}"

@@ -75,7 +75,10 @@ from tests.collect_dataset.runs import REPOSITORY, SMALL, content
         ("--noise -1 --root new", "noise must not be negative"),
         ("--video --observations keypoints --root new", "video must be false with --observations keypoints"),
         ("--import-human nowhere.npz --root new", "nowhere.npz: no such file"),
-        ("--import-human file --root new", "file: damaged, or no file of demonstrations"),
+        (
+            "--import-human file --root new",
+            "file: cannot be read as demonstrations .it is neither an .npz file nor a zarr",
+        ),
         ("--root file/data", "file/.*cannot be written"),
         ("--root data --resume --episodes 2 --push-to-hub me/pusht", "me/pusht: could not be uploaded"),
         ("--push-to-hub pusht --root new", "push_to_hub must be of the form user/dataset"),

@@ -39,7 +39,7 @@ from envs.recording import Recordable
 from envs.tasks import DEFAULT
 from policies import EXPERT, WITHOUT_FOLDER, find_checkpoint, fingerprint, task_of
 from recording.card import write_card
-from recording.checks import check_same_recipe, is_dataset, open_dataset, stored_recipe
+from recording.checks import check_same_recipe, check_values, is_dataset, open_dataset, stored_recipe
 from recording.dataset import Dataset, Notes
 from recording.hub import check_access, push
 from recording.human import record_human
@@ -181,6 +181,7 @@ def open_or_create(root: Path, config: Config, recipe: Recipe, argv: Sequence[st
     if config.resume and occupied:
         dataset = open_dataset(root)
         check_same_recipe(root, dataset.notes.recipe, recipe)
+        check_values(dataset)
         dataset.notes = replace(dataset.notes, commands=(*dataset.notes.commands, command))
         return dataset
     if occupied and not is_dataset(root):

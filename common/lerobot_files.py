@@ -22,6 +22,7 @@ from common.errors import UserError, reason
 from common.untrusted import load_json, open_regular
 
 INFO, STATS, TASKS = Path("meta/info.json"), Path("meta/stats.json"), Path("meta/tasks.parquet")
+FOLDERS = "data", "meta", "videos"
 VERSION = "v3.0"
 CONVERTER = "python -m lerobot.scripts.convert_dataset_v21_to_v30"
 MAX_FRAMES = 20_000_000
@@ -53,6 +54,14 @@ def reading(path: Path | str) -> Iterator[None]:
 def parquet_files(folder: Path) -> list[Path]:
     """Those of `data` or of `meta/episodes`, in their order, also behind links."""
     return sorted(folder.glob("*/*.parquet"))
+
+
+def all_files(root: Path) -> list[Path]:
+    """Everything below that is no folder, and LeRobot's files also behind links to folders."""
+    patterns = "data/*/*", "meta/*", "meta/episodes/*/*", "videos/*/*/*"
+    found = {*root.rglob("*"), *(path for pattern in patterns for path in root.glob(pattern))}
+    links = {path for path in found if path.is_symlink() and path.relative_to(root).parts[0] not in FOLDERS}
+    return sorted(links | {path for path in found if path.is_file()})
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

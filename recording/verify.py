@@ -15,18 +15,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from gymnasium import spaces
 from lerobot.datasets.video_utils import decode_video_frames
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.lerobot_files import STATS, parquet_files, read_table, reading
 from common.run import StopRequest
 from envs.recording import Recordable
 from envs.rollout import replay
-from recording.dataset import STATS, Dataset, all_stats
+from recording.dataset import Dataset, all_stats
 from recording.episodes import ActionNoise, final_successes
-from recording.files import NumberedFile, reading
+from recording.files import NumberedFile
 from recording.pictures import decode_png, histogram, picture_stats
 from recording.schema import IMAGE, Recipe, column_stats, max_progress_name
 
@@ -112,16 +112,18 @@ def stored_episodes(dataset: Dataset) -> Iterator[tuple[dict[str, Any], pa.Table
     if dataset.notes.recipe.video:
         wanted += [f"videos/{IMAGE}/from_timestamp"]
     opened, table, start = None, pa.table({}), 0
-    for path in sorted((dataset.root / "meta/episodes").rglob("*.parquet")):
+    for path in parquet_files(dataset.root / "meta/episodes"):
         with reading(path):
-            episodes = pq.read_table(path)
+            episodes = read_table(path)
             stats = [name for name in episodes.column_names if name.startswith("stats/")]
             rows = episodes.select(wanted + stats).to_pylist()
+            if any(not isinstance(row[name], int | float) for row in rows for name in wanted):
+                raise ValueError(f"one of {', '.join(wanted)} is no number")
         for row in rows:
             place = dataset.root / _file(row).data
             with reading(place):
                 if place != opened:
-                    opened, table, start = place, pq.read_table(place), row["dataset_from_index"]
+                    opened, table, start = place, read_table(place), row["dataset_from_index"]
                 frames = table.slice(row["dataset_from_index"] - start, row["length"])
                 if len(frames) != row["length"]:
                     raise ValueError(f"it holds {len(frames)} frames of episode {row['episode_index']}")
@@ -286,11 +288,11 @@ def _agree(stored: dict[str, Any], expected: dict[str, np.ndarray], std: float =
         return False
     scale = max(np.abs(expected["min"]).max(), np.abs(expected["max"]).max())
     for name, values in expected.items():
-        gaps = np.abs(np.asarray(stored[name], np.float64) - values)
-        if (
-            gaps.shape != values.shape
-            or not (gaps <= scale * (std if name == "std" else STATS_TOLERANCE)).all()
-        ):
+        there = np.asarray(stored[name])
+        if there.dtype.kind not in "biuf" or there.shape != values.shape:
+            return False
+        gaps = np.abs(there.astype(np.float64) - values)
+        if not (gaps <= scale * (std if name == "std" else STATS_TOLERANCE)).all():
             return False
     return True
 

@@ -24,7 +24,7 @@ from tests.collect_dataset.runs import REPOSITORY, SMALL, content
         ("--root other", "other: exists; --overwrite replaces it, or choose another --root"),
         ("--root cut", "cut: exists; --overwrite replaces it, or choose another --root"),
         ("--root headless", "headless: exists; --overwrite replaces it, or choose another --root"),
-        ("--root headless --resume", "headless: damaged: meta/info.json is missing; .*--overwrite"),
+        ("--root headless --resume", "headless: damaged: meta/info.json is missing; take it from a copy"),
         ("--root data --resume --noise 2", "data was recorded otherwise .*noise: 0.0 -> 2.0"),
         (
             "--root data --resume --policy scripted",
@@ -39,7 +39,10 @@ from tests.collect_dataset.runs import REPOSITORY, SMALL, content
         ),
         ("--root other --resume", "other: was not recorded by collect_dataset.py"),
         ("--root old --resume", "old: a dataset of version v2.1, not v3.0"),
-        ("--root cut --resume", "file-000.parquet: damaged .*killed before it closes.*--overwrite"),
+        (
+            "--root cut --resume",
+            "file-000.parquet: damaged .*; take it from a copy, or record anew elsewhere",
+        ),
         ("--root short --resume", "short: damaged: meta/info.json says 7 episodes"),
         ("--verify nowhere", "nowhere: no such folder"),
         ("--seed 99999999999999999999 --root new", "seed must be at most 2.62"),

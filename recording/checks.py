@@ -43,6 +43,17 @@ def stored_recipe(root: Path) -> Recipe | None:
         return None
 
 
+def check_root(root: Path) -> None:
+    """Raise UserError where LeRobot could not open a dataset at this path, which it takes for a pattern."""
+    if found := re.search(r"[*?\[\]$]|::", str(root)):
+        raise UserError(
+            f"{root}: LeRobot opens no dataset whose path has {found[0]} in it; choose another --root, "
+            "or rename the folder"
+        )
+    if len(root.name.encode(errors="surrogateescape")) > 200:  # file systems allow 255
+        raise UserError(f"{root.name[:40]}...: the name of a --root must have at most 200 bytes")
+
+
 def is_dataset(root: Path) -> bool:
     """Whether a folder is a LeRobot dataset of any kind and state, or what is left of one of ours."""
     return (root / INFO).is_file() or (root / NOTES).is_file()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from gymnasium import spaces
-from lerobot.datasets.video_utils import decode_video_frames
+from lerobot.datasets.video_utils import FrameTimestampError, decode_video_frames
 from tqdm import tqdm
 
 from common.errors import UserError
@@ -326,7 +326,11 @@ def _columns(dataset: Dataset, row: dict[str, Any], table: pa.Table) -> dict[str
 def _video_frames(dataset: Dataset, row: dict[str, Any]) -> np.ndarray:
     start = row[f"videos/{IMAGE}/from_timestamp"]
     times = [start + t / dataset.task.fps for t in range(row["length"])]
-    frames = decode_video_frames(dataset.root / _file(row).video(IMAGE), times, 1e-3, backend="pyav")
+    film, half_a_frame = dataset.root / _file(row).video(IMAGE), 0.5 / dataset.task.fps
+    try:
+        frames = decode_video_frames(film, times, half_a_frame, backend="pyav")
+    except FrameTimestampError:
+        raise ValueError(f"it has not all pictures of episode {row['episode_index']}") from None
     return (frames.permute(0, 2, 3, 1) * 255).round().byte().numpy()
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset
 from httpx import HTTPError
@@ -31,6 +30,7 @@ from common.lerobot_files import (
     check_frames,
     check_statistics,
     inside,
+    numbers,
     parquet_files,
     read_episodes,
     read_info,
@@ -185,19 +185,9 @@ def read_vectors(
     tables = [read_table(file, names) for file in parquet_files(meta.root / "data")]
     columns = {}
     for name in names:
-        shape = tuple(meta.features[name]["shape"])
-        arrays = [table[name].combine_chunks() for table in tables]
-        for array in arrays:
-            if (
-                hasattr(array, "flatten")
-                and not pc.all(pc.equal(pc.list_value_length(array), shape[0])).as_py()
-            ):
-                raise ValueError(f"{name} is not of {shape[0]} numbers in every frame")
-        # One number per frame is stored as such, several as a list.
-        values = [(a.flatten() if hasattr(a, "flatten") else a).to_numpy() for a in arrays]
-        columns[name] = np.concatenate(values).reshape(meta.total_frames, -1)[:num_frames].astype(np.float32)
-        if columns[name].shape[1:] != shape:
-            raise ValueError(f"{name} has {columns[name].shape[1]} numbers per frame")
+        (size,) = meta.features[name]["shape"]
+        values = np.concatenate([numbers(table, name, size) for table in tables])
+        columns[name] = values[:num_frames].astype(np.float32)
         if not np.isfinite(columns[name]).all():
             raise ValueError(f"{name} is not finite everywhere")
     return columns

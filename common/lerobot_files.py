@@ -74,7 +74,8 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         pass
     if (rows := pq.read_metadata(path).num_rows) > MAX_FRAMES:
         raise ValueError(f"it says that it holds {rows:,} rows, more than {MAX_FRAMES:,}")
-    return pq.read_table(path, columns=columns and list(columns), partitioning=None)
+    wanted = columns and list(columns)
+    return pq.read_table(path, columns=wanted, partitioning=None)  # pyright: ignore[reportArgumentType]
 
 
 def read_info(root: Path) -> dict[str, Any]:
@@ -196,6 +197,21 @@ def whole_numbers(table: pa.Table, name: str) -> np.ndarray:
     if not pa.types.is_integer(column.type) or column.null_count:
         raise ValueError(f"{name} must be whole numbers, got {column.type}")
     return column.to_numpy().astype(np.int64)
+
+
+def numbers(table: pa.Table, name: str, size: int) -> np.ndarray:
+    """A column (N, size); one number per frame is stored as such, several as a list.
+
+    Raises:
+        ValueError or KeyError: it is not of such numbers.
+    """
+    column = table[name].combine_chunks()
+    if not hasattr(column, "flatten"):
+        return column.to_numpy().reshape(len(column), size)
+    sizes = np.diff(column.offsets) if hasattr(column, "offsets") else column.type.list_size
+    if np.any(sizes != size) or column.null_count:
+        raise ValueError(f"{name} is not of {size} numbers in every frame")
+    return column.flatten().to_numpy().reshape(len(column), size)
 
 
 def _compare(table: pa.Table, name: str, expected: np.ndarray) -> None:

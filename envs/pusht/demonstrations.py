@@ -171,7 +171,8 @@ def load(path: Path, pictures: bool = True) -> Arrays:
         arrays = _read_zarr(path, names) if path.is_dir() else _read_npz(path, names)
     if missing := [name for name in names[:3] if name not in arrays]:
         raise UserError(f"{path}: has no {missing[0]}; it must hold state, action and episode_ends")
-    states, actions, ends, images = (arrays.get(name) for name in ("state", "action", "episode_ends", "img"))
+    states, actions, ends = (arrays[name] for name in names[:3])
+    images = arrays.get("img")
     whole = ends.ndim == 1 and np.issubdtype(ends.dtype, np.integer) and len(ends) > 0
     whole = whole and actions.shape == (ends[-1], 2) and states.shape == (ends[-1], 5)
     if not whole:

@@ -82,7 +82,7 @@ def zarr_arrays(path: Path) -> dict[str, Path]:
         ValueError: it is none, of another format, or has two arrays of a name.
     """
     found = sorted([*path.glob("*/.zarray"), *path.glob("*/*/.zarray")])
-    if not found and next(iter([*path.glob("zarr.json"), *path.glob("*/zarr.json")]), None):
+    if not found and any(next(path.glob(f"{level}zarr.json"), None) for level in ("", "*/", "*/*/")):
         raise ValueError("it is a zarr of format 3: save it again in format 2, or as an .npz file")
     if not found:
         raise ValueError("it is neither an .npz file nor a zarr folder")

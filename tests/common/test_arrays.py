@@ -142,7 +142,6 @@ def test_what_it_is_instead_is_told(tmp_path):
         archive.write(tmp_path / "x.zarr/data/state/.zarray", "data/state/.zarray")
     (tmp_path / "v3/data/state").mkdir(parents=True)
     (tmp_path / "v3/data/state/zarr.json").write_text("{}")
-    (tmp_path / "v3/zarr.json").write_text("{}")
     (tmp_path / "folder").mkdir()
     (tmp_path / "x.pkl").write_bytes(pickle.dumps([1]))
     np.save(tmp_path / "x.npy", np.zeros(3))

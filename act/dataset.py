@@ -20,15 +20,16 @@ from lerobot.datasets.utils import DatasetInfo
 from lerobot.datasets.video_utils import FrameTimestampError, decode_video_frames
 from lerobot.utils.constants import ACTION, IMAGENET_STATS
 from lerobot.utils.feature_utils import dataset_to_policy_features
-from PIL import Image
 
 from common.errors import UserError, reason
 from common.lerobot_files import (
     DAMAGE,
     INFO,
     STATS,
+    check_film,
     check_frames,
     check_statistics,
+    decode_picture,
     inside,
     numbers,
     parquet_files,
@@ -220,11 +221,13 @@ def read_pictures(
 
 
 def _read_images(meta: LeRobotDatasetMetadata, name: str, _lengths: np.ndarray) -> Iterator[np.ndarray]:
+    height, width = features_of(meta)[name].shape[1:]
+
     def decode(cell: dict[str, Any]) -> np.ndarray:
-        if not cell["bytes"]:
-            with open_regular(inside(meta.root, cell["path"])) as file:
-                return np.asarray(Image.open(file).convert("RGB")).transpose(2, 0, 1)
-        return np.asarray(Image.open(BytesIO(cell["bytes"])).convert("RGB")).transpose(2, 0, 1)
+        if cell["bytes"]:
+            return decode_picture(BytesIO(cell["bytes"]), height, width).transpose(2, 0, 1)
+        with open_regular(inside(meta.root, cell["path"])) as file:
+            return decode_picture(file, height, width).transpose(2, 0, 1)
 
     with ThreadPoolExecutor() as pool:
         for path in parquet_files(meta.root / "data"):
@@ -238,8 +241,7 @@ def _read_video(meta: LeRobotDatasetMetadata, name: str, lengths: np.ndarray) ->
         start = episodes_of(meta)[episode][f"videos/{name}/from_timestamp"]
         times = [start + float(np.float32(frame / meta.fps)) for frame in range(length)]
         path = inside(meta.root, str(meta.get_video_file_path(episode, name)))
-        with open_regular(path):
-            pass
+        check_film(path, *features_of(meta)[name].shape[1:])
         try:
             pictures = decode_video_frames(path, times, half_a_frame, "pyav", return_uint8=True)
         except FrameTimestampError:

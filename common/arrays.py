@@ -20,9 +20,8 @@ import numpy as np
 from common.errors import UserError
 from common.untrusted import load_json, open_regular
 
-MAX_BYTES = (
-    3_000_000_000  # of an array: the pictures that Diffusion Policy was trained on are 2.8 GB of float32
-)
+MAX_BYTES = 3_000_000_000  # of pictures: Diffusion Policy's are 2.8 GB of float32
+MAX_OTHER_BYTES = 300_000_000
 MAX_CHUNKS = 1_000_000
 STANDARD = {"zlib": zlib.decompressobj, "gzip": lambda: zlib.decompressobj(31)}
 STANDARD |= {"bz2": bz2.BZ2Decompressor, "lzma": lzma.LZMADecompressor}
@@ -71,7 +70,7 @@ def _check_header(member: Any) -> None:
 def _check_size(shape: Sequence[int], dtype: np.dtype) -> None:
     if dtype.kind not in "biuf":
         raise ValueError(f"it holds an array of {dtype}, not of numbers")
-    if math.prod(shape) * dtype.itemsize > MAX_BYTES:
+    if math.prod(shape) * dtype.itemsize > (MAX_BYTES if len(shape) == 4 else MAX_OTHER_BYTES):
         raise ValueError(f"it says that it holds an array of {math.prod(shape):,} numbers, too many")
 
 

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from errno import errorcode
 from pathlib import Path
 from string import Formatter
-from typing import Any
+from typing import IO, Any
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -214,6 +215,32 @@ def numbers(table: pa.Table, name: str, size: int) -> np.ndarray:
     return column.flatten().to_numpy().reshape(len(column), size)
 
 
+def decode_picture(file: IO[bytes], height: int, width: int) -> np.ndarray:
+    """(height, width, 3) uint8 RGB.
+
+    Raises:
+        ValueError: it is of another size; or another exception of `DAMAGE`.
+    """
+    picture = Image.open(file)
+    if picture.size != (width, height):  # before it is decoded
+        raise ValueError(f"a picture of {picture.height} x {picture.width}, not {height} x {width}")
+    return np.asarray(picture.convert("RGB"))
+
+
+def check_film(path: Path, height: int, width: int) -> None:
+    """Look at a video before it is decoded.
+
+    Raises:
+        ValueError: its pictures are of another size; or another exception of `DAMAGE`.
+    """
+    with open_regular(path) as file, av.open(file, "r") as film:
+        stream = film.streams.video[0]
+        if (stream.height, stream.width) != (height, width):
+            raise ValueError(
+                f"{path.name} has pictures of {stream.height} x {stream.width}, not {height} x {width}"
+            )
+
+
 def _compare(table: pa.Table, name: str, expected: np.ndarray) -> None:
     values = whole_numbers(table, name)
     if (wrong := values != expected).any():
@@ -241,3 +268,6 @@ def check_statistics(stats: Any, shapes: dict[str, tuple[int, ...]], parts: Sequ
             right = values.dtype.kind in "iuf" and values.shape == shape and np.isfinite(values).all()
             if not right:
                 raise ValueError(f"the {part} of {name} in its statistics is not {shape} finite numbers")
+    for name, parts_of_it in stats.items():  # LeRobot makes tensors of all of them
+        if not all(np.asarray(values).dtype.kind in "biuf" for values in parts_of_it.values()):
+            raise ValueError(f"the statistics of {name!r:.40} are not all numbers")

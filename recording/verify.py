@@ -9,6 +9,7 @@ Statistics, by which policies scale observations and actions, are recomputed fro
 a video from the pictures of the replay, unless it was made of imported pictures.
 """
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,14 +21,14 @@ from lerobot.datasets.video_utils import FrameTimestampError, decode_video_frame
 from tqdm import tqdm
 
 from common.errors import UserError
-from common.lerobot_files import STATS, parquet_files, read_table, reading
+from common.lerobot_files import STATS, check_film, decode_picture, parquet_files, read_table, reading
 from common.run import StopRequest
 from envs.recording import Recordable
 from envs.rollout import replay
 from recording.dataset import Dataset, all_stats
 from recording.episodes import ActionNoise, final_successes
 from recording.files import NumberedFile
-from recording.pictures import decode_png, histogram, picture_stats
+from recording.pictures import histogram, picture_stats
 from recording.schema import IMAGE, Recipe, column_stats, max_progress_name
 
 TIMESTAMP_TOLERANCE_S = 1e-6  # per frame: float32 beside float64
@@ -317,16 +318,17 @@ def _columns(dataset: Dataset, row: dict[str, Any], table: pa.Table) -> dict[str
         if recipe.video:
             pictures = _video_frames(dataset, row)
         else:
-            pictures = np.stack([decode_png(picture["bytes"]) for picture in table[IMAGE].to_pylist()])
-        if pictures.shape[1:] != (recipe.resolution, recipe.resolution, 3):
-            raise ValueError(f"episode {row['episode_index']} has pictures of {pictures.shape[1:3]} pixels")
+            files = (io.BytesIO(picture["bytes"]) for picture in table[IMAGE].to_pylist())
+            pictures = np.stack([decode_picture(f, recipe.resolution, recipe.resolution) for f in files])
     return values | {IMAGE: pictures}
 
 
 def _video_frames(dataset: Dataset, row: dict[str, Any]) -> np.ndarray:
     start = row[f"videos/{IMAGE}/from_timestamp"]
     times = [start + t / dataset.task.fps for t in range(row["length"])]
+    side = dataset.notes.recipe.resolution
     film, half_a_frame = dataset.root / _file(row).video(IMAGE), 0.5 / dataset.task.fps
+    check_film(film, side, side)
     try:
         frames = decode_video_frames(film, times, half_a_frame, backend="pyav")
     except FrameTimestampError:

@@ -192,6 +192,18 @@ DATA, EPISODES = "data/*/*.parquet", "meta/episodes/*/*.parquet"
             lambda root: change_stats(root, lambda s: s["action"].update(std=["1", "2"])),
             r"std of action in its statistics is not \(2,\) finite numbers",
         ),
+        (
+            lambda root: change_stats(root, lambda s: s.update(x={"min": "low"})),
+            "the statistics of 'x' are not",
+        ),
+        (
+            lambda root: change_stats(root, lambda s: s["action"].update(q01=None)),
+            "statistics of 'action' are not",
+        ),
+        (
+            change_feature("observation.image", shape=[64, 64, 3]),
+            "statistics|a picture of 16 x 16, not 64 x 64",
+        ),
         (to_pipe(DATA), "it is no regular file"),
         (to_pipe("meta/info.json"), "not the folder of a LeRobot dataset"),
         (lambda root: (root / "meta/info.json").write_bytes(b"\xff\xfe"), "info.json: damaged"),
@@ -224,6 +236,13 @@ def test_times_of_films_may_drift_by_less_than_half_a_frame(datasets, tmp_path):
     late = change_column(EPISODES, name, lambda v: [*v[:-1], v[-1] + 0.055])
     with pytest.raises(UserError, match="has not all pictures of episode 2"):
         open_ours(damage(datasets["video"], tmp_path, late), tmp_path)
+
+
+def test_a_film_of_another_size_is_refused_before_it_is_decoded(datasets, tmp_path, monkeypatch):
+    monkeypatch.setattr("act.dataset.decode_video_frames", lambda *_, **__: pytest.fail("decoded"))
+    copy = damage(datasets["video"], tmp_path, change_feature("observation.image", shape=[96, 96, 3]))
+    with pytest.raises(UserError, match="has pictures of 64 x 64, not 96 x 96"):
+        open_ours(copy, tmp_path)
 
 
 @pytest.mark.parametrize("names", [None, []])

@@ -32,7 +32,7 @@ import torch
 from common.bounds import Between, Count
 from common.by_name import with_settings
 from common.config import parse
-from common.errors import UserError, report_user_errors
+from common.errors import UserError, reason, report_user_errors
 from common.hub import check_hub_name
 from common.paths import REPOSITORY, shown
 from common.run import StopRequest, command_line
@@ -40,7 +40,14 @@ from envs.recording import Recordable
 from envs.tasks import DEFAULT
 from policies import EXPERT, WITHOUT_FOLDER, find_checkpoint, fingerprint, task_of
 from recording.card import write_card
-from recording.checks import check_same_recipe, is_dataset, open_dataset, stored_recipe
+from recording.checks import (
+    check_root,
+    check_same_recipe,
+    check_values,
+    is_dataset,
+    open_dataset,
+    stored_recipe,
+)
 from recording.dataset import Dataset, Notes
 from recording.hub import check_access, push
 from recording.human import record_human
@@ -179,6 +186,7 @@ def open_or_create(root: Path, config: Config, recipe: Recipe, argv: Sequence[st
     if config.resume and occupied:
         dataset = open_dataset(root)
         check_same_recipe(root, dataset.notes.recipe, recipe)
+        check_values(dataset)
         dataset.notes = replace(dataset.notes, commands=(*dataset.notes.commands, command))
         return dataset
     if occupied and not is_dataset(root):
@@ -219,6 +227,15 @@ def fill(dataset: Dataset, config: Config) -> bool:
         return False
 
 
+def add_card(dataset: Dataset, name: str) -> None:
+    """Add the card, with the dataset's name on the Hub; the dataset is whole without, whatever fails here."""
+    try:
+        with StopRequest("the card of the dataset"):
+            dataset.add_card(lambda folder: write_card(folder, dataset, name))
+    except Exception as error:
+        print(f"warning: {dataset.root} has no card ({reason(error)[:150]})", file=sys.stderr)
+
+
 @report_user_errors()
 def main(argv: Sequence[str] | None = None) -> bool:
     """Returns whether everything was recorded, or verified without a difference."""
@@ -232,6 +249,7 @@ def main(argv: Sequence[str] | None = None) -> bool:
     if config.push_to_hub:
         check_access(config.push_to_hub)
     root = choose_root(config).resolve()
+    check_root(root)
     if config.resume:
         config = of_dataset(root, argv) or config
     recipe = make_recipe(config)
@@ -243,9 +261,7 @@ def main(argv: Sequence[str] | None = None) -> bool:
             complete = fill(dataset, config)
         finally:  # whatever ended the recording, the saved episodes get their card
             if dataset.episodes and not dataset.has_card:
-                name = config.push_to_hub or config.repo_id
-                with StopRequest("the card of the dataset"):
-                    dataset.add_card(lambda folder: write_card(folder, dataset, name))
+                add_card(dataset, config.push_to_hub or config.repo_id)
     print(f"{shown(root)}: {dataset.episodes} episodes, {dataset.frames} frames")
     if not complete:
         print("stopped; to resume: the same command with --resume")

@@ -58,6 +58,21 @@ def test_an_act_is_recorded_as_it_plays(tmp_path, short_blocks, forked_workers, 
     np.testing.assert_allclose(np.stack(list(opened["action"])), actions, atol=0.01)
 
 
+def test_a_card_that_fails_fails_no_recording(tmp_path, short_blocks, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("no font, no ffmpeg, no anything")
+
+    flags = "--policy random --episodes 2 --all --observations keypoints"
+    with monkeypatch.context() as patch:
+        patch.setattr("collect_dataset.write_card", fail)
+        record(tmp_path / "data", flags)
+    printed = capsys.readouterr()
+    assert "warning:" in printed.err and "has no card (no font" in printed.err
+    assert "data: 2 episodes" in printed.out
+    record(tmp_path / "data", f"{flags} --resume")
+    assert (tmp_path / "data/README.md").exists()
+
+
 def test_without_a_root_it_goes_by_who_plays(tmp_path, short_blocks, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     flags = f"{SMALL} --policy random --all --episodes 1 --observations keypoints"

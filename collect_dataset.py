@@ -23,15 +23,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import cv2
 import datasets
 import torch
 
+from common.bounds import Between, Count
 from common.by_name import with_settings
 from common.config import parse
-from common.errors import UserError, report_user_errors
+from common.errors import UserError, reason, report_user_errors
 from common.hub import check_hub_name
 from common.paths import REPOSITORY, shown
 from common.run import StopRequest, command_line
@@ -39,7 +40,14 @@ from envs.recording import Recordable
 from envs.tasks import DEFAULT
 from policies import EXPERT, WITHOUT_FOLDER, find_checkpoint, fingerprint, task_of
 from recording.card import write_card
-from recording.checks import check_same_recipe, is_dataset, open_dataset, stored_recipe
+from recording.checks import (
+    check_root,
+    check_same_recipe,
+    check_values,
+    is_dataset,
+    open_dataset,
+    stored_recipe,
+)
 from recording.dataset import Dataset, Notes
 from recording.hub import check_access, push
 from recording.human import record_human
@@ -59,11 +67,11 @@ class Config(Settings):
     task: str | None = None  # see envs/tasks.py; None: the policy's own, pusht for random, scripted and human
     root: Path | None = None  # folder of the dataset; None: data/<task>_<policy>, of keypoints _keypoints
     repo_id: str = ""  # user/dataset that the card links to; empty: that of push_to_hub, if there is one
-    episodes: int = 2000  # that the dataset holds in the end
+    episodes: Count = 2000  # that the dataset holds in the end
     resume: bool = False  # add to the dataset at root, with the settings that it was recorded with
     overwrite: bool = False  # replace the dataset at root when the first episodes are saved
-    workers: int = 1  # processes; the dataset does not depend on it
-    give_up: int = 320  # attempts in a row without an episode to keep, after which to stop
+    workers: Annotated[int, Between(1, 256)] = 1  # processes; the dataset does not depend on it
+    give_up: Count = 320  # attempts in a row without an episode to keep, after which to stop
     verify: Path | None = None  # replay this dataset in the stock environment and compare; nothing else
     import_human: Path | None = None  # make the dataset of these recorded demonstrations, .npz or .zarr
     push_to_hub: str = ""  # upload to this name (user/dataset) when all is recorded
@@ -73,9 +81,6 @@ class Config(Settings):
         super().validate()
         if self.policy == "":
             raise ValueError("policy must not be empty")
-        for name in ("episodes", "workers", "give_up"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.resume and self.overwrite:
             raise ValueError("overwrite must be false with --resume, which keeps what is there")
         check_hub_name(self.push_to_hub, "dataset")
@@ -181,6 +186,7 @@ def open_or_create(root: Path, config: Config, recipe: Recipe, argv: Sequence[st
     if config.resume and occupied:
         dataset = open_dataset(root)
         check_same_recipe(root, dataset.notes.recipe, recipe)
+        check_values(dataset)
         dataset.notes = replace(dataset.notes, commands=(*dataset.notes.commands, command))
         return dataset
     if occupied and not is_dataset(root):
@@ -221,6 +227,15 @@ def fill(dataset: Dataset, config: Config) -> bool:
         return False
 
 
+def add_card(dataset: Dataset, name: str) -> None:
+    """Add the card, with the dataset's name on the Hub; the dataset is whole without, whatever fails here."""
+    try:
+        with StopRequest("the card of the dataset"):
+            dataset.add_card(lambda folder: write_card(folder, dataset, name))
+    except Exception as error:
+        print(f"warning: {dataset.root} has no card ({reason(error)[:150]})", file=sys.stderr)
+
+
 @report_user_errors()
 def main(argv: Sequence[str] | None = None) -> bool:
     """Returns whether everything was recorded, or verified without a difference."""
@@ -234,6 +249,7 @@ def main(argv: Sequence[str] | None = None) -> bool:
     if config.push_to_hub:
         check_access(config.push_to_hub)
     root = choose_root(config).resolve()
+    check_root(root)
     if config.resume:
         config = of_dataset(root, argv) or config
     recipe = make_recipe(config)
@@ -245,9 +261,7 @@ def main(argv: Sequence[str] | None = None) -> bool:
             complete = fill(dataset, config)
         finally:  # whatever ended the recording, the saved episodes get their card
             if dataset.episodes and not dataset.has_card:
-                name = config.push_to_hub or config.repo_id
-                with StopRequest("the card of the dataset"):
-                    dataset.add_card(lambda folder: write_card(folder, dataset, name))
+                add_card(dataset, config.push_to_hub or config.repo_id)
     print(f"{shown(root)}: {dataset.episodes} episodes, {dataset.frames} frames")
     if not complete:
         print("stopped; to resume: the same command with --resume")

@@ -12,6 +12,7 @@ import collect_dataset
 import evaluate
 import train_act
 import train_sac
+from common.errors import UserError, report_user_errors
 from common.video import write_gif
 from envs.films import mosaic
 from envs.rollout import rollout
@@ -83,4 +84,7 @@ def main() -> bool:
 
 
 if __name__ == "__main__":
+    with report_user_errors():
+        if sys.argv[1:]:
+            raise UserError(f"demo.py has no settings, got {sys.argv[1]}; the scripts that it runs have")
     sys.exit(0 if main() else 1)

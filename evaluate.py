@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from tqdm import tqdm
 
+from common.bounds import Between, Count, Number, Seed
 from common.checkpoint import save_json
 from common.config import parse
 from common.device import choose_device, use_threads
@@ -27,6 +28,7 @@ from envs import summary
 from envs.films import film, mosaic
 from envs.interfaces import Episode, Policy, Task, VectorEnv
 from envs.rollout import replay_episode, rollout
+from envs.tasks import task_class
 from policies import WITHOUT_FOLDER, default_policy, find_checkpoint, load_policy, task_of
 
 
@@ -36,32 +38,24 @@ class Config:
 
     policy: str | None = None  # a run, a checkpoint, random or scripted; None: newest run, else the expert
     task: str | None = None  # see envs/tasks.py; None: the policy's own, pusht for random and scripted
-    episodes: int = 500  # one seed each
-    seed: int = 100_000  # of the first episode; best checkpoints are chosen on other seeds, from 10,000
+    episodes: Count = 500  # one seed each
+    seed: Seed = 100_000  # of the first episode; best checkpoints are chosen on other seeds, from 10,000
     env: Literal["fast", "stock"] = "fast"  # stock: as its authors published it; fast: the same, faster
     sampled: bool = False  # draw actions from the policy's distribution instead of taking its mode
     n_action_steps: int | None = None  # of an ACT's chunk played before it looks again; None: as trained
     temporal_ensemble_coeff: float | None = None  # average an ACT's overlapping chunks; its authors: 0.01
     record: bool = False  # write videos
-    videos: int = 10  # episodes recorded with --record, from the first seed on
-    failure_videos: int = 3  # failed episodes recorded besides
+    videos: Number = 10  # episodes recorded with --record, from the first seed on
+    failure_videos: Number = 3  # failed episodes recorded besides
     output: Path | None = None  # folder; None: the policy's run, or logs/evaluate/<policy>
     json: Path | None = None  # file of the numbers; None: evaluation_<checkpoint>.json in the output folder
-    num_envs: int = 100  # episodes played at a time
+    num_envs: Annotated[int, Between(1, 10**4)] = 100  # episodes played at a time
     device: Literal["auto", "cpu", "cuda", "mps"] = "cpu"  # of the networks; small ones are fast there
-    threads: int = 1  # CPU threads of PyTorch
+    threads: Annotated[int, Between(1, 1_024)] = 1  # CPU threads of PyTorch
 
     def validate(self) -> None:
         if self.policy == "":
             raise ValueError("policy must not be empty")
-        for name in ("episodes", "num_envs", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("seed", "videos", "failure_videos"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.seed + self.episodes > 2**63:
-            raise ValueError(f"seed must be below 2^63, got {self.seed}")
         if self.json and self.json.is_dir():
             raise ValueError(f"json must be a file to write, got the folder {self.json}")
 
@@ -183,7 +177,9 @@ def make_folders(*folders: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, description=__doc__)
     use_threads(config.threads)
-    name = str(config.policy or default_policy())
+    if config.task is not None:
+        task_class(config.task)
+    name = str(config.policy or default_policy(config.task))
     name = name if name in WITHOUT_FOLDER else str(find_checkpoint(name))
     task = task_of(name, config.task)
     policy = load_policy(

@@ -4,7 +4,9 @@ This is the one file that knows every kind of policy folder; all others know `en
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ import torch
 from gymnasium import spaces
 
 from act import kinds
-from common.errors import UserError
+from common.checkpoint import newest
+from common.errors import UserError, show
 from common.paths import LOGS, REPOSITORY, in_repository, shown
 from common.untrusted import load_json
 from envs.interfaces import Policy, RawObservation, Task
@@ -24,6 +27,14 @@ from sac.policy import load_sac, read_config
 ASSETS = REPOSITORY / "assets"
 EXPERT = ASSETS / "sac_expert"
 WITHOUT_FOLDER = ("random", "scripted")
+MAKERS = "train_sac.py, train_act.py or lerobot-train"
+OTHER_FILES = {  # by what their names end in
+    ".ckpt": "a checkpoint of PyTorch Lightning or the like",
+    ".zip": "an archive, as Stable-Baselines3 saves its models",
+    ".pt": "a pickle of PyTorch, which could run anything",
+    ".pth": "a pickle of PyTorch, which could run anything",
+    ".pkl": "a pickle, which could run anything",
+}
 
 
 def load_policy(
@@ -64,9 +75,12 @@ def load_policy(
         return _without_folder(str(path), task, deterministic, seed)
     if kind == "sac":
         return load_sac(folder, config, device, deterministic, seed)
-    raise UserError(
-        f"{folder / 'config.json'}: algorithm must be sac, or type {' or '.join(kinds.names())}, got {kind!r}"
-    )
+    known = " or ".join(kinds.names())
+    if "type" in config and "algorithm" not in config:
+        raise UserError(
+            f"{folder}: this is a LeRobot policy of type {show(kind)}; those of type {known} play here"
+        )
+    raise UserError(f"{folder / 'config.json'}: algorithm must be sac, or type {known}, got {show(kind)}")
 
 
 def _without_folder(name: str, task: Task, deterministic: bool, seed: int) -> Policy:
@@ -95,7 +109,7 @@ def task_of(path: str | Path, asked: str | None = None) -> Task:
     former = asked if "type" in config and asked is not None else DEFAULT
     own = config.get("task", former)  # LeRobot does not save it; there was one when nobody did
     if not isinstance(own, str):
-        raise UserError(f"{folder}: task must be a name, got {own!r:.50}")
+        raise UserError(f"{folder}: task must be a name, got {show(own)}")
     if asked is not None and asked != own:
         task_class(asked)
         raise UserError(f"{path}: this policy was trained on task {own}, not {asked}")
@@ -108,7 +122,7 @@ def _read_config(path: str | Path) -> tuple[Path, dict[str, Any]]:
     folder = find_weights(path)
     file = folder / "config.json"
     if not file.exists():
-        raise UserError(f"{file}: missing, and no checkpoints, so {path} is no policy")
+        raise UserError(f"{file}: missing, and no checkpoints, so {path} is no policy of {MAKERS}")
     config = load_json(file)
     config = config if isinstance(config, dict) else {}
     if (beside := folder / "task.json").exists():  # LeRobot's `config.json` has no room for it
@@ -124,13 +138,8 @@ def find_checkpoint(path: str | Path) -> Path:
         UserError: there is none.
     """
     path = in_repository(path)
-    if path.is_file():
-        raise UserError(f"{path}: this is a file; --policy takes the folder it is in, {path.parent}")
-    if not path.exists():
-        names = [*WITHOUT_FOLDER, *(str(checkpoints.parent) for checkpoints in LOGS.glob("*/checkpoints"))]
-        names += [f"assets/{expert.name}" for expert in ASSETS.glob("sac_expert*")]
-        nearest = max(names, key=lambda name: SequenceMatcher(None, str(path), name).ratio())
-        raise UserError(f"{path}: no such folder; did you mean {nearest}?")
+    if not path.is_dir():
+        raise UserError(_no_folder(path))
     if path.name == "pretrained_model":  # half of one of LeRobot's checkpoints
         return path.parent
     checkpoints = path / "checkpoints"
@@ -139,7 +148,26 @@ def find_checkpoint(path: str | Path) -> Path:
     for name in ("best", "last"):
         if (checkpoints / name).is_dir():
             return checkpoints / name
+    if found := newest(checkpoints, "config.json", "model.safetensors"):  # a copy without links
+        return found
     raise UserError(f"{path}: this run has saved no checkpoint yet, {checkpoints} has neither best nor last")
+
+
+def _no_folder(path: Path) -> str:
+    """What a path is that is no folder, and what would be right."""
+    if path.exists():
+        if (path.parent / "config.json").exists():
+            return f"{path}: this is a file; --policy takes the folder it is in, {path.parent}"
+        what = OTHER_FILES.get(path.suffix, "a file")
+        return f"{path}: this is {what}; --policy takes a run or checkpoint folder of {MAKERS}"
+    names = [*WITHOUT_FOLDER, *(str(checkpoints.parent) for checkpoints in LOGS.glob("*/checkpoints"))]
+    names += [f"assets/{expert.name}" for expert in ASSETS.glob("sac_expert*")]
+    nearest = max(names, key=lambda name: SequenceMatcher(None, str(path)[:200], name).ratio())
+    on_the_hub = re.fullmatch(r"(?:https?:/huggingface\.co/|hf:/)?([\w.-]+/[\w.-]+)", str(path))
+    if on_the_hub and not path.parent.exists():
+        download = f"hf download {on_the_hub[1]} --local-dir {on_the_hub[1].partition('/')[2]}"
+        return f"{path}: no such folder; did you mean {nearest}? One of the Hub's comes with: {download}"
+    return f"{path}: no such folder; did you mean {nearest}?"
 
 
 def find_weights(path: str | Path) -> Path:
@@ -148,18 +176,33 @@ def find_weights(path: str | Path) -> Path:
     return folder / "pretrained_model" if (folder / "pretrained_model").is_dir() else folder
 
 
-def default_policy() -> Path:
+def default_policy(task: str | None = None) -> Path:
     """The newest run's best checkpoint, or the expert that comes with the repository.
+
+    Args:
+        task: that it is to have been trained on; None: any.
 
     Raises:
         UserError: there is neither.
     """
-    trained = LOGS.glob("*/checkpoints/best/**/config.json")
-    if newest := max(trained, key=lambda file: file.stat().st_mtime, default=None):
-        return newest.parents[newest.parent.name == "pretrained_model"]
-    if EXPERT.is_dir():
+    runs = [path.parent for path in LOGS.glob("*/checkpoints") if _plays(path.parent, task)]
+    if runs:
+        return find_checkpoint(max(runs, key=lambda run: (find_weights(run) / "config.json").stat().st_mtime))
+    if EXPERT.is_dir() and _plays(EXPERT, task):
         return shown(EXPERT)
-    raise UserError(f"no policy: no run in {LOGS.absolute()} and no {EXPERT}; train one with train_sac.py")
+    of_task, flag = (f" of task {task}", f" --task {task}") if task else ("", "")
+    raise UserError(
+        f"no policy: no run{of_task} in {LOGS.absolute()} and no {EXPERT}{of_task}; "
+        f"train one with train_sac.py{flag}"
+    )
+
+
+def _plays(path: Path, task: str | None) -> bool:
+    """Whether a run or checkpoint has a policy, of this task."""
+    with suppress(UserError):
+        file = find_weights(path) / "config.json"
+        return file.is_file() and (task is None or _read_config(path)[1].get("task", DEFAULT) == task)
+    return False
 
 
 def fingerprint(path: str | Path) -> str:

@@ -9,13 +9,16 @@
 Runs are resumable: re-run the same command. Ctrl-C saves first.
 """
 
+import math
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from lerobot.configs.policies import PreTrainedConfig
 from lerobot.policies import make_pre_post_processors
 
 from act.checkpoint import find_training, publish, read_ours, saved_pipeline_config
@@ -31,6 +34,7 @@ from common.config import config_path, parse, read_first, to_dict
 from common.device import choose_device, use_threads
 from common.errors import UserError, report_user_errors
 from common.logger import Logger
+from common.memory import check_fits
 from common.paths import REPOSITORY
 from common.run import open_run
 from envs.evaluation import Evaluation
@@ -79,6 +83,7 @@ def build_trainer(
     policy_config = pipeline_config.policy
     assert policy_config is not None
     saved = read_ours(source)[0] if source else None
+    check_memory(policy_config, pipeline_config.batch_size, config.optimizer.micro_batches, device)
     policy, origin = find_kind(policy_config.type).make_policy(
         policy_config, config.policy, pipeline_config.seed or 0, saved
     )
@@ -107,6 +112,14 @@ def build_trainer(
         task=config.task,
     )
     return trainer, start_up_table(trainer, meta, origin)
+
+
+def check_memory(policy: PreTrainedConfig, batch_size: int, micro_batches: int, device: torch.device) -> None:
+    """Refuse what certainly does not fit: weights, gradient and AdamW's moments, and a micro-batch."""
+    weights, kept = find_kind(policy.type).least_size(policy)
+    kept += sum(math.prod(feature.shape) for feature in (policy.input_features or {}).values())
+    numbers = 4 * weights + -(-batch_size // micro_batches) * kept
+    check_fits(f"this policy with batch_size {batch_size}", numbers, device)
 
 
 def resume(trainer: Trainer, source: Path, least_steps: int) -> None:

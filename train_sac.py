@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from common.bounds import Seed, Steps, Threads
 from common.config import config_path, load_yaml, parse, read_first, to_dict
 from common.device import choose_device, use_threads
 from common.errors import UserError, report_user_errors
@@ -44,10 +45,10 @@ class Config:
 
     task: str = DEFAULT  # what to learn, see envs/tasks.py; it decides on the settings below `env`
     run_name: str = ""  # folder below logs/; empty: the config file's name and the seed
-    seed: int = 1  # of everything random
-    total_env_steps: int = 3_000_000  # of the whole training, summed over the parallel environments
+    seed: Seed = 1  # of everything random
+    total_env_steps: Steps = 3_000_000  # of the whole training, summed over the parallel environments
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # of networks and replay; auto: cuda, else cpu
-    threads: int = 0  # CPU threads of PyTorch; 0: its own choice
+    threads: Threads = 0  # CPU threads of PyTorch; 0: its own choice
     logs: Path = LOGS  # where runs are kept
     resume: bool = True  # resume the run of this name; --no-resume: begin anew under a new name
     wandb_project: str = ""  # log to Weights & Biases too
@@ -56,9 +57,6 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)  # the loop
 
     def validate(self) -> None:
-        for name in ("seed", "threads"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         check_name(self.run_name)
         if self.training.best_from > self.total_env_steps:
             raise ValueError(

@@ -8,6 +8,7 @@
 `lerobot-eval` and `lerobot-train --resume` open it. One of LeRobot's is opened here, without what is ours.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from lerobot.utils.constants import PRETRAINED_MODEL_DIR
 from lerobot.utils.random_utils import load_rng_state
 from safetensors import SafetensorError
 
-from act.kinds import names
+from act.kinds import find_kind, names
 from act.learner import Learner
-from common.checkpoint import TRAINING_STATE, save_json, save_tensors
+from common.checkpoint import TRAINING_STATE, newest, save_json, save_tensors
+from common.config import check_numbers
 from common.errors import UserError, reason
 from common.hub import uploading
 from common.untrusted import load_json, load_tensors
@@ -92,6 +94,7 @@ def read(folder: Path, learner: Learner) -> tuple[dict[str, Any], dict[str, torc
         )
     state, tensors = read_ours(folder)
     model = load_tensors(folder / PRETRAINED_MODEL_DIR / "model.safetensors")
+    check_format(folder / PRETRAINED_MODEL_DIR, model)
     try:
         _load_weights(learner.averaged, model)
         _load_weights(learner.policy, _part(tensors, "weights") or model)
@@ -149,7 +152,9 @@ def find_training(path: Path) -> Path:
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; --start-from takes a checkpoint or the folder of a run")
     last = path / "checkpoints" / "last"
-    found = path.parent if path.name == PRETRAINED_MODEL_DIR else last if last.is_dir() else path
+    if not last.is_dir():  # a copy without links
+        last = newest(last.parent, "train_config.json", TRAINING_STATE) or path
+    found = path.parent if path.name == PRETRAINED_MODEL_DIR else last
     if not (found / PRETRAINED_MODEL_DIR / "train_config.json").is_file():
         raise UserError(f"{path}: holds no training, ours or lerobot-train's, to start from")
     return found
@@ -169,11 +174,13 @@ def saved_pipeline_config(folder: Path, pipeline_config: TrainPipelineConfig) ->
     try:
         saved = TrainPipelineConfig.from_pretrained(model)
     except Exception as error:  # draccus raises its own, of no common class
+        check_format(model, load_tensors(model / "model.safetensors"))
         raise UserError(f"{model}: no training to start from: {reason(error)}") from None
     policy, schedule = saved.policy, saved.scheduler
     if policy is None or policy.type not in names():
         kind = policy.type if policy else "none"
         raise UserError(f"{model}: this is a policy of type {kind}; here are {', '.join(names())}")
+    check_numbers(find_kind(policy.type).settings, vars(policy), f"{model}: ")
     if not saved.use_policy_training_preset or not isinstance(saved.optimizer, AdamWConfig):
         raise UserError(f"{model}: was trained with another optimiser than AdamW, LeRobot's preset for ACT")
     if isinstance(schedule, CosineDecayWithWarmupSchedulerConfig) and schedule.num_decay_steps == saved.steps:
@@ -197,6 +204,23 @@ def publish(repository: str, folder: Path) -> str:
         api.create_repo(repository, repo_type="model", exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder / PRETRAINED_MODEL_DIR)
     return f"https://huggingface.co/{repository}"
+
+
+def check_format(folder: Path, weights: Iterable[str]) -> None:
+    """Refuse weights among which is the normalisation.
+
+    Args:
+        folder: of the policy.
+        weights: their names.
+
+    Raises:
+        UserError: says how LeRobot converts them.
+    """
+    if any(name.startswith(("normalize_inputs.", "unnormalize_outputs.")) for name in weights):
+        raise UserError(
+            "this policy is of LeRobot 0.1 to 0.3; if it sees pictures, this converts it: "
+            f"python -m lerobot.processor.migrate_policy_normalization --pretrained-path {folder}"
+        )
 
 
 def _load_weights(policy: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:

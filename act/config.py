@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from lerobot.configs.default import DatasetConfig as LeRobotDatasetConfig
@@ -13,6 +13,7 @@ from act.dataset import DatasetConfig, features_of
 from act.kinds import find_kind
 from act.optimizer import OptimizerConfig
 from act.trainer import TrainingConfig
+from common.bounds import Between, Count, Threads
 from common.hub import check_hub_name
 from common.paths import LOGS
 from common.run import check_name
@@ -29,11 +30,11 @@ class Config:
 
     task: str = DEFAULT  # what the demonstrations are of, and what is played; see envs/tasks.py
     run_name: str = ""  # folder below logs/; empty: the config file's name and the seed
-    seed: int = 1  # of everything random
-    steps: int = 100_000  # updates of the whole training
-    batch_size: int = 64  # samples per update and process
+    seed: Annotated[int, Between(0, 2**32 - 1)] = 1  # of everything random
+    steps: Annotated[int, Between(1, 10**10)] = 100_000  # updates of the whole training
+    batch_size: Count = 64  # samples per update and process
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: cuda, else cpu
-    threads: int = 0  # CPU threads of PyTorch; 0: its own choice
+    threads: Threads = 0  # CPU threads of PyTorch; 0: its own choice
     logs: Path = LOGS  # where runs are kept
     resume: bool = True  # resume the run of this name; --no-resume: begin anew under a new name
     start_from: Path | None = None  # a run or checkpoint to start a new run from; also lerobot-train's
@@ -45,14 +46,6 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)  # the loop
 
     def validate(self) -> None:
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("seed", "threads"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.seed >= 2**32:
-            raise ValueError(f"seed must be below 2^32, NumPy's largest, got {self.seed}")
         check_name(self.run_name)
         check_hub_name(self.push_to_hub, "policy")
 

@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -11,22 +10,37 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from datasets import Dataset
 from httpx import HTTPError
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+from lerobot.datasets.io_utils import cast_stats_to_numpy
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
-from lerobot.datasets.utils import BackwardCompatibilityError
-from lerobot.datasets.video_utils import decode_video_frames
+from lerobot.datasets.utils import DatasetInfo
+from lerobot.datasets.video_utils import FrameTimestampError, decode_video_frames
 from lerobot.utils.constants import ACTION, IMAGENET_STATS
 from lerobot.utils.feature_utils import dataset_to_policy_features
-from PIL import Image
 
+from common.bounds import NotNegative, Number
 from common.errors import UserError, reason
+from common.lerobot_files import (
+    DAMAGE,
+    INFO,
+    STATS,
+    check_film,
+    check_frames,
+    check_statistics,
+    decode_picture,
+    inside,
+    numbers,
+    parquet_files,
+    read_episodes,
+    read_info,
+    read_table,
+    reading,
+)
+from common.untrusted import load_json, open_regular
 from envs.interfaces import Task
-
-TOLERANCE = 1e-4  # seconds that a video's frame may be off, LeRobot's default
-# What reading a broken file raises: pyarrow's errors are ValueErrors or OSErrors, PyAV's are OSErrors.
-BROKEN = (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -35,19 +49,15 @@ class DatasetConfig:
 
     root: Path | None = None  # folder of a LeRobot dataset; None: repo_id's, from LeRobot's cache or the Hub
     repo_id: str = ""  # its name on the Hub; empty: local/<folder>
-    episodes: int = 0  # learn from the first so many; 0: all
+    episodes: Number = 0  # learn from the first so many; 0: all
     recorded_by: str = ""  # the command that records it; shown where the dataset is missing
     mirror: bool = False  # learn from each episode a second time, as seen in the mirror; if the task has one
     imagenet_stats: bool = True  # normalise pictures as ImageNet's are, not by the dataset's own numbers
-    memory_gb: float = 8.0  # of decoded pictures held in memory; larger ones lie in a file beside the run
+    memory_gb: NotNegative = 8.0  # of decoded pictures held in memory; more lie in a file beside the run
 
     def validate(self) -> None:
         if self.root is None and not self.repo_id:
             raise ValueError("root must be the folder of a dataset, got None")
-        if self.episodes < 0:
-            raise ValueError(f"episodes must not be negative, got {self.episodes}")
-        if self.memory_gb < 0:
-            raise ValueError(f"memory_gb must not be negative, got {self.memory_gb}")
 
 
 def open_dataset(config: DatasetConfig, task: Task) -> LeRobotDatasetMetadata:
@@ -57,27 +67,16 @@ def open_dataset(config: DatasetConfig, task: Task) -> LeRobotDatasetMetadata:
         UserError: there is none, it is damaged, empty, or of another task.
     """
     name = config.root or config.repo_id
-    if config.root is not None and not (config.root / "meta" / "info.json").is_file():
-        what = "not the folder of a LeRobot dataset" if config.root.exists() else "no such folder"
-        raise UserError(f"{config.root}: {what}; this command records it: {recording_command(config)}")
-    try:
-        if config.root is None:
-            LeRobotDataset(config.repo_id)  # fetches what is not in the cache
-        folder = config.root.name if config.root else ""
-        meta = LeRobotDatasetMetadata(config.repo_id or f"local/{folder}", root=config.root)
-    except BackwardCompatibilityError:
-        raise UserError(
-            f"{name}: this dataset is of LeRobot's format before v3.0; LeRobot has a converter: "
-            "python -m lerobot.scripts.convert_dataset_v21_to_v30"
-        ) from None
-    except (*BROKEN, HTTPError) as error:
-        hint = "is it whole?" if config.root else "is that its name, and is there a network?"
-        raise UserError(f"{name}: this dataset cannot be opened, {hint} ({reason(error)})") from None
+    with reading(name):
+        if config.root is not None and not (config.root / INFO).is_file():
+            what = "not the folder of a LeRobot dataset" if config.root.exists() else "no such folder"
+            raise UserError(f"{config.root}: {what}; this command records it: {recording_command(config)}")
+        meta = _Description("local/dataset", root=config.root) if config.root else _fetch(config.repo_id)
     if not meta.total_episodes or not meta.total_frames:
         raise UserError(f"{name}: this dataset is empty")
-    _check_whole(meta, name)
     if meta.fps != task.fps:
         raise UserError(f"{name}: this dataset has {meta.fps} frames per second, {task.name} has {task.fps}")
+    _check_whole(meta)
     if config.episodes > meta.total_episodes:
         raise UserError(
             f"dataset.episodes must be at most {meta.total_episodes}, all of {name}, got {config.episodes}"
@@ -106,24 +105,54 @@ def recording_command(config: DatasetConfig) -> str:
     return shlex.join(words)
 
 
-def _check_whole(meta: LeRobotDatasetMetadata, name: str | Path) -> None:
-    """Raise UserError where the parts of the description do not fit together."""
-    with reading(name):
-        lengths, features = list(episodes_of(meta)["length"]), features_of(meta)
-    if (len(lengths), sum(lengths)) != (meta.total_episodes, meta.total_frames):
+class _Description(LeRobotDatasetMetadata):
+    """LeRobot's, read by `common.lerobot_files`: from the disk alone, and without a cache."""
+
+    def _load_metadata(self) -> None:
+        if self._requested_root is None and not (self.root / INFO).is_file():
+            raise FileNotFoundError(self.root / INFO)  # for LeRobot, which asks the Hub then
+        info = read_info(self.root)
+        for feature in info["features"].values():
+            if feature["dtype"] in ("image", "video") and not feature.get("names"):
+                height_first = feature["shape"][-1] in (1, 3, 4)  # converters leave the names out
+                axes = ["height", "width"]
+                feature["names"] = [*axes, "channel"] if height_first else ["channel", *axes]
+        self.info = DatasetInfo.from_dict(info)
+        self.tasks = None
+        self.episodes = Dataset(read_episodes(self.root)) if info["total_episodes"] else None
+        self.stats = load_json(self.root / STATS)
+
+
+def _fetch(repo_id: str) -> _Description:
+    """The description of a dataset in LeRobot's cache, or on the Hub: then all of it is fetched."""
+    try:
+        meta = _Description(repo_id)
+        LeRobotDataset(repo_id)
+    except (*DAMAGE, HTTPError) as error:
+        hint = "is that its name, and is there a network?"
+        raise UserError(f"{repo_id}: this dataset cannot be opened, {hint} ({reason(error)[:150]})") from None
+    return meta
+
+
+def _check_whole(meta: LeRobotDatasetMetadata) -> None:
+    """Raise UserError where the parts of the description do not fit together, or the frames to them."""
+    root = meta.root
+    lengths = np.array(episodes_of(meta)["length"])
+    if (len(lengths), lengths.sum()) != (meta.total_episodes, meta.total_frames):
         raise UserError(
-            f"{name}: this dataset is damaged: its description says {meta.total_episodes} episodes of "
-            f"{meta.total_frames} frames, its table of episodes has {len(lengths)} of {sum(lengths)}"
+            f"{root}: this dataset is damaged: its description says {meta.total_episodes} episodes of "
+            f"{meta.total_frames} frames, its table of episodes has {len(lengths)} of {lengths.sum()}"
         )
-    if missing := [key for key in features if not {"mean", "std"} <= stats_of(meta).get(key, {}).keys()]:
-        raise UserError(f"{name}: this dataset is damaged: it has no statistics of {', '.join(missing)}")
-    with reading(name):
-        for key, feature in features.items():
-            shape = (3, 1, 1) if feature.type is FeatureType.VISUAL else tuple(feature.shape)
-            for part in ("mean", "std"):
-                values = np.asarray(stats_of(meta)[key][part], np.float64)
-                if values.shape != shape or not np.isfinite(values).all():
-                    raise ValueError(f"the {part} of {key} in its statistics is not {shape} finite numbers")
+    check_frames(root, lengths, meta.fps)
+    with reading(root / INFO):
+        features = features_of(meta)
+    with reading(root / STATS):
+        shapes = {
+            key: (3, 1, 1) if feature.type is FeatureType.VISUAL else tuple(feature.shape)
+            for key, feature in features.items()
+        }
+        check_statistics(meta.stats, shapes, ("mean", "std"))
+        meta.stats = cast_stats_to_numpy(stats_of(meta))
 
 
 def features_of(meta: LeRobotDatasetMetadata) -> dict[str, PolicyFeature]:
@@ -143,19 +172,6 @@ def episodes_of(meta: LeRobotDatasetMetadata) -> Any:
     return meta.episodes
 
 
-@contextmanager
-def reading(name: str | Path) -> Iterator[None]:
-    """Tell in one sentence what keeps a dataset from being read in this block.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    try:
-        yield
-    except BROKEN as error:
-        raise UserError(f"{name}: this dataset is damaged: {reason(error)}") from None
-
-
 def read_vectors(
     meta: LeRobotDatasetMetadata, names: Sequence[str], num_frames: int
 ) -> dict[str, np.ndarray]:
@@ -164,18 +180,12 @@ def read_vectors(
     Raises:
         ValueError: they are not what the description says.
     """
-    tables = [pq.read_table(file, columns=["index", *names]) for file in _data_files(meta)]
-    index = np.concatenate([table["index"].to_numpy() for table in tables])
-    if len(index) != meta.total_frames or not np.array_equal(index, np.arange(len(index))):
-        raise ValueError(f"its tables hold {len(index)} frames, its description says {meta.total_frames}")
+    tables = [read_table(file, names) for file in parquet_files(meta.root / "data")]
     columns = {}
     for name in names:
-        arrays = [table[name].combine_chunks() for table in tables]
-        # One number per frame is stored as such, several as a list.
-        values = [(a.flatten() if hasattr(a, "flatten") else a).to_numpy() for a in arrays]
-        columns[name] = np.concatenate(values).reshape(len(index), -1)[:num_frames].astype(np.float32)
-        if columns[name].shape[1:] != tuple(meta.features[name]["shape"]):
-            raise ValueError(f"{name} has {columns[name].shape[1]} numbers per frame")
+        (size,) = meta.features[name]["shape"]
+        values = np.concatenate([numbers(table, name, size) for table in tables])
+        columns[name] = values[:num_frames].astype(np.float32)
         if not np.isfinite(columns[name]).all():
             raise ValueError(f"{name} is not finite everywhere")
     return columns
@@ -208,23 +218,29 @@ def read_pictures(
 
 
 def _read_images(meta: LeRobotDatasetMetadata, name: str, _lengths: np.ndarray) -> Iterator[np.ndarray]:
+    height, width = features_of(meta)[name].shape[1:]
+
     def decode(cell: dict[str, Any]) -> np.ndarray:
-        source = BytesIO(cell["bytes"]) if cell["bytes"] else meta.root / cell["path"]
-        return np.asarray(Image.open(source).convert("RGB")).transpose(2, 0, 1)
+        if cell["bytes"]:
+            return decode_picture(BytesIO(cell["bytes"]), height, width).transpose(2, 0, 1)
+        with open_regular(inside(meta.root, cell["path"])) as file:
+            return decode_picture(file, height, width).transpose(2, 0, 1)
 
     with ThreadPoolExecutor() as pool:
-        for file in _data_files(meta):
-            for rows in pq.ParquetFile(file).iter_batches(256, columns=[name]):
+        for path in parquet_files(meta.root / "data"):
+            for rows in pq.ParquetFile(path).iter_batches(256, columns=[name]):
                 yield np.stack(list(pool.map(decode, rows[name].to_pylist())))
 
 
 def _read_video(meta: LeRobotDatasetMetadata, name: str, lengths: np.ndarray) -> Iterator[np.ndarray]:
+    half_a_frame = 0.5 / meta.fps  # the nearest picture is in no doubt, even where the times have drifted
     for episode, length in enumerate(lengths):
         start = episodes_of(meta)[episode][f"videos/{name}/from_timestamp"]
         times = [start + float(np.float32(frame / meta.fps)) for frame in range(length)]
-        path = meta.root / meta.get_video_file_path(episode, name)
-        yield decode_video_frames(path, times, TOLERANCE, "pyav", return_uint8=True).numpy()
-
-
-def _data_files(meta: LeRobotDatasetMetadata) -> list[Path]:
-    return sorted((meta.root / "data").glob("*/*.parquet"))
+        path = inside(meta.root, str(meta.get_video_file_path(episode, name)))
+        check_film(path, *features_of(meta)[name].shape[1:])
+        try:
+            pictures = decode_video_frames(path, times, half_a_frame, "pyav", return_uint8=True)
+        except FrameTimestampError:
+            raise ValueError(f"{path.name} has not all pictures of episode {episode}") from None
+        yield pictures.numpy()

@@ -28,11 +28,11 @@ from act.dataset import (
     features_of,
     read_pictures,
     read_vectors,
-    reading,
     stats_of,
 )
 from act.kinds import Batch, chunk_size
 from common.errors import UserError
+from common.lerobot_files import reading
 from envs.interfaces import Task
 
 

@@ -12,34 +12,28 @@ from lerobot.optim.schedulers import (
 from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import nn
 
+from common.bounds import NotNegative, Positive, Several, Share, Steps
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """How the weights follow the gradient; the defaults are LeRobot's unless they say otherwise."""
 
-    lr: float = 1e-4  # learning rate; LeRobot's 1e-5 suits its batch of 8
-    lr_backbone: float = 1e-4  # of the ResNet
-    weight_decay: float = 1e-4  # AdamW's, on everything
-    grad_clip: float = 10.0  # largest norm of the whole gradient
+    lr: Positive = 1e-4  # learning rate; LeRobot's 1e-5 suits its batch of 8
+    lr_backbone: NotNegative = 1e-4  # of the ResNet
+    weight_decay: NotNegative = 1e-4  # AdamW's, on everything
+    grad_clip: Positive = 10.0  # largest norm of the whole gradient
     schedule: Literal["constant", "cosine"] = "cosine"  # of the learning rates; LeRobot's is constant
-    final_lr_fraction: float = 0.01  # of lr, where the cosine ends
-    warmup_steps: int = 500  # during which the learning rates grow linearly
+    final_lr_fraction: Share = 0.01  # of lr, where the cosine ends
+    warmup_steps: Steps = 500  # during which the learning rates grow linearly
     ema: float = 0.999  # of the average of the weights that is evaluated and saved; 0: no average
     precision: Literal["float32", "tf32", "bf16"] = "tf32"  # of matrix products; tf32 exists on GPUs only
-    micro_batches: int = 1  # in which a batch's gradient is accumulated; the same update in less memory
+    micro_batches: Several = 1  # in which a batch's gradient is accumulated; the same update in less memory
     compile: bool = False  # torch.compile the loss and its gradient (with CUDA graphs on a GPU)
 
     def validate(self) -> None:
-        for name in ("lr", "grad_clip", "micro_batches"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("lr_backbone", "weight_decay", "warmup_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0.0 <= self.ema < 1.0:
             raise ValueError(f"ema must be at least 0 and less than 1, got {self.ema}")
-        if not 0.0 <= self.final_lr_fraction <= 1.0:
-            raise ValueError(f"final_lr_fraction must be between 0 and 1, got {self.final_lr_fraction}")
 
     def lerobot_optimizer(self) -> AdamWConfig:
         """AdamW as LeRobot names its settings."""

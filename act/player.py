@@ -16,7 +16,9 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.processor import PolicyProcessorPipeline
 from lerobot.utils.constants import ACTION
 
+from act.checkpoint import check_format
 from act.kinds import chunk_size, find_kind
+from common.config import check_numbers
 from common.errors import UserError, reason
 from common.untrusted import load_json, load_tensors
 from envs.interfaces import RawObservation, Task
@@ -213,10 +215,14 @@ def load_player(
     Raises:
         UserError: it is not whole, or not a policy for this task.
     """
-    weights = load_tensors(folder / "model.safetensors")
-    kind = find_kind(load_json(folder / "config.json")["type"])
+    weights, settings = load_tensors(folder / "model.safetensors"), load_json(folder / "config.json")
+    check_format(folder, weights)
+    kind = find_kind(settings["type"])
+    check_numbers(kind.settings, settings, f"{folder / 'config.json'}: ")
     try:
         config = PreTrainedConfig.from_pretrained(folder)
+        if sum(weight.numel() for weight in weights.values()) < kind.least_size(config)[0]:
+            raise ValueError("model.safetensors has fewer weights than config.json says")
         config.device = torch.device(device).type
         policy = kind.open_policy(config)
         policy.load_state_dict(weights)

@@ -23,7 +23,7 @@ from common.errors import report_user_errors
 from common.untrusted import load_json
 
 LOGS = Path("logs/act_ablations")
-COLLECT = "collect_dataset.py --policy assets/sac_expert --observations keypoints --hold 10 --episodes 2000"
+COLLECT = "collect_dataset.py"  # by default 2,000 of the shipped expert's successes, held for 10 steps
 # A third of the recipe's length, and no choice among checkpoints: the last one is measured.
 TRAIN = (
     "train_act.py --threads 1 --device cpu --steps 6000 --training.eval-every 0 --training.keep-every 1000"

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from common.errors import UserError
+from common.errors import UserError, show
 
 
 def modules_with(constant: str, files: Iterable[tuple[str, str, Path]]) -> dict[str, str]:
@@ -32,9 +32,9 @@ def choose(setting: str, name: str, modules: dict[str, str], constant: str) -> A
         UserError: there is none, or a package that it needs is not installed.
     """
     if name not in modules:
-        (nearest,) = get_close_matches(name, modules, n=1, cutoff=0.0)
+        (nearest,) = get_close_matches(name[:200], modules, n=1, cutoff=0.0)
         raise UserError(
-            f"{setting} must be one of {', '.join(modules)}, got {name!r}; did you mean {nearest}?"
+            f"{setting} must be one of {', '.join(modules)}, got {show(name)}; did you mean {nearest}?"
         )
     try:
         return getattr(import_module(modules[name]), constant)
@@ -57,7 +57,7 @@ def with_settings[Config](
         settings: by field: a dataclass, whose defaults hold, or a default value.
         namespace: what the class has besides.
     """
-    kinds = get_type_hints(config_class)
+    kinds = get_type_hints(config_class, include_extras=True)  # with their bounds
     changed = [
         (name, value, field(default_factory=value))
         if isinstance(value, type)

@@ -6,6 +6,7 @@ such folders, replaced in one step as well, so at every moment they lead to a wh
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -58,6 +59,25 @@ class Checkpoints:
         if self.best:
             link(self.folder / "best", self.path(self.best[self.unit]))
         prune(self.folder, keep=lambda path: path.name in self.kept)
+
+
+def newest(checkpoints: Path, *parts: str) -> Path | None:
+    """The checkpoint of the most steps, ours (`step_00000100`) or LeRobot's (`000100`), that has all parts.
+
+    It is the last one where a copy left the links out.
+
+    Args:
+        checkpoints: the folder of all.
+        parts: files or folders in it, or in LeRobot's `pretrained_model`.
+    """
+    named = {path: re.fullmatch(r"(?:step_)?(\d{1,18})", path.name) for path in checkpoints.glob("*/")}
+    steps = {path: int(name[1]) for path, name in named.items() if name}
+    whole = [
+        path
+        for path in steps
+        if all((path / part).exists() or (path / "pretrained_model" / part).exists() for part in parts)
+    ]
+    return max(whole, key=steps.__getitem__, default=None)
 
 
 def write_folder(path: Path, write: Callable[[Path], None]) -> None:

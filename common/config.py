@@ -3,7 +3,8 @@
 A setting has one dotted name everywhere: `agent.lr` is a field of the dataclasses, a (nested) key of the YAML
 and the flag `--agent.lr`. tyro makes the command line and `--help` out of the dataclasses; the comment beside
 a field is its help. Every field has a default and a plain type: bool, int, float, str, Path, Literal, a tuple
-or list of those, one of those or None, or another config class.
+or list of those, one of those or None, or another config class; `Annotated` adds bounds (`common/bounds.py`).
+A setting is given once, by one of its spellings. `~` in a path is the home.
 
 A config class may define `RENAMED`, a dict from former dotted names to today's; both are understood.
 
@@ -14,13 +15,11 @@ defaults and on the YAML's values, before the flags are known.
 
 import dataclasses
 import json
-import math
 import re
 import sys
 import types
 from collections.abc import Collection, Iterator, Sequence
 from difflib import SequenceMatcher
-from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -29,8 +28,10 @@ import yaml
 from tyro import _errors as tyro_errors  # private, hence tyro's exact pin: the way to its complaints
 
 from common import untrusted
-from common.errors import UserError, reason
-from common.paths import REPOSITORY, in_repository
+from common.bounds import complaint
+from common.errors import UserError, reason, show
+from common.flags import check_given_once, flags, given, key_of, rename
+from common.paths import REPOSITORY, expanded, in_repository
 
 ALSO_CALLED = {  # names elsewhere -> the last part of the name here
     "learning_rate": "lr",
@@ -61,7 +62,8 @@ def parse[Config](
         UserError: a missing or malformed file, an unknown key or flag, a value of a wrong type or impossible.
         SystemExit: code 0, after `--help`.
     """
-    argv = _rename_flags(list(sys.argv[1:] if argv is None else argv), config_class)
+    argv = rename(list(sys.argv[1:] if argv is None else argv), getattr(config_class, "RENAMED", {}))
+    check_given_once(argv, {"config": Path} | _kinds(config_class))
     path = config_path(argv, default_yaml)
     with tyro_errors.on_parse_error(lambda event: _reject(event, config_class, argv)):
         defaults = _build(config_class, load_yaml(path) if path else {}, source=f"{path}: ")
@@ -77,8 +79,7 @@ def parse[Config](
             config = tyro.cli(command_line, args=argv, description=description)
         except ValueError as error:  # tyro leaves those of the outermost __post_init__ to its caller
             raise UserError(_with_full_key(error, config_class)) from None
-    _validate(config)
-    return config
+    return _finish(config)
 
 
 def config_path(argv: Sequence[str] | None, default_yaml: Path | str | None) -> Path | None:
@@ -99,9 +100,8 @@ def config_path(argv: Sequence[str] | None, default_yaml: Path | str | None) -> 
 def read_first(key: str, argv: Sequence[str] | None, default_yaml: Path | str | None, default: str) -> str:
     """A setting that decides on the config class: its flag's value, else the YAML's, else `default`."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    words = [word for word in argv if word.startswith("--") and _key(word) == key]
-    if words and (given := _given(words[-1].partition("=")[0], argv)) != "nothing":
-        return given[1:-1]
+    if typed := [words for flag, words in flags(argv) if key_of(flag) == key and words]:
+        return " ".join(typed[-1])
     path = config_path(argv, default_yaml)
     value = dict(_flatten(load_yaml(path))).get(key) if path else None
     return default if value is None else str(value)
@@ -118,9 +118,7 @@ def from_dict[Config](config_class: type[Config], values: dict[str, Any], source
     Raises:
         UserError: an unknown key, a value of a wrong type or impossible.
     """
-    config = _build(config_class, values, source)
-    _validate(config, source)
-    return config
+    return _finish(_build(config_class, values, source), source)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -152,7 +150,7 @@ def load_yaml(path: Path | str) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path}: not valid YAML: {reason(error)}") from None
     if not isinstance(values, dict | None):
-        raise UserError(f"{path}: expected lines of the form 'key: value', got {values!r:.50}")
+        raise UserError(f"{path}: expected lines of the form 'key: value', got {show(values)}")
     return values or {}
 
 
@@ -168,23 +166,26 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def _build[Config](config_class: type[Config], values: dict[str, Any], source: str) -> Config:
     """The defaults with `values` put in: types checked, `validate()` left for when the flags are in too."""
-    kinds, changes = _kinds(config_class), {}
+    kinds, changes, spelled = _kinds(config_class), {}, {}
     renamed = getattr(config_class, "RENAMED", {})
     for name, value in _flatten(values):
         key = name.replace("-", "_")
-        if key in renamed and renamed[key] in dict(_flatten(values)):
-            raise UserError(f"{source}{key} is the former name of {renamed[key]}, which is given too")
         key = renamed.get(key, key)
+        if (other := spelled.setdefault(key, name)) != name or key in changes:
+            spellings = f", as {other} and as {name}" if other != name else ""
+            raise UserError(f"{source}{key} is given twice{spellings}: leave one out")
         if key in kinds:
             try:
                 changes[key] = _convert(value, kinds[key])
             except ValueError:
-                raise UserError(f"{source}{key}: expected {_describe(kinds[key])}, got {value!r}") from None
+                raise UserError(
+                    f"{source}{key}: expected {_describe(kinds[key])}, got {show(value)}"
+                ) from None
         elif not any(other.startswith(f"{key}.") for other in kinds):
             hint = getattr(config_class, "unknown_setting", lambda key: "")(key)
             raise UserError(f"{source}unknown key {name}; {hint or f'did you mean {_nearest(key, kinds)}?'}")
         elif value not in (None, {}):  # `agent:` with nothing but comments below it changes nothing
-            raise UserError(f"{source}{key}: expected settings nested below it, got {value!r}")
+            raise UserError(f"{source}{key}: expected settings nested below it, got {show(value)}")
     return _replace(config_class(), changes, source)
 
 
@@ -203,14 +204,32 @@ def _replace(config: Any, changes: dict[str, Any], source: str, prefix: str = ""
         raise UserError(source + _with_full_key(error, type(config), prefix)) from None
 
 
+def _finish[Config](config: Config, source: str = "") -> Config:
+    """The final values: checked, and with the home in the place of `~` in paths."""
+    values = dict(_flatten(dataclasses.asdict(config)))  # pyright: ignore[reportArgumentType]
+    homes = {key: expanded(value) for key, value in values.items() if isinstance(value, Path)}
+    config = _replace(config, {key: path for key, path in homes.items() if path != values[key]}, source)
+    _validate(config, source)
+    return config
+
+
+def check_numbers(config_class: type, values: dict[str, Any], source: str = "") -> None:
+    """Check numbers by the bounds of a config class's fields of the same names.
+
+    Raises:
+        UserError: one is out of bounds.
+    """
+    for name, kind in get_type_hints(config_class, include_extras=True).items():
+        if said := complaint(values.get(name), kind):
+            raise UserError(f"{source}{name} {said}")
+
+
 def _validate(config: Any, source: str = "", prefix: str = "") -> None:
     """Call `validate()` of the config and of all in it; a ValueError names its field by the full key."""
     for field in dataclasses.fields(config):
         if dataclasses.is_dataclass(value := getattr(config, field.name)):
             _validate(value, source, f"{prefix}{field.name}.")
-        for number in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(number, float) and not math.isfinite(number):
-                raise UserError(f"{source}{prefix}{field.name} must be a finite number, got {number}")
+    check_numbers(type(config), vars(config), source + prefix)
     try:
         getattr(config, "validate", lambda: None)()
     except ValueError as error:
@@ -240,44 +259,24 @@ def _convert(value: Any, kind: Any) -> Any:
     raise ValueError
 
 
-def _rename_flags(argv: list[str], config_class: type) -> list[str]:
-    """The words with today's flags in place of former ones."""
-    renamed, words = getattr(config_class, "RENAMED", {}), []
-    given = {_key(word) for word in argv if word.startswith("--")}
-    for word in argv:
-        name, equals, value = word.partition("=")
-        if word.startswith("--") and (new := renamed.get(_key(name))):
-            if new in given:
-                raise UserError(f"{name} is the former name of --{new.replace('_', '-')}, which is given too")
-            word = f"--{new.replace('_', '-')}{equals}{value}"
-        words.append(word)
-    return words
-
-
 def _reject(event: tyro_errors.ParseErrorEvent, config_class: type, argv: Sequence[str]) -> None:
     """Raise tyro's complaint as a UserError; a kind of complaint unknown here is left to tyro's own words."""
     kinds = {"config": Path} | _kinds(config_class)
     if isinstance(event, tyro_errors.UnrecognizedArgs):
         word = event.tokens[0]
         if not word.startswith("-"):
-            raise UserError(f"unexpected {word!r}: a setting is --FLAG VALUE, a bool is --FLAG or --no-FLAG")
+            raise UserError(
+                f"unexpected {show(word)}: a setting is --FLAG VALUE, a bool is --FLAG or --no-FLAG"
+            )
         negated = [re.sub(r"(\w+)$", r"no_\1", key) for key, kind in kinds.items() if kind is bool]
-        nearest = _nearest(_key(word), [*kinds, *negated])
-        hint = getattr(config_class, "unknown_setting", lambda key: "")(_key(word))
+        nearest = _nearest(key_of(word), [*kinds, *negated])
+        hint = getattr(config_class, "unknown_setting", lambda key: "")(key_of(word))
         raise UserError(f"unknown flag {word}; {hint or f'did you mean --{nearest.replace("_", "-")}?'}")
     if argument := getattr(event, "argument", None):
         flag = argument.lowered.name_or_flags[-1]
-        raise UserError(f"{flag}: expected {_describe(kinds[_key(flag)])}, got {_given(flag, argv)}")
+        raise UserError(f"{flag}: expected {_describe(kinds[key_of(flag)])}, got {given(flag, argv)}")
     if isinstance(event, tyro_errors.InstantiationFailure):
         raise UserError(_with_full_key(event.message, config_class))
-
-
-def _given(flag: str, argv: Sequence[str]) -> str:
-    """What the command line gave `flag`, for an error message."""
-    at = max(i for i, word in enumerate(argv) if word.startswith("--") and _key(word) == _key(flag))
-    _, equals, value = argv[at].partition("=")
-    words = [value] if equals else list(takewhile(lambda word: not word.startswith("--"), argv[at + 1 :]))
-    return repr(" ".join(words)) if words else "nothing"
 
 
 def _with_full_key(error: ValueError | str, config_class: type, prefix: str = "") -> str:
@@ -309,6 +308,7 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _nearest(name: str, candidates: Collection[str]) -> str:
     """The candidate most like `name`, as a whole and in its last part: `lr` is nearer `agent.lr` than `r`."""
+    name = name[:200]
     meant = ALSO_CALLED.get(name.rpartition(".")[2])
     candidates = [
         candidate for candidate in candidates if candidate.rpartition(".")[2] == meant
@@ -331,7 +331,3 @@ def _describe(kind: Any) -> str:
     if origin in (tuple, list):
         return "a list of " + ", ".join(_describe(option) for option in options if option is not Ellipsis)
     return {bool: "true or false", types.NoneType: "None"}.get(kind) or str(kind.__name__)
-
-
-def _key(flag: str) -> str:
-    return flag.partition("=")[0].lstrip("-").replace("-", "_")

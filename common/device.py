@@ -4,17 +4,9 @@ import torch
 
 from common.errors import UserError
 
-MOST_THREADS = 1_024  # some thousands more crash PyTorch
-
 
 def use_threads(count: int) -> None:
-    """Let PyTorch compute with so many CPU threads; 0 leaves the choice to it.
-
-    Raises:
-        UserError: they are more than there can be.
-    """
-    if count > MOST_THREADS:
-        raise UserError(f"threads must be at most {MOST_THREADS}, got {count}")
+    """Let PyTorch compute with so many CPU threads; 0 leaves the choice to it."""
     if count:
         torch.set_num_threads(count)
 

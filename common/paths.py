@@ -1,15 +1,35 @@
 """Where files are: configurations and assets in the repository, `logs/` and `data/` where one stands."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
+
+from common.errors import UserError, show
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LOGS = Path("logs")
 
 
+def expanded(path: Path | str) -> Path:
+    """The path with a home in the place of `~`, which a shell leaves in `--root=~/x`.
+
+    Raises:
+        UserError: there is no such user, or it can be no path.
+    """
+    try:
+        home = Path(path).expanduser()
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            home.lstat()
+    except RuntimeError:
+        raise UserError(f"{path}: no user {Path(path).parts[0][1:]}") from None
+    except (OSError, ValueError) as error:  # too long, or with a null character
+        raise UserError(f"{show(str(path))} can be no path: {getattr(error, 'strerror', error)}") from None
+    return home
+
+
 def in_repository(path: Path | str) -> Path:
     """The path; one below `assets/` or `configs/` that does not exist here is the repository's."""
-    path = Path(path)
+    path = expanded(path)
     ours = path.parts[:1] in (("assets",), ("configs",))
     return REPOSITORY / path if ours and not path.exists() and (REPOSITORY / path).exists() else path
 

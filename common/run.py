@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.checkpoint import TRAINING_STATE, link
+from common.checkpoint import TRAINING_STATE, link, newest
 from common.config import differences, from_dict, load_yaml, save_yaml, to_dict
 from common.errors import UserError
 
@@ -69,7 +69,7 @@ class Run:
         note = (
             f" ({schedules} return to their values at that share of the longer training)" if schedules else ""
         )
-        print(f"Train on: {again} and {longer}{note}")
+        print(f"Train on: {again}{', but with' if self.config.resume else ' and'} {longer}{note}")
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def open_run(
 
 def check_name(run_name: str) -> None:
     """Raise ValueError if it is no name for a run's folder."""
-    if run_name != Path(run_name).name or run_name == "..":
+    if run_name != Path(run_name).name or run_name == ".." or "\0" in run_name:
         raise ValueError(f"run_name must be the name of a folder, not a path, got {run_name}")
     if len(run_name.encode()) > 200:  # file systems allow 255
         raise ValueError(f"run_name must have at most 200 bytes, got {len(run_name.encode())}")
@@ -164,15 +164,14 @@ def _find_last(last: Path) -> None:
     Raises:
         UserError: none of them is complete, and a new start would delete them.
     """
-    there = sorted(last.parent.glob("step_*"))
-    whole = [path for path in there if (path / TRAINING_STATE).is_dir()]
+    whole, there = newest(last.parent, TRAINING_STATE), newest(last.parent)
     if there and not whole:
         raise UserError(
-            f"{last.parent} has {there[-1].name} without its {TRAINING_STATE}, so the run cannot be resumed: "
+            f"{last.parent} has {there.name} without its {TRAINING_STATE}, so the run cannot be resumed: "
             "--no-resume starts a new one"
         )
     if whole:
-        link(last, whole[-1])
+        link(last, whole)
 
 
 def write_down(folder: Path, config: Any, command: str) -> None:
@@ -196,7 +195,7 @@ def write_down(folder: Path, config: Any, command: str) -> None:
 
 def same_command(folder: Path, resume: bool) -> str:
     """The command that resumes the run in `folder`, which was started with or without `--resume`."""
-    return "the same command" if resume else f"the same command with --run-name {folder.name} --resume"
+    return "the same command" if resume else f"the same command, but with --run-name {folder.name} --resume"
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """What the training loops of SAC and of imitation share: settings, progress bar, evaluation."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
+from common.bounds import Between, Count, Seed, Steps
 from common.checkpoint import Checkpoints
 
 
@@ -13,20 +14,12 @@ from common.checkpoint import Checkpoints
 class LoopConfig:
     """The training loop. All counts are in the steps of its progress bar."""
 
-    log_every: int = 100  # steps between logged losses
-    eval_every: int = 5_000  # steps between evaluations, each followed by a checkpoint; 0: only at the end
-    keep_every: int = 0  # steps between checkpoints that stay; 0: only `last` and `best`
-    video_every: int = 20_000  # steps between rollouts shown in TensorBoard, with an evaluation; 0: none
-    eval_episodes: int = 100  # per evaluation, the same seeds each time
-    eval_seed: int = 10_000  # first of them; no figure we quote uses these
-
-    def validate(self) -> None:
-        for name in ("log_every", "eval_episodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("eval_every", "keep_every", "video_every", "eval_seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+    log_every: Annotated[int, Between(1, 10**12)] = 100  # steps between logged losses
+    eval_every: Steps = 5_000  # steps between evaluations, each followed by a checkpoint; 0: only at the end
+    keep_every: Steps = 0  # steps between checkpoints that stay; 0: only `last` and `best`
+    video_every: Steps = 20_000  # steps between rollouts shown in TensorBoard, with an evaluation; 0: none
+    eval_episodes: Count = 100  # per evaluation, the same seeds each time
+    eval_seed: Seed = 10_000  # first of them; no figure we quote uses these
 
 
 LOOP_SETTINGS_BEFORE = {  # names that `train_act.py` had for them

@@ -7,6 +7,7 @@ old one and takes its place, so what a link there leads to stays as it is.
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 
-from common.errors import UserError, reason
+from common.errors import UserError, reason, show
 
 MAX_TEXT_BYTES = 64 * 2**20  # of JSON; LeRobot's statistics of 1,000 features take less than one
 MAX_YAML_BYTES = 2**20  # PyYAML reads 0.1 MB/s
@@ -203,21 +204,30 @@ class _PlainLoader(yaml.SafeLoader):
         return node
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
+        number = node.value if node.tag == "tag:yaml.org,2002:int" else ""
+        if len(number) > MAX_DIGITS:
+            problem = f"an integer of {len(number)} digits"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        if re.fullmatch(r"[-+]?(0[0-7_]+|[^xb]*:[^xb]*)", number):  # 010 is 8 and 1:30 is 90 to YAML 1.1
+            problem = f"{number} is no number in decimal"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
         try:
-            if node.tag == "tag:yaml.org,2002:int":
-                _bounded_int(node.value)
             return super().construct_object(node, deep)
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
             kind = node.tag.rpartition(":")[2]
             raise yaml.MarkedYAMLError(problem=f"no {kind}", problem_mark=node.start_mark) from None
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        lines: dict[Any, int] = {}
+        lines: dict[str, int] = {}
         for key_node, _ in node.value:
-            key, line = key_node.value, key_node.start_mark.line + 1
-            if isinstance(key, str) and key in lines:
-                problem = f"{key} is given twice, in line {lines[key]} too"
+            key, problem = key_node.value, ""
+            if key_node.tag != "tag:yaml.org,2002:str":
+                problem = (
+                    f"a key must be a word, got {show(key) if isinstance(key, str) else 'a list or mapping'}"
+                )
+            elif key in lines:
+                problem = f"{show(key)[1:-1]} is given twice, in line {lines[key]} too"
+            if problem:
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
-            if isinstance(key, str):
-                lines[key] = line
+            lines[key] = key_node.start_mark.line + 1
         return super().construct_mapping(node, deep)

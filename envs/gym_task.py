@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from gymnasium import spaces
 
+from common.bounds import Above, Positive, Several
 from envs.gym_vector import BoxCodec, GymVectorEnv, Success
 from envs.interfaces import Episode, Metric
 from envs.plots import plot_returns
@@ -30,16 +31,13 @@ class GymTask:
     packages: ClassVar[tuple[str, ...]] = ("gymnasium",)
     lerobot_names: ClassVar[dict[str, str]] = {"observation.state": "state"}
 
-    num_envs: int = 1  # environments stepped together
-    action_repeat: int = 1  # environment steps per decision
-    reward_scale: float = 1.0  # multiplies the reward
+    num_envs: Annotated[int, Above(0, 10_000)] = 1  # environments stepped together
+    action_repeat: Several = 1  # environment steps per decision
+    reward_scale: Positive = 1.0  # multiplies the reward
 
     def validate(self) -> None:
         if self.success == "none" and SUCCESS_RATE.key in [metric.key for metric in self.metrics]:
             raise ValueError("success must be termination or info for the metric success rate, got none")
-        for name in ("num_envs", "action_repeat", "reward_scale"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
     def vector_env(self, num_envs: int, image_size: int = 0, stock: bool = False) -> GymVectorEnv:
         return GymVectorEnv(self.name, num_envs, self.success)

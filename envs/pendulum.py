@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from common.bounds import Positive
 from envs.gym_task import GymTask
 
 
@@ -14,7 +15,7 @@ class Pendulum(GymTask):
     sentence: ClassVar[str] = "Swing the pendulum up and hold it upright."
     fps: ClassVar[int] = 20
 
-    reward_scale: float = 0.1  # multiplies the reward, which is -16 to 0 per step
+    reward_scale: Positive = 0.1  # multiplies the reward, which is -16 to 0 per step
 
 
 TASK = Pendulum

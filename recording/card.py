@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from lerobot.datasets.io_utils import load_info
 from lerobot.datasets.utils import create_lerobot_dataset_card
 from matplotlib.figure import Figure
 from PIL import Image
 
+from common.lerobot_files import parquet_files, read_table
 from common.video import write_video
 from envs.films import mosaic
 from envs.interfaces import Episode
@@ -175,5 +175,5 @@ def _plot_lengths(path: Path, lengths: np.ndarray, fps: int) -> None:
 
 def _read(folder: Path, names: list[str]) -> dict[str, Any]:
     """Columns of all Parquet files below a folder, as arrays."""
-    tables = [pq.read_table(path, columns=names) for path in sorted(folder.rglob("*.parquet"))]
+    tables = [read_table(path, names) for path in parquet_files(folder)]
     return {name: np.concatenate([np.array(table[name].to_pylist()) for table in tables]) for name in names}

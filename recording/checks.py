@@ -7,15 +7,32 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
+from lerobot.datasets.compute_stats import DEFAULT_QUANTILES
 
 from common.config import differences, from_dict, to_dict
 from common.errors import UserError
+from common.lerobot_files import (
+    INFO,
+    REPAIR,
+    STATS,
+    TASKS,
+    check_frames,
+    check_statistics,
+    numbers,
+    parquet_files,
+    read_episodes,
+    read_info,
+    read_table,
+    reading,
+)
 from common.untrusted import load_json
-from recording.dataset import INFO, NOTES, STATS, TASKS, Dataset, Notes
-from recording.files import REPAIR, NumberedFile, count_frames, reading
+from recording.dataset import NOTES, Dataset, Notes
+from recording.files import NumberedFile, count_frames
 from recording.schema import IMAGE, Recipe
 
+STATISTICS = "min", "max", "mean", "std", *(f"q{int(100 * share):02d}" for share in DEFAULT_QUANTILES)
 ADDED_SETTINGS = {"hindsight": False, "task": "pusht"}  # what datasets recorded before have that lack them
 
 
@@ -25,6 +42,17 @@ def stored_recipe(root: Path) -> Recipe | None:
         return _read_notes(root / NOTES).recipe
     except UserError:
         return None
+
+
+def check_root(root: Path) -> None:
+    """Raise UserError where LeRobot could not open a dataset at this path, which it takes for a pattern."""
+    if found := re.search(r"[*?\[\]$]|::", str(root)):
+        raise UserError(
+            f"{root}: LeRobot opens no dataset whose path has {found[0]} in it; choose another --root, "
+            "or rename the folder"
+        )
+    if len(root.name.encode(errors="surrogateescape")) > 200:  # file systems allow 255
+        raise UserError(f"{root.name[:40]}...: the name of a --root must have at most 200 bytes")
 
 
 def is_dataset(root: Path) -> bool:
@@ -44,10 +72,7 @@ def open_dataset(root: Path) -> Dataset:
         raise UserError(f"{root}: not a LeRobot dataset, {INFO} is missing; choose another --root")
     if not (root / INFO).is_file():
         raise UserError(f"{root}: damaged: {INFO} is missing; {REPAIR}")
-    info = load_json(root / INFO)
-    version = info.get("codebase_version") if isinstance(info, dict) else None
-    if version != "v3.0":
-        raise UserError(f"{root}: a dataset of version {version}, not v3.0; LeRobot has a converter")
+    info = read_info(root)
     notes = root / NOTES
     if not notes.exists():
         raise UserError(
@@ -65,8 +90,8 @@ def check_whole(dataset: Dataset, info: dict[str, Any]) -> tuple[int, int]:
         UserError: they do not, or a file is missing or damaged.
     """
     root = dataset.root
-    lengths, frames = _lengths(root), sum(_frames(dataset))
-    described = info.get("total_episodes"), info.get("total_frames")
+    lengths, frames = read_episodes(root)["length"].to_pylist(), sum(_frames(dataset))
+    described = info["total_episodes"], info["total_frames"]
     if described != (len(lengths), sum(lengths)) or frames != sum(lengths):
         raise UserError(
             f"{root}: damaged: meta/info.json says {described[0]} episodes and {described[1]} frames, "
@@ -79,10 +104,14 @@ def check_whole(dataset: Dataset, info: dict[str, Any]) -> tuple[int, int]:
         _require(features == json.loads(json.dumps(ours)), f"other features than those of {NOTES}")
     with reading(root / TASKS):
         tasks = [{"task_index": 0, "task": dataset.task.sentence}]
-        _require(pq.read_table(root / TASKS).to_pylist() == tasks, "other tasks")
+        _require(read_table(root / TASKS).to_pylist() == tasks, "other tasks")
     with reading(root / STATS):
-        counts = {name: values["count"] for name, values in load_json(root / STATS).items() if name != IMAGE}
+        stats = load_json(root / STATS)
+        counts = {name: values["count"] for name, values in stats.items() if name != IMAGE}
         _require(counts == {name: [frames] for name in dataset.features if name != IMAGE}, "other counts")
+        shapes = {name: tuple(feature["shape"]) for name, feature in dataset.features.items()}
+        shapes |= {IMAGE: (3, 1, 1)} if IMAGE in shapes else {}
+        check_statistics(stats, shapes, STATISTICS)
     return len(lengths), frames
 
 
@@ -98,23 +127,26 @@ def check_same_recipe(root: Path, saved: Recipe, asked: Recipe) -> None:
         )
 
 
-def _lengths(root: Path) -> list[int]:
-    """Frames of each episode, by `meta/episodes`."""
-    lengths, total = [], 0
-    for path in sorted((root / "meta/episodes").rglob("*.parquet")):
+def check_values(dataset: Dataset) -> None:
+    """Raise UserError where something is not finite or not in its place: nothing is added to that."""
+    notes = dataset.notes
+    if notes.next_seed < notes.recipe.seed:
+        raise UserError(f"{dataset.root / NOTES}: next_seed {notes.next_seed} is before the first seed")
+    lengths = read_episodes(dataset.root)["length"].to_numpy()
+    check_frames(dataset.root, lengths, dataset.task.fps)
+    sizes = {name: f["shape"][0] for name, f in dataset.features.items() if f["dtype"].startswith("float")}
+    for path in parquet_files(dataset.root / "data"):
         with reading(path):
-            names = "episode_index", "length", "dataset_from_index", "dataset_to_index"
-            for number, length, start, end in zip(*map(pq.read_table(path).column, names), strict=True):
-                place = len(lengths), total, total + length.as_py()
-                _require((number.as_py(), start.as_py(), end.as_py()) == place, "episodes out of order")
-                lengths.append(length.as_py())
-                total += length.as_py()
-    return lengths
+            table = read_table(path, list(sizes))
+            for name, size in sizes.items():
+                _require(
+                    bool(np.isfinite(numbers(table, name, size)).all()), f"{name} is not finite everywhere"
+                )
 
 
 def _frames(dataset: Dataset) -> Iterator[int]:
     """Frames in each file of `data`, which `videos` has as many of."""
-    for index, path in enumerate(sorted((dataset.root / "data").rglob("*.parquet"))):
+    for index, path in enumerate(parquet_files(dataset.root / "data")):
         with reading(path):
             rows = pq.read_metadata(path).num_rows
             _require(pq.read_schema(path).equals(dataset.schema), f"other columns than those of {NOTES}")

@@ -9,7 +9,8 @@ except that the frames in a file decide when it is full: so files do not depend 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from lerobot.utils.utils import flatten_dict
 from pandas import DataFrame, Index
 
 from common.checkpoint import save_json
+from common.errors import UserError
+from common.lerobot_files import INFO, STATS, TASKS, parquet_files, read_table
 from common.run import undisturbed
 from envs.recording import Recordable
 from recording.files import NumberedFile, extend, extend_rows, extend_video, last_file, shorten
@@ -45,7 +48,6 @@ from recording.versions import link_all, next_version, remove
 FRAMES_PER_FILE = 10_000  # 13 MB of pictures of 96 x 96; the most that an `append` writes again
 EPISODES_PER_FILE = 1_000
 NOTES = Path("meta/recording.json")
-INFO, STATS, TASKS = Path("meta/info.json"), Path("meta/stats.json"), Path("meta/tasks.parquet")
 SUMMARY = INFO, STATS, TASKS, NOTES
 CARD = Path("README.md"), Path("card")  # they describe the dataset as it is: when it grows, they are dropped
 
@@ -59,6 +61,12 @@ class Notes:
     attempts: int = 0  # episodes played
     successes: int = 0  # of these
     commands: tuple[str, ...] = ()
+
+    def validate(self) -> None:
+        if not 0 <= self.successes <= self.attempts <= 2**62:
+            raise ValueError(f"{self.successes} successes in {self.attempts} attempts")
+        if not 0 <= self.next_seed <= 2**63:
+            raise ValueError(f"next_seed must not be negative, got {self.next_seed}")
 
     def after(self, attempts: int, successes: int, next_seed: int | None = None) -> "Notes":
         """These notes after more attempts, of which some were successes."""
@@ -112,7 +120,7 @@ class Dataset:
                 videos[data.video(IMAGE)].append(episode.video)
             stats, frames = _merge(stats, episode_stats), frames + len(episode)
         count = self.episodes + len(episodes)
-        with next_version(self.root) as new:
+        with self._next_version(count, frames) as new:
             self._link(new, leave_out={*tables, *videos, *rows, *SUMMARY})
             for write, files in ((extend, tables), (extend_video, videos), (extend_rows, rows)):
                 for path, added in files.items():
@@ -128,7 +136,7 @@ class Dataset:
             UserError: as `append`.
         """
         data, meta = self._data.data, self._meta.meta
-        last = pq.read_table(self.root / meta, columns=["length", "success"])[-1:].to_pylist()[0]
+        last = read_table(self.root / meta, ["length", "success"])[-1:].to_pylist()[0]
         length = last["length"]
         notes = replace(self.notes, successes=self.notes.successes - last["success"])
         if self.episodes == 1:
@@ -136,7 +144,7 @@ class Dataset:
             self._remember(notes, 0, 0)
             return
         count, frames = self.episodes - 1, self.frames - length
-        with next_version(self.root) as new:
+        with self._next_version(count, frames) as new:
             self._link(new, leave_out={data, meta, *SUMMARY})
             shorten(self.root / data, new / data, self._data.rows - length)
             shorten(self.root / meta, new / meta, self._meta.rows - 1)
@@ -154,10 +162,23 @@ class Dataset:
         Raises:
             UserError: as `append`.
         """
-        with next_version(self.root) as new:
+        with self._next_version(self.episodes, self.frames) as new:
             self._link(new, leave_out={NOTES})
             save_json(new / NOTES, asdict(self.notes))
             write(new)
+
+    @contextmanager
+    def _next_version(self, episodes: int, frames: int) -> Iterator[Path]:
+        """As `next_version`, but nothing takes the place of `root` that does not hold so much."""
+        with next_version(self.root) as new:
+            yield new
+            files = (parquet_files(new / name) for name in ("meta/episodes", "data"))
+            found = tuple(sum(pq.read_metadata(path).num_rows for path in paths) for paths in files)
+            if found != (episodes, frames):
+                raise UserError(
+                    f"{self.root}: left as it was: the new version would hold {found[0]} episodes and "
+                    f"{found[1]} frames instead of {episodes} and {frames}"
+                )
 
     def _old(self, path: Path) -> Path | None:
         """A file as it is; None if it is new, or belongs to what this dataset replaces."""
@@ -253,8 +274,8 @@ def _merge(stats: dict[str, dict], episode_stats: dict[str, dict]) -> dict[str, 
 def all_stats(folder: Path) -> dict[str, dict]:
     """The statistics of all episodes in the files of `meta/episodes`."""
     stats: dict[str, dict] = {}
-    for path in sorted(folder.rglob("*.parquet")):
-        table = pq.read_table(path)
+    for path in parquet_files(folder):
+        table = read_table(path)
         for row in table.select(
             [name for name in table.column_names if name.startswith("stats/")]
         ).to_pylist():

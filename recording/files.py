@@ -6,7 +6,6 @@ Nothing is changed in place. A file that grows is written anew, because the vers
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -20,28 +19,10 @@ from av.error import FFmpegError
 from lerobot.datasets.utils import DEFAULT_DATA_PATH, DEFAULT_EPISODES_PATH, DEFAULT_VIDEO_PATH
 from lerobot.datasets.video_utils import concatenate_video_files
 
-from common.errors import UserError, reason
+from common.lerobot_files import parquet_files, read_table, reading
+from common.untrusted import open_regular
 
 FILES_PER_FOLDER = 1_000  # LeRobot's default
-DAMAGE = (  # what readers of Parquet, JSON and videos raise, and Pillow (SyntaxError)
-    *(OSError, ValueError, LookupError, TypeError, AttributeError, SyntaxError),
-    *(pa.ArrowException, FFmpegError),
-)
-REPAIR = "record it anew with --overwrite, or take a copy from elsewhere"
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Raise a UserError that names `path` where the block finds it damaged."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; {REPAIR}") from None
-    except DAMAGE as error:
-        raise UserError(
-            f"{path}: damaged ({reason(error)}), as when a recorder is killed before it closes its files; "
-            f"{REPAIR}"
-        ) from None
 
 
 @dataclass(frozen=True)
@@ -83,7 +64,7 @@ class NumberedFile:
 
 def last_file(folder: Path) -> NumberedFile:
     """The last Parquet file below `folder`, which numbers them from 0 without a gap."""
-    files = sorted(folder.rglob("*.parquet"))
+    files = parquet_files(folder)
     return NumberedFile(len(files) - 1, pq.read_metadata(files[-1]).num_rows) if files else NumberedFile()
 
 
@@ -101,7 +82,7 @@ def row_groups(path: Path) -> Iterator[pa.Table]:
 def count_frames(video: Path) -> int:
     """How many whole frames a video holds, without decoding them."""
     whole = 0
-    with reading(video), av.open(str(video)) as container:
+    with reading(video), open_regular(video) as file, av.open(file, "r") as container:
         whole = sum(packet.size > 0 and not packet.is_corrupt for packet in container.demux(video=0))
     return whole
 
@@ -120,7 +101,7 @@ def extend_rows(old: Path | None, new: Path, rows: Sequence[dict[str, Any]]) -> 
     table = pa.Table.from_pylist(rows)
     if old:  # the result must equal a file written at once: names of list items, row groups
         with reading(old):
-            before = pq.read_table(old).cast(table.schema)
+            before = read_table(old).cast(table.schema)
         table = pa.concat_tables([before, table]).combine_chunks()
     pq.write_table(table, new)
 

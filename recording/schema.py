@@ -7,11 +7,12 @@ stored. `sim.*` comes on top: LeRobot makes inputs and targets of a policy from 
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from lerobot.datasets.compute_stats import get_feature_stats
 
+from common.bounds import Between, NotNegative, Seed
 from common.errors import UserError
 from envs.interfaces import RawObservation, Task
 from envs.recording import Features, Recordable
@@ -26,23 +27,18 @@ NO_SEED = -1  # of an episode that does not start from a seed
 class Settings:
     """What the episodes of a dataset are, for any policy."""
 
-    seed: int = 1_000_000  # of the first start; lerobot-eval plays from 1,000, evaluate.py from 100,000
+    seed: Seed = 1_000_000  # of the first start; lerobot-eval plays from 1,000, evaluate.py from 100,000
     observations: Literal["pixels", "keypoints"] = "keypoints"  # pictures, or numbers in their place
     resolution: int = 96  # side of the pictures in pixels
     video: bool = False  # store them as LeRobot's default video, small and lossy, instead of PNG
     sampled: bool = False  # draw actions from the policy's distribution instead of taking its mode
-    noise: float = 0.0  # std in the actions' unit, added to actions as played; the clean one is the label
-    hold: int = 10  # further steps for which a success has to last, so that a clone learns to stop
+    noise: NotNegative = 0.0  # std in the actions' unit, added to actions as played; the label has none
+    hold: Annotated[int, Between(0, 10_000)] = 10  # further steps that a success lasts, so that a clone stops
     hindsight: bool = False  # with --import-human: every segment, moved so that it ends in success
     all: bool = False  # keep failures too, marked by next.success
     min_coverage: float = 0.0  # least progress, PushT's coverage of the goal, of an episode that is kept
 
     def validate(self) -> None:
-        if self.seed > 2**62:
-            raise ValueError(f"seed must be at most 2^62, because episodes count up from it, got {self.seed}")
-        for name in ("seed", "noise", "hold"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 16 <= self.resolution <= 1024:
             raise ValueError(f"resolution must be from 16 to 1024 pixels, got {self.resolution}")
         if self.video and self.resolution % 2:

@@ -9,25 +9,26 @@ Statistics, by which policies scale observations and actions, are recomputed fro
 a video from the pictures of the replay, unless it was made of imported pictures.
 """
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from gymnasium import spaces
-from lerobot.datasets.video_utils import decode_video_frames
+from lerobot.datasets.video_utils import FrameTimestampError, decode_video_frames
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.lerobot_files import STATS, check_film, decode_picture, parquet_files, read_table, reading
 from common.run import StopRequest
 from envs.recording import Recordable
 from envs.rollout import replay
-from recording.dataset import STATS, Dataset, all_stats
+from recording.dataset import Dataset, all_stats
 from recording.episodes import ActionNoise, final_successes
-from recording.files import NumberedFile, reading
-from recording.pictures import decode_png, histogram, picture_stats
+from recording.files import NumberedFile
+from recording.pictures import histogram, picture_stats
 from recording.schema import IMAGE, Recipe, column_stats, max_progress_name
 
 TIMESTAMP_TOLERANCE_S = 1e-6  # per frame: float32 beside float64
@@ -112,16 +113,18 @@ def stored_episodes(dataset: Dataset) -> Iterator[tuple[dict[str, Any], pa.Table
     if dataset.notes.recipe.video:
         wanted += [f"videos/{IMAGE}/from_timestamp"]
     opened, table, start = None, pa.table({}), 0
-    for path in sorted((dataset.root / "meta/episodes").rglob("*.parquet")):
+    for path in parquet_files(dataset.root / "meta/episodes"):
         with reading(path):
-            episodes = pq.read_table(path)
+            episodes = read_table(path)
             stats = [name for name in episodes.column_names if name.startswith("stats/")]
             rows = episodes.select(wanted + stats).to_pylist()
+            if any(not isinstance(row[name], int | float) for row in rows for name in wanted):
+                raise ValueError(f"one of {', '.join(wanted)} is no number")
         for row in rows:
             place = dataset.root / _file(row).data
             with reading(place):
                 if place != opened:
-                    opened, table, start = place, pq.read_table(place), row["dataset_from_index"]
+                    opened, table, start = place, read_table(place), row["dataset_from_index"]
                 frames = table.slice(row["dataset_from_index"] - start, row["length"])
                 if len(frames) != row["length"]:
                     raise ValueError(f"it holds {len(frames)} frames of episode {row['episode_index']}")
@@ -286,11 +289,11 @@ def _agree(stored: dict[str, Any], expected: dict[str, np.ndarray], std: float =
         return False
     scale = max(np.abs(expected["min"]).max(), np.abs(expected["max"]).max())
     for name, values in expected.items():
-        gaps = np.abs(np.asarray(stored[name], np.float64) - values)
-        if (
-            gaps.shape != values.shape
-            or not (gaps <= scale * (std if name == "std" else STATS_TOLERANCE)).all()
-        ):
+        there = np.asarray(stored[name])
+        if there.dtype.kind not in "biuf" or there.shape != values.shape:
+            return False
+        gaps = np.abs(there.astype(np.float64) - values)
+        if not (gaps <= scale * (std if name == "std" else STATS_TOLERANCE)).all():
             return False
     return True
 
@@ -315,16 +318,21 @@ def _columns(dataset: Dataset, row: dict[str, Any], table: pa.Table) -> dict[str
         if recipe.video:
             pictures = _video_frames(dataset, row)
         else:
-            pictures = np.stack([decode_png(picture["bytes"]) for picture in table[IMAGE].to_pylist()])
-        if pictures.shape[1:] != (recipe.resolution, recipe.resolution, 3):
-            raise ValueError(f"episode {row['episode_index']} has pictures of {pictures.shape[1:3]} pixels")
+            files = (io.BytesIO(picture["bytes"]) for picture in table[IMAGE].to_pylist())
+            pictures = np.stack([decode_picture(f, recipe.resolution, recipe.resolution) for f in files])
     return values | {IMAGE: pictures}
 
 
 def _video_frames(dataset: Dataset, row: dict[str, Any]) -> np.ndarray:
     start = row[f"videos/{IMAGE}/from_timestamp"]
     times = [start + t / dataset.task.fps for t in range(row["length"])]
-    frames = decode_video_frames(dataset.root / _file(row).video(IMAGE), times, 1e-3, backend="pyav")
+    side = dataset.notes.recipe.resolution
+    film, half_a_frame = dataset.root / _file(row).video(IMAGE), 0.5 / dataset.task.fps
+    check_film(film, side, side)
+    try:
+        frames = decode_video_frames(film, times, half_a_frame, backend="pyav")
+    except FrameTimestampError:
+        raise ValueError(f"it has not all pictures of episode {row['episode_index']}") from None
     return (frames.permute(0, 2, 3, 1) * 255).round().byte().numpy()
 
 

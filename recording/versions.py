@@ -15,6 +15,7 @@ from pathlib import Path
 
 from common.checkpoint import flush
 from common.errors import UserError
+from common.lerobot_files import FOLDERS, all_files
 from common.run import only_process_in
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux' fcntl.h and fs.h; macOS' RENAME_SWAP is 2 as well
@@ -54,7 +55,8 @@ def next_version(root: Path) -> Iterator[Path]:
             folder.mkdir(parents=True)
             yield folder
             for written in (*folder.rglob("*"), folder):
-                flush(written)
+                if not written.is_symlink():
+                    flush(written)
             _replace(root, folder)
             flush(root.parent)
     finally:
@@ -87,15 +89,22 @@ def _writing(root: Path) -> Iterator[None]:
 
 
 def link_all(source: Path, target: Path, wanted: Callable[[Path], bool]) -> None:
-    """Give `target` the files below `source` whose relative path is wanted, as links if the disk has them."""
-    for path in source.rglob("*"):
+    """Give `target` the files below `source` whose relative path is wanted, as links if the disk has them.
+
+    LeRobot's folders may be links to another disk: then their files are copied. Other links stay links.
+    """
+    for path in all_files(source):
         relative = path.relative_to(source)
-        if path.is_file() and wanted(relative):
-            (target / relative).parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(path, target / relative)
-            except OSError:
-                shutil.copy2(path, target / relative)
+        if not wanted(relative):
+            continue
+        (target / relative).parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink() and relative.parts[0] not in FOLDERS:
+            (target / relative).symlink_to(path.readlink())
+            continue
+        try:
+            os.link(path.resolve(), target / relative)
+        except OSError:
+            shutil.copy2(path, target / relative)
 
 
 def _workplace(root: Path) -> Path:

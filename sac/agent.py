@@ -19,10 +19,15 @@ Deliberate differences, all but the first an option:
 import copy
 import math
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated
 
 import numpy as np
 import torch
 
+from common.bounds import Above, Between, NotNegative, Positive, Several, Share
+from common.errors import show
+from common.memory import check_fits
 from common.seeding import restore_generator
 from sac.actor import Actor
 from sac.critic import Critics
@@ -34,43 +39,35 @@ from sac.replay_buffer import Batch
 class AgentConfig:
     """Soft actor-critic."""
 
-    hidden_sizes: tuple[int, ...] = (128, 128)  # of actor and critics
-    num_critics: int = 2  # the smallest estimate counts
+    hidden_sizes: Annotated[tuple[int, ...], Between(1, 2**16)] = (128, 128)  # of actor and critics
+    num_critics: Annotated[int, Above(0, 100)] = 2  # the smallest estimate counts
     target_subset: int = 0  # critics drawn at random for each target (REDQ); 0: all of them
     critic_layer_norm: bool = False  # layer norm in the critics (RLPD)
-    lr: float = 6e-4  # Adam, actor and critics
-    alpha_lr: float = 3e-4  # Adam, temperature
-    final_lr_fraction: float = 0.05  # the learning rates fall to this share along a cosine
-    gamma: float = 0.98  # discount per environment step
-    n_step: int = 3  # rewards in a return
-    tau: float = 0.005  # Polyak step of the target critics
-    batch_size: int = 256  # transitions per update
-    initial_alpha: float = 0.1  # temperature at the start
+    lr: Positive = 6e-4  # Adam, actor and critics
+    alpha_lr: Positive = 3e-4  # Adam, temperature
+    final_lr_fraction: Share = 0.05  # the learning rates fall to this share along a cosine
+    gamma: Share = 0.98  # discount per environment step
+    n_step: Several = 3  # rewards in a return
+    tau: Share = 0.005  # Polyak step of the target critics
+    batch_size: Annotated[int, Above(0, 10**7)] = 256  # transitions per update
+    initial_alpha: Positive = 0.1  # temperature at the start
     target_entropy: float = -2.0  # nats; -action_size is SAC's rule
     final_target_entropy: float = -2.0  # nats; the target falls to this, if it is not the same
     anneal_entropy: tuple[float, float] = (0.4, 0.9)  # shares of the training between which it falls
-    grad_clip: float = 0.0  # largest gradient norm of actor and critics; 0: no clipping
+    grad_clip: NotNegative = 0.0  # largest gradient norm of actor and critics; 0: no clipping
     actor_ema: float = 0.999  # decay per update of the averaged actor that is evaluated; 0: the actor itself
     compile: bool = False  # torch.compile the update (with CUDA graphs on a GPU)
 
     def validate(self) -> None:
-        for name in ("lr", "alpha_lr", "n_step", "batch_size", "num_critics", "initial_alpha"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("gamma", "tau", "final_lr_fraction"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         if not 0.0 <= self.actor_ema < 1.0:
             raise ValueError(f"actor_ema must be at least 0 and below 1, got {self.actor_ema}")
-        if self.grad_clip < 0.0:
-            raise ValueError(f"grad_clip must not be negative, got {self.grad_clip}")
         if not 0 <= self.target_subset <= self.num_critics:
             raise ValueError(
                 f"target_subset must be at most num_critics, {self.num_critics}, got {self.target_subset}"
             )
         if not 0.0 <= self.anneal_entropy[0] < self.anneal_entropy[1] <= 1.0:
             raise ValueError(f"anneal_entropy must be two rising shares, got {self.anneal_entropy}")
-        if not self.hidden_sizes or min(self.hidden_sizes) < 1:
+        if not self.hidden_sizes:
             raise ValueError(f"hidden_sizes must name layers of at least 1 unit, got {self.hidden_sizes}")
 
 
@@ -81,6 +78,9 @@ class SAC:
         observation_size, action_size: D and A.
         total_updates: over which the learning rates fall.
         seed: of the initial weights and of all noise drawn here.
+
+    Raises:
+        UserError: the networks do not fit into the memory.
     """
 
     def __init__(
@@ -92,6 +92,7 @@ class SAC:
         seed: int,
         device: torch.device | str = "cpu",
     ) -> None:
+        _check_fits(observation_size, action_size, config, device)
         self.config = config
         self.total_updates = total_updates
         self.updates = 0
@@ -246,3 +247,17 @@ class SAC:
             "critics": self.critics,
             "critics_target": self.critics_target,
         }
+
+
+def _check_fits(
+    observation_size: int, action_size: int, config: AgentConfig, device: torch.device | str
+) -> None:
+    """Five of each weight: itself, its average, its gradient and Adam's moments; and the activations."""
+    inputs, hidden, critics = observation_size + action_size, config.hidden_sizes, config.num_critics
+    weights = sum(math.prod(sizes) for sizes in pairwise((inputs, *hidden)))
+    activations = config.batch_size * (inputs + sum(hidden))
+    check_fits(
+        f"an agent of hidden_sizes {show(hidden)}, num_critics {critics} and batch_size {config.batch_size}",
+        (critics + 1) * (5 * weights + activations),
+        device,
+    )

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 
+from common.bounds import Above
 from common.config import from_dict
-from common.errors import UserError
+from common.errors import UserError, show
 from common.untrusted import load_tensors
 from envs.interfaces import RawObservation, Task
 from envs.tasks import current_config, task_class
@@ -90,11 +91,7 @@ class SACConfig:
     task: str = ""  # see envs/tasks.py
     observation_size: int = 0  # numbers that the actor sees
     action_size: int = 0  # numbers that it returns
-    hidden_sizes: tuple[int, ...] = ()  # of the actor
-
-    def validate(self) -> None:
-        if any(size < 1 for size in self.hidden_sizes):
-            raise ValueError(f"hidden_sizes must be positive, got {self.hidden_sizes}")
+    hidden_sizes: Annotated[tuple[int, ...], Above(0, 2**16)] = ()  # of the actor
 
 
 def read_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
@@ -115,7 +112,7 @@ def read_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
     others = {name: value for name, value in config.items() if name not in ("env", "trained")}
     settings = from_dict(SACConfig, others, source)
     if not isinstance(env, dict):
-        raise UserError(f"{file}: env must hold the settings of task {settings.task}, got {env!r:.50}")
+        raise UserError(f"{file}: env must hold the settings of task {settings.task}, got {show(env)}")
     task_type: Any = task_class(settings.task)
     if absent := [field.name for field in fields(task_type) if field.name not in env]:
         raise UserError(
@@ -151,14 +148,17 @@ def load_sac(
     """
     file, weights = folder / "config.json", folder / "model.safetensors"
     settings, task = read_config(file, config)
-    actor = Actor(settings.observation_size, settings.action_size, settings.hidden_sizes)
-    try:
-        actor.load_state_dict(load_tensors(weights))
-    except RuntimeError:
-        sizes = (settings.observation_size, *settings.hidden_sizes, 2 * settings.action_size)
+    sizes = (settings.observation_size, settings.action_size, settings.hidden_sizes)
+    tensors = load_tensors(weights)
+    with torch.device("meta"):  # nothing as large as a damaged file says is allocated
+        expected = {name: tensor.shape for name, tensor in Actor(*sizes).state_dict().items()}
+    if {name: tensor.shape for name, tensor in tensors.items()} != expected:
+        layers = show((sizes[0], *settings.hidden_sizes, 2 * sizes[1]))
         raise UserError(
-            f"{weights}: not the weights of an actor with layers of {sizes}, as {file} says"
-        ) from None
+            f"{weights}: not the weights of an actor with layers of {layers}, as {file.name} says"
+        )
+    actor = Actor(*sizes)
+    actor.load_state_dict(tensors)
     if not all(parameter.isfinite().all() for parameter in actor.parameters()):
         raise UserError(f"{weights}: some weights are not finite, so the training had diverged")
     return SACPolicy(actor.to(device), task, deterministic, seed)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from common.errors import UserError, reason
+from common.memory import check_fits
 
 
 class Batch(NamedTuple):
@@ -123,13 +123,11 @@ class ReplayBuffer:
         self.position = 0  # where the next transition goes
         self.size = 0
         self.device = torch.device(device)
+        check_fits(
+            f"buffer_capacity {capacity:,}", capacity * (2 * observation_size + action_size + 2), device
+        )
         sizes = (observation_size,), (action_size,), (), (observation_size,), ()  # in the order of Batch
-        try:
-            self.storage = Batch(*(torch.zeros(capacity, *size, device=device) for size in sizes))
-        except RuntimeError as error:  # out of memory has no class of its own on the CPU
-            raise UserError(
-                f"buffer_capacity {capacity:,} does not fit into the memory: {reason(error)}"
-            ) from None
+        self.storage = Batch(*(torch.zeros(capacity, *size, device=device) for size in sizes))
 
     def add(self, transitions: Batch) -> None:
         """Store transitions, at most `capacity`, over the oldest ones."""

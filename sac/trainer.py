@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 
 from common import checkpoint, untrusted
+from common.bounds import Above, Between, Count, Share, Steps
 from common.checkpoint import Checkpoints
 from common.errors import UserError
 from common.seeding import restore_generator
@@ -29,28 +30,16 @@ from sac.replay_buffer import NStepWindow, ReplayBuffer
 class TrainingConfig(LoopConfig):
     """The training loop. All counts are environment steps, summed over the parallel environments."""
 
-    start_steps: int = 5_000  # played with uniformly random actions before anything is learnt
-    utd: float = 1 / 32  # updates per environment step
-    greedy_share: float = 0.25  # of the environments play the mode: the replay learns where it gets stuck
-    detour_share: float = 0.0  # of them get offsets on their actions now and then, see sac/exploration.py
-    buffer_capacity: int = 1_000_000  # transitions
-    log_every: int = 16_000  # env steps between logged losses
-    eval_every: int = 160_000  # env steps between evaluations, each followed by a checkpoint; 0: at the end
-    video_every: int = 800_000  # env steps between rollouts shown in TensorBoard; 0: none
-    eval_episodes: int = 200  # per evaluation, the same seeds each time
-    best_from: int = 0  # env steps before which no checkpoint is the best
-
-    def validate(self) -> None:
-        super().validate()
-        for name in ("utd", "buffer_capacity"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("start_steps", "best_from"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("greedy_share", "detour_share"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+    start_steps: Steps = 5_000  # played with uniformly random actions before anything is learnt
+    utd: Annotated[float, Above(0, 1_000)] = 1 / 32  # updates per environment step
+    greedy_share: Share = 0.25  # of the environments play the mode: the replay learns where it gets stuck
+    detour_share: Share = 0.0  # of them get offsets on their actions now and then, see sac/exploration.py
+    buffer_capacity: Annotated[int, Above(0, 10**15)] = 1_000_000  # transitions
+    log_every: Annotated[int, Between(1, 10**12)] = 16_000  # env steps between logged losses
+    eval_every: Steps = 160_000  # env steps between evaluations, each followed by a checkpoint; 0: at the end
+    video_every: Steps = 800_000  # env steps between rollouts shown in TensorBoard; 0: none
+    eval_episodes: Count = 200  # per evaluation, the same seeds each time
+    best_from: Steps = 0  # env steps before which no checkpoint is the best
 
 
 class Trainer:

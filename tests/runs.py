@@ -1,9 +1,18 @@
 """What the tests of both trainers and of their log look at."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+from common.flags import flags, key_of
+
+
+def last_of_each(argv: Sequence[str]) -> list[str]:
+    """A command line that gives each setting once: what a test wants in the place of what all tests have."""
+    last = {key_of(flag): [flag, *words] for flag, words in flags(argv)}
+    return [word for words in last.values() for word in words]
 
 
 def sentence(stderr: str) -> str:

@@ -188,6 +188,30 @@ BROKEN = {
     "no repeat": ({"action_repeat": 0}, "config.json: action_repeat must be positive, got 0"),
     "newer than this code": ({"frame_stack": 4}, "config.json: unknown key frame_stack"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: missing"),
+    "absurd layer": ({"hidden_sizes": [10**9]}, "hidden_sizes must be at most 65536, got 1000000000"),
+    "absurd layers": (
+        {"hidden_sizes": [9] * 10**6},
+        "hidden_sizes must have at most 1000 items, got 1000000",
+    ),
+    "layers beyond the memory": (
+        {"hidden_sizes": [2**16] * 900},
+        "an actor with layers of .10, 65536",
+    ),
+    "absurd setting": ({"action_bound": 1e300}, "config.json: action_bound must be at most 10000.0, got 1e"),
+    "endless": ({"action_repeat": 10**9}, "config.json: action_repeat must be at most 1000, got 1000000000"),
+    "400 digits": (
+        lambda f: (f / "config.json").write_text('{"algorithm": "sac", "action_size": 1' + "0" * 400 + "}"),
+        "config.json: damaged or truncated .it has an integer of 401 digits",
+    ),
+    "no name of a task": ({"task": ["pusht"] * 10**5}, r"task must be a name, got \['pusht', 'pusht'"),
+    "LeRobot's of a type that does not play": (
+        lambda f: (f / "config.json").write_text('{"type": "diffusion"}'),
+        "this is a LeRobot policy of type 'diffusion'; those of type act play here",
+    ),
+    "no type": (
+        lambda f: (f / "config.json").write_text('{"type": [1]}'),
+        r"of type \[1\]; those of type act play here",
+    ),
     "truncated": (
         lambda f: os.truncate(f / "model.safetensors", 100),
         "model.safetensors: damaged or truncated",
@@ -267,6 +291,69 @@ def test_a_wrong_path_leads_to_the_nearest_run(tmp_path, monkeypatch):
     (tmp_path / "logs/empty/checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match="^logs/empty: this run has saved no checkpoint yet"):
         load_policy("logs/empty")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("someone/act", "^someone/act: no such folder; .* hf download someone/act --local-dir act$"),
+        ("https://huggingface.co/someone/act", "hf download someone/act --local-dir act$"),
+        ("hf://someone/act", "hf download someone/act --local-dir act$"),
+        ("a/b/c", "^a/b/c: no such folder; did you mean [^ ]*$"),
+        (
+            "here/dp.ckpt",
+            "^here/dp.ckpt: this is a checkpoint of PyTorch Lightning .* --policy takes a run or",
+        ),
+        ("here/sb3.zip", "this is an archive, as Stable-Baselines3 saves its models; --policy takes"),
+        ("here/x.pt", "this is a pickle of PyTorch"),
+        ("here/x.safetensors", "this is a file; --policy takes a run or checkpoint folder"),
+        ("here", "^here/config.json: missing, and no checkpoints, so here is no policy of train_sac.py"),
+        ("~nobody_at_all/x", "^~nobody_at_all/x: no user nobody_at_all$"),
+        ("x" * 5000, "can be no path: File name too long$"),
+        ("a\0b", "can be no path: embedded null byte$"),
+    ],
+)
+def test_what_is_no_policy_of_ours_is_called_by_its_name(path, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    for name in ("dp.ckpt", "sb3.zip", "x.pt", "x.safetensors"):
+        (tmp_path / "here" / name).touch()
+    with pytest.raises(UserError, match=message):
+        load_policy(path)
+
+
+def test_a_home_may_be_in_the_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_checkpoint(tmp_path / "sac")
+    assert load_policy("~/sac").task.name == "PushT"
+
+
+@pytest.mark.parametrize("names", [("step_00000900", "step_00001000"), ("000900", "1000000")])
+def test_a_run_copied_without_links_opens_at_its_newest_whole_checkpoint(names, tmp_path):
+    run = tmp_path / "run"
+    for name, bound in zip(names, (10.0, 20.0), strict=True):
+        write_checkpoint(run / "checkpoints" / name, action_bound=bound)
+    write_checkpoint(run / "checkpoints" / "step_00002000")
+    (run / "checkpoints" / "step_00002000" / "model.safetensors").unlink()
+    write_checkpoint(run / "checkpoints" / ".step_00003000.partial")
+    (run / "checkpoints" / "last").symlink_to("gone")
+    assert load_policy(run).task.action_bound == 20.0
+    assert policies.find_checkpoint(run).name == names[1]
+
+
+def test_the_default_of_a_task_is_a_run_of_that_task(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pendulum = {"algorithm": "sac", "task": "pendulum"}
+    for age, (name, config) in enumerate([("damaged", None), ("pusht", CONFIG), ("pendulum", pendulum)]):
+        file = write_checkpoint(tmp_path / "logs" / name / "checkpoints/best") / "config.json"
+        file.write_text(json.dumps(config) if config else "{")
+        os.utime(file, (10**9 - age, 10**9 - age))
+    assert str(default_policy("pendulum")) == "logs/pendulum/checkpoints/best"
+    assert str(default_policy("pusht")) == "logs/pusht/checkpoints/best"
+    assert str(default_policy()) == "logs/damaged/checkpoints/best"  # the newest, whatever it is
+    (tmp_path / "logs/pendulum/checkpoints/best/config.json").unlink()
+    with pytest.raises(UserError, match="no run of task pendulum in .*train_sac.py --task pendulum$"):
+        default_policy("pendulum")
 
 
 def test_random_covers_the_board():

@@ -70,6 +70,13 @@ class Kind(Protocol):
         """
         ...
 
+    def least_size(self, config: "PreTrainedConfig") -> tuple[int, int]:
+        """Numbers in the weights, and numbers kept of each sample to learn from it, at least.
+
+        Asked before the policy is built.
+        """
+        ...
+
     def open_policy(self, config: "PreTrainedConfig") -> "PreTrainedPolicy":
         """A policy to play, whose weights will be loaded."""
         ...

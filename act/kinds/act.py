@@ -34,6 +34,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from act.kinds import Batch
 from act.optimizer import OptimizerConfig
+from common.bounds import Depth, Horizon, NotNegative, Width
 from common.errors import UserError, reason
 
 DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
@@ -46,30 +47,26 @@ class PolicyConfig:
     type: Literal["act"] = field(default="act", kw_only=True)  # kind of policy, see act/kinds/
     inputs: tuple[str, ...] = ()  # dataset features; none: cameras and observation.state, or all states
     n_obs_steps: int = 1  # observations that it sees; LeRobot's ACT accepts 1 only
-    chunk_size: int = 16  # environment steps that it predicts; LeRobot's 100 are 10 s at 10 Hz
-    n_action_steps: int = 8  # of those are played before it looks again
+    chunk_size: Horizon = 16  # environment steps that it predicts; LeRobot's 100 are 10 s at 10 Hz
+    n_action_steps: Horizon = 8  # of those are played before it looks again
     temporal_ensemble_coeff: float | None = None  # average overlapping chunks; requires n_action_steps 1
-    dim_model: int = 512  # hidden size
-    n_heads: int = 8  # of each attention layer; they divide dim_model
-    dim_feedforward: int = 3200  # hidden size of the feed-forward layers
+    dim_model: Width = 512  # hidden size
+    n_heads: Width = 8  # of each attention layer; they divide dim_model
+    dim_feedforward: Width = 3200  # hidden size of the feed-forward layers
     feedforward_activation: Literal["relu", "gelu"] = "relu"  # of the feed-forward layers
-    n_encoder_layers: int = 4  # of the transformer
-    n_decoder_layers: int = 1  # of the transformer; 1 is what the authors' code does, though it says 7
+    n_encoder_layers: Depth = 4  # of the transformer
+    n_decoder_layers: Depth = 1  # of the transformer; 1 is what the authors' code does, though it says 7
     pre_norm: bool = False  # layer norms before each layer instead of after
     dropout: float = 0.1  # in all transformers
     use_vae: bool = True  # encode the chunk into a latent while training
-    latent_dim: int = 32  # numbers in the latent
-    n_vae_encoder_layers: int = 4  # of the latent's encoder
-    kl_weight: float = 10.0  # of the latent's divergence from a normal distribution, in the loss
+    latent_dim: Width = 32  # numbers in the latent
+    n_vae_encoder_layers: Depth = 4  # of the latent's encoder
+    kl_weight: NotNegative = 10.0  # of the latent's divergence from a normal distribution, in the loss
     vision_backbone: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"  # of each camera
     replace_final_stride_with_dilation: bool = False  # twice the resolution of what the ResNet returns
     backbone_weights: Literal["auto", "imagenet", "none"] = "auto"  # auto: ImageNet's if they can be had
 
     def validate(self) -> None:
-        names = "chunk_size dim_model n_heads dim_feedforward n_encoder_layers n_decoder_layers latent_dim"
-        for name in [*names.split(), "n_vae_encoder_layers", "n_action_steps"]:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.n_obs_steps != 1:
             raise ValueError(f"n_obs_steps must be 1, all that LeRobot's ACT accepts, got {self.n_obs_steps}")
         if self.n_action_steps > self.chunk_size:
@@ -86,8 +83,6 @@ class PolicyConfig:
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be at least 0 and less than 1, got {self.dropout}")
-        if self.kl_weight < 0.0:
-            raise ValueError(f"kl_weight must not be negative, got {self.kl_weight}")
 
 
 def choose_inputs(
@@ -334,6 +329,16 @@ class ACT:
         trains_norms = None if saved is None else saved.get("trains_batch_norms", False)
         policy, backbone = build_policy(config, seed, weights, trains_norms)
         return policy, f"ResNet: {backbone}"
+
+    def least_size(self, config: ACTConfig) -> tuple[int, int]:
+        """The transformers' matrices; the attention over the chunk, kept where some of it is dropped."""
+        width, chunk = config.dim_model, config.chunk_size
+        layers = config.n_encoder_layers + 2 * config.n_decoder_layers
+        layers += config.n_vae_encoder_layers if config.use_vae else 0
+        blocks = layers - config.n_decoder_layers  # with a feed-forward part each
+        weights = 4 * layers * width**2 + 2 * blocks * width * config.dim_feedforward + chunk * width
+        attention = config.n_heads * chunk**2 if config.dropout else 0
+        return weights, attention + blocks * width
 
     def open_policy(self, config: ACTConfig) -> ACTPolicy:
         config.pretrained_backbone_weights = None  # they are in the checkpoint

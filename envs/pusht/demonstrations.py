@@ -15,18 +15,17 @@ Those that fail, because they met a wall, are left out.
 """
 
 import hashlib
-import json
-import zipfile
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import pairwise, product
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from common.arrays import DAMAGE, MAX_BYTES, read_npz, read_zarr_array, zarr_arrays
 from common.errors import UserError, reason
+from common.untrusted import open_regular
 from envs.interfaces import RawObservation
 from envs.pusht import physics
 from envs.pusht.observations import GOAL_POSE, SUCCESS_COVERAGE, wrap_angle
@@ -43,6 +42,9 @@ MIN_SEGMENT_STEPS = 30
 RADIAN_PX = 50.0  # what a radian counts as in these two distances
 WALL_MARGIN_PX = 5.0  # that moved segments keep from the edge of the board
 BOARD_PX = 512.0
+CHECKED = 10  # demonstrations that are tried in the simulator before any is imported
+CHECKED_STEPS = 300  # of each at most
+PICTURE_TOLERANCE = 3.0  # of 255 on average: people's are off by 0.2, another state's picture by 5
 
 
 @dataclass(frozen=True)
@@ -67,19 +69,18 @@ class PeoplesDemonstrations:
         hindsight: segments of the demonstrations, moved to where they should succeed; some fail.
 
     Raises:
-        UserError: the file is not such a file, or its pictures have another resolution.
+        UserError: the file is not such a file, its pictures have another resolution, or it is not of PushT.
     """
 
     def __init__(self, path: Path, resolution: int, hindsight: bool) -> None:
-        self.arrays = load(path)
-        if not resolution or hindsight:
-            self.arrays = replace(self.arrays, images=None)
+        self.arrays = load(path, pictures=resolution > 0 and not hindsight)
         images = self.arrays.images
         if images is not None and resolution != images.shape[1]:
             raise UserError(f"resolution must be {images.shape[1]} with {path}, whose pictures are recorded")
         self.resolution, self.hindsight = resolution, hindsight
         self.env = PushTVectorEnv(1)
         self.camera_env = PushTVectorEnv(1, resolution)
+        check_pusht(self.env, self.arrays, path)
         self.places = list(segments(self.env, self.arrays) if hindsight else self.arrays.episodes())
 
     def __len__(self) -> int:
@@ -146,39 +147,115 @@ def fingerprint(path: Path) -> str:
             f"{path}: no such file; --import-human takes an .npz or a zarr folder of demonstrations"
         )
     digest = hashlib.sha256()
+    if path.is_dir():
+        with _reading(path):
+            zarr_arrays(path)  # else it may be any folder, and large
     for file in sorted(path.rglob("*")) if path.is_dir() else (path, _pictures_beside(path)):
         if file.is_file():
-            digest.update(file.read_bytes())
+            with _reading(file), open_regular(file) as opened:
+                if file.stat().st_size > MAX_BYTES:
+                    raise ValueError(f"it has {file.stat().st_size:,} bytes, too many")
+                while block := opened.read(2**20):
+                    digest.update(block)
     return digest.hexdigest()
 
 
-def load(path: Path) -> Arrays:
-    """Read an `.npz` file or a zarr folder.
+def load(path: Path, pictures: bool = True) -> Arrays:
+    """Read an `.npz` file or a zarr folder, with its pictures or without.
 
     Raises:
         UserError: something in it is missing, damaged, or does not fit the rest.
     """
-    try:
-        arrays = _read_zarr(path) if path.is_dir() else _read_npz(path)
-        states, actions, ends = (np.asarray(arrays[name]) for name in ("state", "action", "episode_ends"))
-    except KeyError as error:
-        raise UserError(
-            f"{path}: has no {error.args[0]}; it must hold state, action and episode_ends"
-        ) from None
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}: damaged, or no file of demonstrations ({reason(error)})") from None
+    names = ["state", "action", "episode_ends", *(["img"] if pictures else [])]
+    with _reading(path):
+        arrays = _read_zarr(path, names) if path.is_dir() else _read_npz(path, names)
+    if missing := [name for name in names[:3] if name not in arrays]:
+        raise UserError(f"{path}: has no {missing[0]}; it must hold state, action and episode_ends")
+    states, actions, ends = (arrays[name] for name in names[:3])
     images = arrays.get("img")
     whole = ends.ndim == 1 and np.issubdtype(ends.dtype, np.integer) and len(ends) > 0
     whole = whole and actions.shape == (ends[-1], 2) and states.shape == (ends[-1], 5)
     if not whole:
         raise UserError(f"{path}: expected state (N, 5), action (N, 2) and episode_ends up to N")
-    if np.any(np.diff(ends, prepend=0) <= 0):
+    if np.any(np.diff(ends.astype(np.int64), prepend=0) <= 0):
         raise UserError(f"{path}: episode_ends must grow from one episode to the next")
     if not (np.isfinite(states).all() and np.isfinite(actions).all()):
         raise UserError(f"{path}: state and action must be finite numbers, and some are not")
     if images is not None and images.shape != (len(actions), *images.shape[1:2] * 2, 3):
         raise UserError(f"{path}: img must hold {len(actions)} pictures (side, side, 3), got {images.shape}")
-    return Arrays(states, actions, ends, None if images is None else images.astype(np.uint8))
+    return Arrays(states, actions, ends.astype(np.int64), None if images is None else _bytes(images, path))
+
+
+def _bytes(images: np.ndarray, path: Path) -> np.ndarray:
+    """Pictures as uint8; Diffusion Policy's are floats, but whole numbers."""
+    if images.dtype == np.uint8:
+        return images
+    converted = np.empty(images.shape, np.uint8)
+    for start in range(0, len(images), 256):
+        some = images[start : start + 256]
+        with np.errstate(invalid="ignore"):
+            converted[start : start + 256] = some
+        if not np.array_equal(converted[start : start + 256], some):
+            found = f"got {some.min():.3g} to {some.max():.3g}"
+            raise UserError(f"{path}: img must hold whole numbers from 0 to 255, {found}")
+    return converted
+
+
+def check_pusht(env: PushTVectorEnv, arrays: Arrays, path: Path) -> None:
+    """Raise UserError where demonstrations are not PushT's, in its units and at its pace."""
+    places = {"agent": arrays.states[:, :2], "block": arrays.states[:, 2:4], "action": arrays.actions}
+    looks = "relative to the agent" if arrays.states.min() >= 0 else "another task's"
+    if max(np.abs(values).max() for values in places.values()) <= 2:
+        looks = "normalised"
+    for name, values in places.items():
+        low, high = values.min(), values.max()
+        if low < 0 or high > BOARD_PX or looks == "normalised":
+            raise UserError(
+                f"{path}: {name} must be x, y in pixels of the board, from 0 to {BOARD_PX:.0f}, "
+                f"got {low:.3g} to {high:.3g}, which looks {looks}"
+            )
+    episodes = list(arrays.episodes())
+    chosen = [episodes[i] for i in np.unique(np.linspace(0, len(episodes) - 1, CHECKED).astype(int))]
+    gaps = [_replay_gap(env, arrays, slice(p.start, min(p.stop, p.start + CHECKED_STEPS))) for p in chosen]
+    replaying = sum(gap <= REPLAY_TOLERANCE_PX for gap in gaps)
+    if 2 * replaying <= len(chosen):
+        raise UserError(
+            f"{path}: {replaying} of {len(chosen)} demonstrations replay, {np.median(gaps):.3g} px off: "
+            "state must be agent x, y, block x, y, angle [px, rad] at 10 Hz, action the agent's target [px]"
+        )
+    if arrays.images is not None:
+        _check_pictures(arrays, chosen, path)
+
+
+def _replay_gap(env: PushTVectorEnv, arrays: Arrays, place: slice) -> float:
+    """How far a replay is from what was recorded, in pixels, in the median frame."""
+    states, actions = arrays.states[place].astype(np.float64), arrays.actions[place].astype(np.float64)
+    replayed = _replay(env, states[0], actions)[0]
+    turns = RADIAN_PX * np.abs(wrap_angle(replayed[:, 4] - states[:, 4]))
+    return float(np.median(np.maximum(np.abs(replayed[:, :4] - states[:, :4]).max(axis=1), turns)))
+
+
+def _check_pictures(arrays: Arrays, places: list[slice], path: Path) -> None:
+    """Raise UserError where the first pictures of these demonstrations are not of the recorded states."""
+    assert arrays.images is not None
+    first = [place.start for place in places]
+    renderer = Renderer(arrays.images.shape[1], arrays.images.shape[1])
+    drawn = np.stack(
+        [renderer.draw(state[:2], state[2:5]) for state in arrays.states[first].astype(np.float64)]
+    )
+    recorded = arrays.images[first].astype(int)
+    gap, swapped = (np.abs(pictures - recorded).mean() for pictures in (drawn, drawn[..., ::-1]))
+    if gap > PICTURE_TOLERANCE or swapped < gap:
+        what = "have red and blue exchanged" if swapped < gap else f"are {gap:.3g} of 255 from PushT's"
+        raise UserError(f"{path}: img must show the states as PushT draws them, RGB; these pictures {what}")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except DAMAGE as error:
+        raise UserError(f"{path}: cannot be read as demonstrations ({reason(error)[:150]})") from None
 
 
 def segments(env: PushTVectorEnv, source: Arrays) -> Iterator[slice]:
@@ -239,10 +316,10 @@ def _replay(
     return np.stack(states if last else states[:-1]), np.array(coverage[1:]), pictures[:-1]
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    arrays = dict(np.load(path, allow_pickle=False))
-    if "img" not in arrays and _pictures_beside(path).exists():
-        arrays |= np.load(_pictures_beside(path), allow_pickle=False)
+def _read_npz(path: Path, names: list[str]) -> dict[str, np.ndarray]:
+    arrays = read_npz(path, names)
+    if "img" in names and "img" not in arrays and _pictures_beside(path).exists():
+        arrays |= read_npz(_pictures_beside(path), ["img"])
     return arrays
 
 
@@ -250,34 +327,7 @@ def _pictures_beside(path: Path) -> Path:
     return path.with_name(f"{path.stem}_img.npz")
 
 
-def _read_zarr(path: Path) -> dict[str, np.ndarray]:
+def _read_zarr(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     """The arrays of a zarr folder of version 2, in which Diffusion Policy keeps its data."""
-    return {info.parent.name: _read_array(info.parent) for info in sorted(path.rglob(".zarray"))}
-
-
-def _read_array(folder: Path) -> np.ndarray:
-    info = json.loads((folder / ".zarray").read_text())
-    shape, chunks = info["shape"], info["chunks"]
-    values = np.zeros(shape, info["dtype"])
-    for index in product(*(range(-(-size // chunk)) for size, chunk in zip(shape, chunks, strict=True))):
-        file = folder / info.get("dimension_separator", ".").join(map(str, index))
-        if file.exists():  # a missing one is all zeros
-            block = np.frombuffer(_decompress(file.read_bytes(), info["compressor"]), info["dtype"])
-            block = block.reshape(chunks, order=info["order"])
-            window = tuple(
-                slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(index, chunks, shape, strict=True)
-            )
-            values[window] = block[tuple(slice(0, w.stop - w.start) for w in window)]
-    return values
-
-
-def _decompress(data: bytes, compressor: dict[str, Any] | None) -> bytes:
-    if compressor is None:
-        return data
-    try:
-        import numcodecs  # pyright: ignore[reportMissingImports]  only compressed zarr folders require it, so it is not in requirements.txt
-    except ImportError:
-        raise UserError(
-            f"this zarr folder is compressed with {compressor['id']}: `pip install numcodecs` to read it"
-        ) from None
-    return numcodecs.get_codec(compressor).decode(data)
+    folders = zarr_arrays(path)
+    return {name: read_zarr_array(folders[name]) for name in names if name in folders}

@@ -7,8 +7,9 @@ coverage (`physics.py`) and the pictures (`renderer.py`).
 Deliberate differences: `info["n_contacts"]` exists only with `count_contacts=True`, since it costs a Python
 callback per contact; `set_state` turns the block before it places it (gym-pusht's `reset_to_state` keeps the
 legacy order, in which the angle then moves the block about its centre of gravity); an environment can be
-pickled at any time, but without its running episode; an assignment to
-`goal_pose` does not move the goal.
+pickled at any time, but without its running episode; the goal cannot be moved, so `goal_pose` takes no other
+value. Everything else that gym-pusht reads anew in each step or reset may be assigned here as well: `k_p`,
+`k_v`, `dt`, `control_hz`, `success_threshold`, `damping`, `block_cog`, `obs_type`, and the sizes of pictures.
 """
 
 import functools
@@ -22,6 +23,7 @@ import pymunk
 from gym_pusht.envs.pusht import PushTEnv as StockPushTEnv
 
 from envs.pusht import physics
+from envs.pusht.observations import GOAL_POSE
 from envs.pusht.renderer import Renderer, contact_lines
 
 
@@ -41,9 +43,29 @@ class PushTEnv(StockPushTEnv):
     def __init__(self, *args, count_contacts: bool = False, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.count_contacts = count_contacts
-        self.gains = (float(self.k_p), float(self.k_v))
-        self.substeps = int(1 / (self.dt * self.control_hz))
         self._state = np.empty(physics.STATE_SIZE)
+
+    @property
+    def gains(self) -> tuple[float, float]:
+        """Of the agent's controller: k_p [1/s^2] and k_v [1/s]."""
+        return float(self.k_p), float(self.k_v)
+
+    @property
+    def substeps(self) -> int:
+        """Of the physics, per step."""
+        return int(1 / (self.dt * self.control_hz))
+
+    @property
+    def goal_pose(self) -> np.ndarray:
+        """(3,) x, y in pixels and angle in radians; read-only."""
+        return self._goal_pose
+
+    @goal_pose.setter
+    def goal_pose(self, pose: Sequence[float]) -> None:
+        if not np.array_equal(pose, GOAL_POSE):
+            raise ValueError(f"the goal of pusht_fast lies at {GOAL_POSE.tolist()}; gym_pusht's can be moved")
+        self._goal_pose = GOAL_POSE.copy()
+        self._goal_pose.flags.writeable = False
 
     def step(self, action: Sequence[float]) -> tuple:
         """Send the agent towards `action` (2,) in pixels for 0.1 s."""

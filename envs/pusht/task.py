@@ -4,10 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
+from common.bounds import Above, Between, Pixels, Positive, Several, Share
 from envs.interfaces import Episode, Metric, RawObservation
 from envs.pusht.actions import ActionDecoder
 from envs.pusht.codec import PushTCodec
@@ -56,7 +57,7 @@ class PushT:
         Metric("action_step_p99", "action step p99", ".1f", "px", brief=False),
     )
 
-    num_envs: int = 32  # PushTs stepped together
+    num_envs: Annotated[int, Above(0, 10_000)] = 32  # PushTs stepped together
     features: tuple[str, ...] = (  # what the policy sees, see envs/pusht/observations.py
         "agent_pos",
         "block_pos",
@@ -68,18 +69,18 @@ class PushT:
         "goal_error",
     )
     action_mode: Literal["absolute", "relative", "delta"] = "relative"  # see envs/pusht/actions.py
-    action_bound: float = 100.0  # px in x and in y, away from the agent or from the last target
+    action_bound: Pixels = 100.0  # px in x and in y, away from the agent or from the last target
     action_frame: Literal["board", "block"] = "block"  # whose x and y an action means
-    action_repeat: int = 1  # environment steps per decision, the target held
-    speed_limit: tuple[float, float] | None = None  # px that a target moves at most, at first and in the end
+    action_repeat: Several = 1  # environment steps per decision, the target held
+    speed_limit: Annotated[tuple[float, float] | None, Above(0, 1e4)] = None  # px a step, at first and last
     speed_ramp: tuple[int, int] = (0, 1)  # env steps between which the one becomes the other
     reward: Literal["stock", "linear", "log_barrier", "progress"] = "log_barrier"  # see envs/pusht/rewards.py
-    reward_scale: float = 0.1  # multiplies reward and bonus
+    reward_scale: Positive = 0.1  # multiplies reward and bonus
     success_bonus: float = 5.0  # added on the step that succeeds
     mirror: bool = True  # half of each batch is replaced by its mirror image, see envs/pusht/symmetry.py
-    curriculum: float = 0.5  # share of episodes that start near the goal
+    curriculum: Share = 0.5  # share of episodes that start near the goal
     curriculum_angle: float = 0.8  # rad, one sigma of the block's angle about the goal in such a start
-    curriculum_distance: float = 70.0  # px, one sigma of its position
+    curriculum_distance: Annotated[float, Between(0, 1e4)] = 70.0  # px, one sigma of its position
 
     def validate(self) -> None:
         check_features(self.features)
@@ -87,15 +88,8 @@ class PushT:
             raise ValueError("action_frame must be board with absolute actions, got block")
         if self.mirror:
             mirror(self.features, self.action_frame)
-        for name in ("num_envs", "action_bound", "action_repeat", "reward_scale"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.speed_limit and min(self.speed_limit) <= 0:
-            raise ValueError(f"speed_limit must be positive, got {self.speed_limit}")
         if not 0 <= self.speed_ramp[0] < self.speed_ramp[1]:
             raise ValueError(f"speed_ramp must be two rising counts, got {self.speed_ramp}")
-        if not 0.0 <= self.curriculum <= 1.0:
-            raise ValueError(f"curriculum must be between 0 and 1, got {self.curriculum}")
 
     def vector_env(self, num_envs: int, image_size: int = 0, stock: bool = False) -> PushTVectorEnv:
         return (StockPushTVectorEnv if stock else PushTVectorEnv)(num_envs, image_size)

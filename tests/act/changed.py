@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from lerobot.policies import make_pre_post_processors
@@ -74,3 +75,16 @@ def truncate(pattern):
         file.write_bytes(file.read_bytes()[:-100])
 
     return cut
+
+
+def change_column(pattern, name, change):
+    """Rewrite a column of a Parquet file by a function of its list of values; Arrow chooses the new type."""
+
+    def changed(root):
+        def set_column(table):
+            values = change(table[name].to_pylist())
+            return table.set_column(table.column_names.index(name), name, pa.array(values))
+
+        rewrite(root, pattern, set_column)
+
+    return changed

@@ -20,6 +20,7 @@ from act.kinds.act import (
     load_imagenet,
     skip_attention_weights,
 )
+from common.config import from_dict, to_dict
 from common.errors import UserError
 from tests.act.tiny import CHUNK, IMAGE, KEYPOINTS, SIZES, STATE, features, make_batch
 
@@ -140,8 +141,8 @@ def test_damaged_imagenet_weights_are_a_sentence(monkeypatch, tmp_path, wanted, 
     ],
 )
 def test_impossible_settings_are_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
-        replace(CONFIG, **changes).validate()
+    with pytest.raises(UserError, match=message):
+        from_dict(PolicyConfig, to_dict(replace(CONFIG, **changes)))
 
 
 def test_every_setting_of_ours_is_lerobots_but_two():

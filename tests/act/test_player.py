@@ -1,5 +1,6 @@
 """ACT in many slots against LeRobot's policy in one environment at a time, and against `lerobot-eval`."""
 
+import json
 from copy import deepcopy
 
 import numpy as np
@@ -11,9 +12,10 @@ from lerobot.envs.factory import make_env
 from lerobot.policies import make_pre_post_processors
 from lerobot.processor import PolicyProcessorPipeline
 from lerobot.scripts.lerobot_eval import eval_policy
+from safetensors.torch import load_file, save_file
 
 import evaluate
-from act.kinds.act import PolicyConfig, act_config, build_policy
+from act.kinds.act import KIND, PolicyConfig, act_config, build_policy
 from act.player import ChunkPlayer, lerobot_observation, load_player
 from common.errors import UserError
 from envs.pendulum import Pendulum
@@ -164,6 +166,50 @@ def test_a_policy_for_another_task_is_refused(tmp_path):
     with pytest.raises(SystemExit) as stopped:
         evaluate.main(["--policy", str(tmp_path), "--task", "pendulum", *numbers])
     assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dim_model": 2**40}, "config.json: dim_model must be at most 131072, got 1099511627776"),
+        ({"chunk_size": 10**5}, "config.json: chunk_size must be at most 10000, got 100000"),
+        ({"n_action_steps": -(10**9)}, "config.json: n_action_steps must be at least 1, got -1000000000"),
+        ({"n_encoder_layers": 10**9}, "config.json: n_encoder_layers must be at most 1000, got 1000000000"),
+        ({"dim_model": 2**16}, "cannot be opened: model.safetensors has fewer weights than config.json says"),
+        ({"n_decoder_layers": 1000, "dim_model": 4096}, "model.safetensors has fewer weights than"),
+        ({"dim_model": "wide"}, "cannot be opened"),
+        ({"input_features": 3}, "cannot be opened"),
+        ({"from_the_future": 3}, "cannot be opened: .*from_the_future"),
+    ],
+)
+def test_a_config_unlike_its_weights_is_refused_unbuilt(tmp_path, monkeypatch, changes, message):
+    make(tmp_path)
+    monkeypatch.setattr("act.kinds.act.ACT.open_policy", lambda *_: pytest.fail("built"))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(UserError, match=message) as error:
+        load_player(tmp_path, TASK)
+    assert "\n" not in str(error.value)
+
+
+def test_the_normalisation_of_former_versions_is_called_by_its_name(tmp_path):
+    make(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(weights | {"normalize_inputs.buffer_x.mean": torch.zeros(2)}, tmp_path / "model.safetensors")
+    for file in tmp_path.glob("policy_*"):
+        file.unlink()
+    convert = f"python -m lerobot.processor.migrate_policy_normalization --pretrained-path {tmp_path}"
+    with pytest.raises(UserError, match=f"of LeRobot 0.1 to 0.3; .* converts it: {convert}$"):
+        load_player(tmp_path, TASK)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"use_vae": False}, {"n_decoder_layers": 3, "n_vae_encoder_layers": 2}]
+)
+def test_a_policy_has_at_least_the_weights_that_are_counted(changes):
+    policy, *_ = make(**changes)
+    counted, built = KIND.least_size(policy.config)[0], sum(p.numel() for p in policy.parameters())
+    assert 0.5 * built < counted < built
 
 
 @pytest.mark.parametrize("name", ["observation.images.top", IMAGE])

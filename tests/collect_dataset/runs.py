@@ -10,6 +10,7 @@ from pathlib import Path
 
 import collect_dataset
 from policies import ASSETS
+from tests.runs import last_of_each
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = "--observations pixels --resolution 32 --seed 7000 --hold 0"
@@ -30,7 +31,7 @@ def notes(root):
 
 
 def record(root, flags):
-    assert collect_dataset.main([*f"--root {root} {SMALL}".split(), *flags.split()])
+    assert collect_dataset.main(last_of_each(f"--root {root} {SMALL} {flags}".split()))
 
 
 class Forks:
@@ -51,7 +52,7 @@ class Forks:
 
         Returns the exit code; `saved` is what it had reported by then.
         """
-        print(flags, file=self.process.stdin, flush=True)
+        print(*last_of_each(flags.split()), file=self.process.stdin, flush=True)
         for line in self.process.stdout:
             word, *values = line.split()
             if word == "started":

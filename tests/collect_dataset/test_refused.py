@@ -9,11 +9,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import collect_dataset
 from envs.pusht.human import Window
 from tests.collect_dataset.runs import REPOSITORY, SMALL, content
+from tests.runs import last_of_each
+
+
+def change_column(root, name, change):
+    (path,) = Path(root, "data").rglob("*.parquet")
+    table = pq.read_table(path)
+    field, values = table.schema.field(name), change(table[name].to_pylist())
+    changed = table.set_column(table.column_names.index(name), field, pa.array(values, field.type))
+    pq.write_table(changed, path)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +36,7 @@ from tests.collect_dataset.runs import REPOSITORY, SMALL, content
         ("--root other", "other: exists; --overwrite replaces it, or choose another --root"),
         ("--root cut", "cut: exists; --overwrite replaces it, or choose another --root"),
         ("--root headless", "headless: exists; --overwrite replaces it, or choose another --root"),
-        ("--root headless --resume", "headless: damaged: meta/info.json is missing; .*--overwrite"),
+        ("--root headless --resume", "headless: damaged: meta/info.json is missing; take it from a copy"),
         ("--root data --resume --noise 2", "data was recorded otherwise .*noise: 0.0 -> 2.0"),
         (
             "--root data --resume --policy scripted",
@@ -39,7 +51,10 @@ from tests.collect_dataset.runs import REPOSITORY, SMALL, content
         ),
         ("--root other --resume", "other: was not recorded by collect_dataset.py"),
         ("--root old --resume", "old: a dataset of version v2.1, not v3.0"),
-        ("--root cut --resume", "file-000.parquet: damaged .*killed before it closes.*--overwrite"),
+        (
+            "--root cut --resume",
+            "file-000.parquet: damaged .*; take it from a copy, or record anew elsewhere",
+        ),
         ("--root short --resume", "short: damaged: meta/info.json says 7 episodes"),
         ("--verify nowhere", "nowhere: no such folder"),
         ("--seed 99999999999999999999 --root new", "seed must be at most 2.62"),
@@ -61,6 +76,16 @@ from tests.collect_dataset.runs import REPOSITORY, SMALL, content
         ("--push-to-hub me/pu\\ sht --root new", "push_to_hub must be of the form user/dataset"),
         ("--push-to-hub me/pusht --root new", "me/pusht: could not be uploaded .*nothing was recorded yet"),
         ("--policy nowhere", "nowhere: no such folder"),
+        ("--root 'new [v1]'", r"new .v1.: LeRobot opens no dataset whose path has \[ in it"),
+        ("--root 'a*/new'", r"LeRobot opens no dataset whose path has \* in it"),
+        ("--root linked/new", "a::b/new: LeRobot opens no dataset whose path has :: in it"),
+        (f"--root {'n' * 230}", "must have at most 200 bytes"),
+        ("--root future --resume", "future: a dataset of version v3.1, not v3.0; which is newer"),
+        ("--verify future", "future: a dataset of version v3.1, not v3.0; which is newer"),
+        ("--root odd --resume", "file-000.parquet: damaged .action is not finite everywhere"),
+        ("--root shifted --resume", "file-000.parquet: damaged .episode_index in row"),
+        ("--root negative --resume", "recording.json: 9 successes in -1 attempts"),
+        ("--root early --resume", "early/meta/recording.json: next_seed 0 is before the first seed"),
         ("--task pendulum --root new", "Pendulum-v1 cannot be recorded yet"),
         ("--task pendulum --policy random --root new", "Pendulum-v1 cannot be recorded yet"),
         ("--task pusht_ --root new", "task must be one of .*pusht.* got 'pusht_'; did you mean pusht"),
@@ -75,7 +100,10 @@ from tests.collect_dataset.runs import REPOSITORY, SMALL, content
         ("--noise -1 --root new", "noise must not be negative"),
         ("--video --observations keypoints --root new", "video must be false with --observations keypoints"),
         ("--import-human nowhere.npz --root new", "nowhere.npz: no such file"),
-        ("--import-human file --root new", "file: damaged, or no file of demonstrations"),
+        (
+            "--import-human file --root new",
+            "file: cannot be read as demonstrations .it is neither an .npz file nor a zarr",
+        ),
         ("--root file/data", "file/.*cannot be written"),
         ("--root data --resume --episodes 2 --push-to-hub me/pusht", "me/pusht: could not be uploaded"),
         ("--push-to-hub pusht --root new", "push_to_hub must be of the form user/dataset"),
@@ -84,7 +112,8 @@ from tests.collect_dataset.runs import REPOSITORY, SMALL, content
 )
 def test_bad_input_is_answered_in_one_sentence(flags, message, finished, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for name in ("data", "other", "old", "cut", "short", "fast", "headless"):
+    damaged = "future", "odd", "shifted", "negative", "early"
+    for name in ("data", "other", "old", "cut", "short", "fast", "headless", *damaged):
         shutil.copytree(finished, name)
     Path("no_dataset").mkdir()
     Path("no_dataset/file").touch()
@@ -97,11 +126,19 @@ def test_bad_input_is_answered_in_one_sentence(flags, message, finished, tmp_pat
     Path("fast/meta/info.json").write_text(json.dumps(info | {"fps": 30}))
     file = Path("cut/data/chunk-000/file-000.parquet")
     file.write_bytes(file.read_bytes()[:-20])
+    Path("a::b").mkdir()
+    Path("linked").symlink_to("a::b")
+    Path("future/meta/info.json").write_text(json.dumps(info | {"codebase_version": "v3.1"}))
+    change_column("odd", "action", lambda values: [[np.nan, 0.0], *values[1:]])
+    change_column("shifted", "episode_index", lambda values: [0] * len(values))
+    for name, changes in (("negative", {"attempts": -1, "successes": 9}), ("early", {"next_seed": 0})):
+        notes = json.loads(Path(name, "meta/recording.json").read_text())
+        Path(name, "meta/recording.json").write_text(json.dumps(notes | changes))
     before = content(Path("data"))
     same = SMALL.split() if "--root data" in flags else []  # so that only what is tested differs
     same += ["--observations", "keypoints"] if "--observations" not in flags and "video" not in flags else []
     with pytest.raises(SystemExit) as exit_:
-        collect_dataset.main([*same, *shlex.split(flags)])
+        collect_dataset.main(last_of_each([*same, *shlex.split(flags)]))
     printed = capsys.readouterr()
     assert exit_.value.code == 2
     (line,) = [line for line in printed.err.splitlines() if line.startswith("error: ")]

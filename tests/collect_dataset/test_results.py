@@ -19,6 +19,7 @@ from tests.act.test_interop import lerobot_trains
 from tests.act.test_player import make as make_act
 from tests.act.tiny import IMAGE, KEYPOINTS, STATE
 from tests.collect_dataset.runs import REPOSITORY, SMALL, content, notes, record
+from tests.runs import last_of_each
 
 
 @pytest.mark.slow
@@ -57,10 +58,25 @@ def test_an_act_is_recorded_as_it_plays(tmp_path, short_blocks, forked_workers, 
     np.testing.assert_allclose(np.stack(list(opened["action"])), actions, atol=0.01)
 
 
+def test_a_card_that_fails_fails_no_recording(tmp_path, short_blocks, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("no font, no ffmpeg, no anything")
+
+    flags = "--policy random --episodes 2 --all --observations keypoints"
+    with monkeypatch.context() as patch:
+        patch.setattr("collect_dataset.write_card", fail)
+        record(tmp_path / "data", flags)
+    printed = capsys.readouterr()
+    assert "warning:" in printed.err and "has no card (no font" in printed.err
+    assert "data: 2 episodes" in printed.out
+    record(tmp_path / "data", f"{flags} --resume")
+    assert (tmp_path / "data/README.md").exists()
+
+
 def test_without_a_root_it_goes_by_who_plays(tmp_path, short_blocks, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     flags = f"{SMALL} --policy random --all --episodes 1 --observations keypoints"
-    assert collect_dataset.main(flags.split())
+    assert collect_dataset.main(last_of_each(flags.split()))
     root = "data/pusht_random_keypoints"
     begins, recorded, advice = capsys.readouterr().out.splitlines()
     assert begins == f"recording random on PushT, keypoints, to {root}"

@@ -1,6 +1,6 @@
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 import yaml
@@ -35,6 +35,8 @@ class Evaluation:
 
 @dataclass
 class Config:
+    RENAMED: ClassVar = {"steps": "total_env_steps"}
+
     seed: int = 0  # one seed for everything
     total_env_steps: int = 1000  # environment steps
     run_name: str | None = None  # folder under logs
@@ -74,7 +76,7 @@ def get(config, key: str):
         ("", "agent.tied", True),
         ("--seed 1", "seed", 1),
         ("--seed=1", "seed", 1),
-        ("--seed 1 --seed 2", "seed", 2),
+        ("--seed 2 --seed 2", "seed", 2),
         ("--total-env-steps 2000", "total_env_steps", 2000),
         ("--total_env_steps=2000", "total_env_steps", 2000),
         ("--no-resume", "resume", False),
@@ -100,6 +102,9 @@ def test_flags(argv, key, value):
         ("", "seed", 0),
         ("agent:\n  # all as by default", "agent.lr", 3e-4),
         ("seed: 3", "seed", 3),
+        ("seed: 0x10", "seed", 16),
+        ("seed: +1_0", "seed", 10),
+        ("seed: 0", "seed", 0),
         ("total-env-steps: 200_000", "total_env_steps", 200_000),
         ("agent: {lr: 1e-4}", "agent.lr", 1e-4),
         ("agent: {lr: 1}", "agent.lr", 1.0),
@@ -116,6 +121,35 @@ def test_flags(argv, key, value):
 def test_yaml(write, text, key, value):
     result = get(parse(Config, [], write(text)), key)
     assert result == value and type(result) is type(value)
+
+
+def test_a_home_is_where_home_says(write, monkeypatch, tmp_path):
+    """In a flag as a shell leaves it, in a YAML, in the path of the YAML."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parse(Config, ["--root=~/logs"]).root == tmp_path / "logs"
+    assert parse(Config, ["--root=~"]).root == tmp_path
+    assert parse(Config, [], write("root: ~/logs")).root == tmp_path / "logs"
+    assert parse(Config, ["--config=~/config.yaml"]).root == tmp_path / "logs"
+    assert parse(Config, ["--root=a/~/x"]).root == Path("a/~/x")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("--seed 1", "--seed 2"),
+        ("--resume", "--no-resume"),
+        ("--agent.tied", "--agent.no-tied"),
+        ("--total-env-steps 1", "--total_env_steps 2"),
+        ("--agent.hidden 8 8", "--agent.hidden 8"),
+        ("--config a.yaml", "--config b.yaml"),
+    ],
+)
+def test_flags_that_contradict_each_other(first, second):
+    for argv in (f"{first} {second}", f"--run-name x {second} --root y {first}"):
+        with pytest.raises(UserError, match=r"^--.+ and --.+ contradict each other: leave one out$"):
+            parse(Config, argv.split())
+    with pytest.raises(UserError, match="^--total-env-steps 1 and --total-env-steps 2 contradict each other"):
+        parse(Config, "--steps 1 --steps=2".split())
 
 
 def test_flags_go_over_yaml_over_defaults(write, tmp_path):
@@ -145,6 +179,7 @@ def test_help_shows_meaning_and_the_default_after_the_yaml(write, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
+        ("--root ~nobody_at_all/x", "~nobody_at_all/x: no user nobody_at_all"),
         ("--sed 1", "unknown flag --sed; did you mean --seed?"),
         ("--total-env-step=1", "unknown flag --total-env-step=1; did you mean --total-env-steps?"),
         ("--lr 1", "unknown flag --lr; did you mean --agent.lr?"),
@@ -197,6 +232,43 @@ def test_wrong_flags(argv, message):
         ("agent: {hidden: [64, 1.5]}", "agent.hidden: expected a list of int, got [64, 1.5]"),
         ("evaluation: {size: [1, 2, 3]}", "evaluation.size: expected a list of int, int, got [1, 2, 3]"),
         ("agent: {action: left}", "agent.action: expected one of relative, absolute, got 'left'"),
+        ("agent.lr: 1\nagent: {lr: 1}", "agent.lr is given twice: leave one out"),
+        ("agent: {lr: 1}\nagent.lr: 1", "agent.lr is given twice: leave one out"),
+        (
+            "total-env-steps: 5\ntotal_env_steps: 5",
+            "total_env_steps is given twice, as total-env-steps and as total_env_steps: leave one out",
+        ),
+        ("steps: 5\ntotal-env-steps: 5", "total_env_steps is given twice, as steps and as total-env-steps"),
+        ("seed: 1\nseed: 1", "not valid YAML: line 2: seed is given twice, in line 1 too"),
+        (
+            "agent:\n  lr: 1\nagent:\n  tied: true",
+            "not valid YAML: line 3: agent is given twice, in line 1 too",
+        ),
+        ("1: x", "not valid YAML: line 1: a key must be a word, got '1'"),
+        ("null: x", "not valid YAML: line 1: a key must be a word, got 'null'"),
+        ("agent:\n  on: x", "not valid YAML: line 2: a key must be a word, got 'on'"),
+        ("2020-01-01: x", "not valid YAML: line 1: a key must be a word, got '2020-01-01'"),
+        ("? [seed]\n: 1", "not valid YAML: line 1: a key must be a word, got a list"),
+        ("<<: {seed: 1}", "not valid YAML: line 1: a key must be a word, got '<<'"),
+        ("agent: !!set {lr}", "agent: expected settings nested below it, got {'lr'}"),
+        ("seed: 2020-01-01", "seed: expected int, got datetime.date(2020, 1, 1)"),
+        ("seed: 2020-13-45", "not valid YAML: line 1: no timestamp"),
+        ("seed: !!int ''", "not valid YAML: line 1: no int"),
+        ("agent: {lr: !!float x}", "not valid YAML: line 1: no float"),
+        ("seed: !!timestamp foo", "not valid YAML: line 1: no timestamp"),
+        ("resume: !!bool maybe", "not valid YAML: line 1: no bool"),
+        ("seed: !!python/name:os.system", "not valid YAML: line 1: could not determine a constructor"),
+        (f"seed: 1{'0' * 5000}", "not valid YAML: line 1: an integer of 5001 digits"),
+        ("seed: 010", "not valid YAML: line 1: 010 is no number in decimal"),
+        ("seed: 1:30", "not valid YAML: line 1: 1:30 is no number in decimal"),
+        (f"seed: {'[' * 3000}", "not valid YAML: it is nested in more than 50 levels"),
+        ("seed: &a [*a]", "not valid YAML: line 1: aliases are not understood"),
+        (
+            f"agent: {{hidden: [{'x, ' * 9_000}]}}",
+            "agent.hidden: expected a list of int, got ['x', 'x', 'x',",
+        ),
+        (f"run_name: [{'y' * 10_000}]", "run_name: expected str or None, got ['yyyyy"),
+        (f"{'k' * 1_000}: 1", "unknown key kkkk"),
         ("seed: -1", "seed must not be negative, got -1"),
         ("agent: {gamma: 1}", "agent.gamma must be in [0, 1), got 1.0"),
         ("- seed", "expected lines of the form 'key: value', got ['seed']"),
@@ -207,7 +279,7 @@ def test_wrong_yaml(write, text, message):
     path = write(text)
     with pytest.raises(UserError) as error:
         parse(Config, [], path)
-    assert str(error.value) == f"{path}: {message}"
+    assert str(error.value).startswith(f"{path}: {message}")
 
 
 def test_files_that_cannot_be_read(write, tmp_path):

@@ -4,6 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from common.errors import UserError, report_user_errors, show
 
 FULL = Path("/dev/full")
 
@@ -25,6 +28,45 @@ def run(error: str) -> subprocess.CompletedProcess:
 def test_user_error_is_one_line_and_exit_code_2():
     done = run("UserError('logs/nothing: no such run')")
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: logs/nothing: no such run\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (UserError(f"path: {'x' * 10**6} did you mean y?"), "did you mean y?"),
+        (UserError("two\nlines, \x1b[31m red and \udcff"), r"two lines, \x1b[31m red and \udcff"),
+        (MemoryError("Unable to allocate 3 GiB"), "the memory is full (Unable to allocate 3 GiB)"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 4 bytes"), "the memory is full"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB"), "the memory is full"),
+    ],
+)
+def test_every_sentence_is_one_line_of_bearable_length(error, words, capsys):
+    with pytest.raises(SystemExit) as exit_, report_user_errors():
+        raise error
+    (line,) = capsys.readouterr().err.splitlines()
+    assert exit_.value.code == 2 and line.startswith("error: ") and len(line) <= 300
+    assert words in line
+
+
+def test_a_value_is_shown_without_being_written_out():
+    loop: list = [{"a": 1}]
+    loop.append(loop)
+
+    class Endless(dict):
+        def __repr__(self):
+            raise AssertionError
+
+    for value in (
+        loop,
+        [["x" * 99] * 99] * 10**6,
+        {i: {i: {i: {i: i}}} for i in range(10**5)},
+        "y" * 10**7,
+        Endless(),
+    ):
+        assert len(show(value)) <= 60
+    for value in (1, -2.5, "x", None, True, [64, 1.5], {}, {"a": [1]}, (), {1}):
+        assert show(value) == repr(value)
+    assert show(10**5000) == "an integer of 5001 digits"
 
 
 @pytest.mark.parametrize("error", ["ValueError('a bug')", "KeyError('a bug')", "OSError('a bug')"])

@@ -74,6 +74,18 @@ def test_a_run_whose_last_checkpoint_is_gone_does_not_begin_anew(begun):
         last_checkpoint(begun, Config(), may_change=())
 
 
+@pytest.mark.parametrize("names", [("step_00000900", "step_00001000"), ("000900", "1000000")])
+def test_a_run_copied_without_links_goes_on_from_its_newest_whole_checkpoint(tmp_path, names):
+    """Of ours and of LeRobot's, whose names do not sort as their numbers do."""
+    write_down(tmp_path, Config(), "python x.py")
+    for name in names:
+        (tmp_path / "checkpoints" / name / "training_state").mkdir(parents=True)
+    for name in ("step_00002000", "step_x", ".step_00003000.partial", "9" * 200):
+        (tmp_path / "checkpoints" / name).mkdir()
+    last = last_checkpoint(tmp_path, Config(), may_change=())
+    assert last and last.resolve().name == names[1]
+
+
 def test_one_process_at_a_time(tmp_path):
     folder = tmp_path / "logs" / "run"
     with only_process_in(folder):

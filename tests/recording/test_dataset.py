@@ -14,6 +14,7 @@ import recording.dataset
 import recording.versions
 from common.errors import UserError
 from envs.pusht.task import PushT
+from recording.checks import open_dataset
 from recording.pictures import decode_png
 from recording.schema import IMAGE, features
 
@@ -205,6 +206,34 @@ def test_ctrl_c_during_a_save_waits_until_it_is_known_what_was_saved(block, new_
     with pytest.raises(KeyboardInterrupt):
         dataset.drop_last()
     assert dataset.episodes == len(block) - 1
+
+
+def test_a_dataset_on_two_disks_grows(block, new_dataset, contents, monkeypatch, tmp_path):
+    """Its frames are moved to another disk and linked back, in one piece or in several."""
+    monkeypatch.setattr(recording.dataset, "FRAMES_PER_FILE", 30)
+    whole, linked = new_dataset("whole"), new_dataset("linked")
+    for start, name in enumerate(
+        ("data", "data/chunk-000", "meta/episodes", "meta", "data/chunk-000/file-000.parquet")
+    ):
+        for dataset in (whole, linked):
+            dataset.append(block[start : start + 1], dataset.notes)
+        moved = (linked.root / name).rename(tmp_path / f"moved_{start}")
+        (linked.root / name).symlink_to(moved)
+        linked = open_dataset(linked.root)
+    for dataset in (whole, linked):
+        dataset.append(block[5:], dataset.notes)
+    assert contents(linked.root) == contents(whole.root)
+
+
+def test_less_never_takes_the_place_of_more(block, new_dataset, contents, monkeypatch):
+    monkeypatch.setattr(recording.dataset, "FRAMES_PER_FILE", 30)
+    dataset = new_dataset()
+    dataset.append(block[:4], dataset.notes)
+    before = contents(dataset.root)
+    monkeypatch.setattr(recording.dataset, "link_all", lambda *_: None)
+    with pytest.raises(UserError, match="left as it was: the new version would hold 8 episodes and"):
+        dataset.append(block[4:], dataset.notes)
+    assert contents(dataset.root) == before and dataset.episodes == 4
 
 
 def test_a_full_disk_leaves_what_was_saved(block, new_dataset, contents, monkeypatch):

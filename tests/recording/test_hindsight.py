@@ -16,6 +16,7 @@ from envs.pusht.demonstrations import (
     load,
     segments,
 )
+from envs.pusht.simulator import PushTEnv
 from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import rollout
 from policies import EXPERT, load_policy
@@ -134,8 +135,11 @@ def where_recorded(moved, actions):
 
 def test_what_only_a_wall_brings_about_is_left_out(tmp_path):
     """The agent pushes the T into a corner, which stops it; where the goal is, nothing does."""
-    states = np.tile([220.0, 220.0, 100.0, 100.0, np.pi / 4], (40, 1))
-    states[:, 2:4] -= 40.0 * np.linspace(0, 1, 40)[:, None]
+    env, states = PushTEnv(), []
+    env.set_state([220.0, 220.0, 100.0, 100.0, np.pi / 4])
+    for _ in range(40):
+        states.append(env.get_state()[:5])
+        env.step([20.0, 20.0])
     np.savez(tmp_path / "people.npz", state=states, action=np.full((40, 2), 20.0), episode_ends=[40])
     dataset = Dataset(
         tmp_path / "data",

@@ -12,6 +12,7 @@ from common.errors import UserError
 from envs.pusht import demonstrations
 from envs.pusht.demonstrations import _replay as replay
 from envs.pusht.demonstrations import fingerprint, load
+from envs.pusht.simulator import PushTEnv
 from recording import imported
 from recording.dataset import Dataset, Notes
 from recording.imported import import_demonstrations
@@ -110,6 +111,7 @@ def test_ctrl_c_saves_what_it_has(source, tmp_path, monkeypatch):
     assert import_demonstrations(whole, tmp_path / "people.npz")
     monkeypatch.setattr(imported, "EPISODES_PER_SAVE", 1)
     with monkeypatch.context() as patch:
+        patch.setattr(demonstrations, "check_pusht", lambda *_: None)
         patch.setattr(
             demonstrations, "_replay", lambda *args: signal.raise_signal(signal.SIGINT) or replay(*args)
         )
@@ -197,6 +199,79 @@ def test_demonstrations_that_make_no_sense(changes, message, tmp_path):
         load(tmp_path / "odd.npz")
 
 
+def played(length=60):
+    """Arrays of two demonstrations, played in the simulator."""
+    env, rng = PushTEnv(), np.random.default_rng(0)
+    states, actions, pictures = [], [], []
+    for start in ([100.0, 400.0, 200.0, 200.0, 1.0], [60.0, 60.0, 300.0, 250.0, 4.0]):
+        env.set_state(start)
+        for action in rng.uniform(100, 400, (length, 2)):
+            states.append(env.get_state()[:5])
+            actions.append(action)
+            pictures.append(env._render())
+            env.step(action)
+    ends = [length, 2 * length]
+    return {
+        "state": np.array(states, np.float32),
+        "action": np.array(actions, np.float32),
+        "episode_ends": np.array(ends),
+        "img": np.stack(pictures),
+    }
+
+
+def degrees(arrays):
+    arrays["state"][:, 4] *= 180 / np.pi
+
+
+def at_half_the_pace(arrays):
+    arrays["state"], arrays["action"], arrays["img"] = (arrays[n][::2] for n in ("state", "action", "img"))
+    arrays["episode_ends"] = arrays["episode_ends"] // 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda a: a.update(state=a["state"] / 512, action=a["action"] / 512),
+            "got .*, which looks normalised",
+        ),
+        (
+            lambda a: a.update(state=a["state"] / 256 - 1, action=a["action"] / 256 - 1),
+            "got .*, which looks normalised",
+        ),
+        (lambda a: a.update(action=a["action"] - a["state"][:, :2]), "action .* looks relative to the agent"),
+        (lambda a: a.update(state=a["state"] * 100), "agent must be x, y in pixels"),
+        (lambda a: a.update(action=a["action"][::-1]), "0 of 2 demonstrations replay"),
+        (lambda a: a.update(state=a["state"][:, [2, 3, 0, 1, 4]]), "0 of 2 demonstrations replay"),
+        (degrees, "0 of 2 demonstrations replay"),
+        (at_half_the_pace, "0 of 2 demonstrations replay"),
+        (
+            lambda a: a.update(img=(a["img"] / 255).astype(np.float32)),
+            "whole numbers from 0 to 255, got .* to 1",
+        ),
+        (
+            lambda a: a.update(img=a["img"].astype(np.int16) + 100),
+            "img must hold whole numbers from 0 to 255",
+        ),
+        (lambda a: a.update(img=np.full(a["img"].shape, np.nan, np.float32)), "whole numbers from 0 to 255"),
+        (lambda a: a.update(img=a["img"][..., ::-1]), "have red and blue exchanged"),
+        (lambda a: a.update(img=a["img"] // 255), "of 255 from PushT's"),
+        (lambda a: a.update(img=a["img"][::-1].copy()), "of 255 from PushT's"),
+    ],
+)
+def test_demonstrations_of_something_else(change, message, tmp_path):
+    arrays = played()
+    np.savez(tmp_path / "right.npz", **arrays)
+    np.savez(tmp_path / "floats.npz", **arrays | {"img": arrays["img"].astype(np.float32)})
+    for name in ("right.npz", "floats.npz"):
+        (*_, last) = demonstrations.PeoplesDemonstrations(tmp_path / name, 96, False).read(0)
+        np.testing.assert_array_equal(last.pictures, arrays["img"][60:])
+    change(arrays)
+    np.savez(tmp_path / "odd.npz", **arrays)
+    with pytest.raises(UserError, match=message):
+        demonstrations.PeoplesDemonstrations(tmp_path / "odd.npz", 96, False)
+
+
 def test_a_damaged_file(tmp_path):
     arrays = {"state": np.ones((400, 5)), "action": np.ones((400, 2)), "episode_ends": [400]}
     np.savez_compressed(tmp_path / "whole.npz", **arrays)
@@ -205,7 +280,7 @@ def test_a_damaged_file(tmp_path):
     flipped[60:64] = bytes(255 - value for value in flipped[60:64])
     for damaged in (whole[: len(whole) // 2], bytes(flipped)):
         (tmp_path / "damaged.npz").write_bytes(damaged)
-        with pytest.raises(UserError, match="damaged.npz: damaged, or no file of demonstrations"):
+        with pytest.raises(UserError, match="damaged.npz: cannot be read as demonstrations"):
             load(tmp_path / "damaged.npz")
 
 

@@ -215,7 +215,7 @@ VIDEO = "videos/observation.image/chunk-000/file-000.mp4"
     [
         ("meta/info.json", edit(fps=30), "info.json: damaged .30 fps instead of 10"),
         ("meta/info.json", edit(features={}), "info.json: damaged .other features than those of"),
-        ("meta/info.json", edit(total_frames="many"), "damaged: meta/info.json says 3 episodes and many"),
+        ("meta/info.json", edit(total_frames="many"), "info.json: damaged .total_frames is 'many'"),
         ("meta/info.json", cut, "info.json: damaged"),
         ("meta/stats.json", Path.unlink, "stats.json: missing"),
         ("meta/stats.json", cut, "stats.json: damaged"),

@@ -62,3 +62,28 @@ def test_one_process_at_a_time(tmp_path):
         process.start()
         assert "another process is recording there" in queue.get(timeout=30)
         process.join()
+
+
+def test_folders_of_lerobot_may_be_links_and_other_links_stay_links(tmp_path):
+    root, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    for name in (
+        "data/chunk-000/a",
+        "videos/camera/chunk-000/b",
+        "meta/episodes/chunk-000/c",
+        "meta/d",
+        "notes/e",
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    whole = files(root)
+    elsewhere.mkdir()
+    for name in ("data", "videos/camera/chunk-000", "meta/episodes", "meta/d"):
+        moved = (root / name).rename(elsewhere / name.replace("/", "_"))
+        (root / name).symlink_to(moved)
+    (root / "more").symlink_to(elsewhere)
+    (root / "broken").symlink_to("nowhere")
+    with writing_to(root):
+        grow(root, "new", "1")
+    assert files(root) == whole | {"new": "1"}
+    assert not (root / "data").is_symlink() and (elsewhere / "data/chunk-000/a").exists()
+    assert (root / "more").is_symlink() and (root / "broken").is_symlink()

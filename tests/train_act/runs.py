@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState, PartialState
 
 import train_act
 from common.untrusted import load_json, load_tensors
+from tests.runs import last_of_each
 
 ROOT = Path(train_act.__file__).parent
 TINY = """
@@ -34,10 +35,8 @@ training: {log_every: 5, eval_every: 8, keep_every: 10, eval_episodes: 2, video_
 
 
 def command_line(tiny: Path, dataset: Path, logs: Path, *flags: str) -> list[str]:
-    return [
-        *("--config", str(tiny), "--dataset.root", str(dataset), "--logs", str(logs), "--run-name", "run"),
-        *flags,
-    ]
+    usual = ("--config", str(tiny), "--dataset.root", str(dataset), "--logs", str(logs), "--run-name", "run")
+    return last_of_each([*usual, *flags])
 
 
 def in_processes(count: int, argv: list[str]) -> list[int | None]:

@@ -3,6 +3,7 @@
 import pytest
 
 import train_act
+from act.checkpoint import find_training
 from common.config import load_yaml
 from common.run import only_process_in
 from tests.train_act.runs import command_line
@@ -117,6 +118,36 @@ def test_a_finished_policy_that_cannot_be_published_is_finished(train, tmp_path,
     assert (
         said.err.startswith("error: me/act: could not be uploaded (") and "the policy is whole at" in said.err
     )
+
+
+@pytest.mark.parametrize("names", [("step_00000900", "step_00001000"), ("000900", "1000000")])
+def test_a_run_copied_without_links_is_started_from_at_its_newest_whole_checkpoint(tmp_path, names):
+    for name in names:
+        (tmp_path / "checkpoints" / name / "training_state").mkdir(parents=True)
+        (tmp_path / "checkpoints" / name / "pretrained_model").mkdir()
+        (tmp_path / "checkpoints" / name / "pretrained_model" / "train_config.json").touch()
+    (tmp_path / "checkpoints" / "step_00002000" / "pretrained_model").mkdir(parents=True)
+    newest = tmp_path / "checkpoints" / names[1]
+    assert (
+        find_training(tmp_path)
+        == find_training(newest)
+        == find_training(newest / "pretrained_model")
+        == newest
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "needs"),
+    [
+        (("--policy.dim-model", "8192"), "this policy with batch_size 4"),
+        (("--policy.chunk-size", "9999"), "this policy with batch_size 4"),
+        (("--batch-size", "9000000"), "this policy with batch_size 9000000"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_it_is_built(refused, monkeypatch, flags, needs):
+    monkeypatch.setattr("common.memory.free_bytes", lambda device: 1e8)
+    monkeypatch.setattr("act.kinds.act.ACT.make_policy", lambda *_: pytest.fail("built"))
+    assert refused(*flags).startswith(f"{needs} does not fit into the memory: it needs at least ")
 
 
 def test_chunks_longer_than_every_episode_are_worth_a_warning(train, capfd):

@@ -9,13 +9,13 @@ import torch
 
 import train_sac
 from common.untrusted import load_json, load_tensors
-from tests.runs import metrics
+from tests.runs import last_of_each, metrics
 
 MORE = ("--total-env-steps", "1600")
 
 
 def command_line(tiny: Path, logs: Path, *flags: str) -> list[str]:
-    return ["--config", str(tiny), "--logs", str(logs), "--run-name", "run", *flags]
+    return last_of_each(["--config", str(tiny), "--logs", str(logs), "--run-name", "run", *flags])
 
 
 def start(argv: list[str], file_size_limit: int = resource.RLIM_INFINITY) -> multiprocessing.Process:

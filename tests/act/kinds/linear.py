@@ -110,6 +110,9 @@ class Linear:
         torch.manual_seed(seed)
         return LinearPolicy(config), "from scratch"
 
+    def least_size(self, config):
+        return 0, 0
+
     def open_policy(self, config):
         return LinearPolicy(config)
 

@@ -104,6 +104,44 @@ def test_steps_equal_stock_from_given_states():
     assert successes > 0
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("k_p", 0),
+        ("k_v", 3.5),
+        ("dt", 0.005),
+        ("control_hz", 20),
+        ("success_threshold", 0.01),
+        ("damping", 0.9),
+        ("block_cog", (3.0, 70.0)),
+        ("obs_type", "environment_state_agent_pos"),
+    ],
+)
+@pytest.mark.parametrize("when", ["before the reset", "after it"])
+def test_what_is_assigned_later_counts_as_in_stock(name, value, when):
+    env, stock, rng = PushTEnv(), StockPushTEnv(), np.random.default_rng(0)
+    for simulator in (env, stock):
+        if when == "after it":
+            simulator.reset(seed=3)
+        setattr(simulator, name, value)
+        if when != "after it":
+            simulator.reset(seed=3)
+    assert_same_episode(env, stock, rng, length=40)
+    for simulator in (env, stock):
+        simulator.reset(seed=4)
+    assert_same_episode(env, stock, rng, length=20)
+
+
+def test_a_goal_that_would_not_move_says_so():
+    env = PushTEnv()
+    env.reset(seed=0)
+    env.goal_pose = GOAL_POSE  # where it is
+    with pytest.raises(ValueError, match="the goal of pusht_fast lies at"):
+        env.goal_pose = np.array([200.0, 300.0, -1.0])
+    with pytest.raises(ValueError, match="read-only"):
+        env.goal_pose[0] = 200.0
+
+
 def test_coverage_equals_shapely():
     env, rng = PushTEnv(), np.random.default_rng(0)
     env.reset(seed=0)

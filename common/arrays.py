@@ -1,0 +1,166 @@
+"""Arrays from `.npz` files and zarr folders that somebody else made.
+
+A header is believed only where it can be true: sizes are bounded, types are numbers, and a compression is one
+of a short list, because numcodecs has one that unpickles.
+"""
+
+import bz2
+import lzma
+import math
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import UserError
+from common.untrusted import load_json, open_regular
+
+MAX_BYTES = 3_000_000_000  # of pictures: Diffusion Policy's are 2.8 GB of float32
+MAX_OTHER_BYTES = 300_000_000
+MAX_CHUNKS = 1_000_000
+STANDARD = {"zlib": zlib.decompressobj, "gzip": lambda: zlib.decompressobj(31)}
+STANDARD |= {"bz2": bz2.BZ2Decompressor, "lzma": lzma.LZMADecompressor}
+NUMCODECS = "blosc", "zstd", "lz4"
+DAMAGE = (  # what reading them raises
+    *(OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError, MemoryError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+)
+
+
+def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Those of the named arrays that are in an `.npz` file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no such file; or another exception of `DAMAGE`.
+    """
+    arrays = {}
+    with open_regular(path) as file:
+        if not zipfile.is_zipfile(file):
+            raise ValueError("it is neither an .npz file nor a zarr folder")
+        with zipfile.ZipFile(file) as archive:
+            inside = archive.namelist()
+            if any(Path(name).name in (".zgroup", ".zarray", "zarr.json") for name in inside):
+                raise ValueError("it is a zipped zarr: unzip it, and give the folder")
+            for name in names:
+                if f"{name}.npy" in inside:
+                    with archive.open(f"{name}.npy") as member:
+                        _check_header(member)
+                    with archive.open(f"{name}.npy") as member:
+                        arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+    return arrays
+
+
+def _check_header(member: Any) -> None:
+    """Raise ValueError where an array is not of numbers, or larger than can be."""
+    version = np.lib.format.read_magic(member)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError("it holds an array of neither numbers nor pictures")
+    one = version == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if one else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(member)
+    _check_size(shape, dtype)
+
+
+def _check_size(shape: Sequence[int], dtype: np.dtype) -> None:
+    if dtype.kind not in "biuf":
+        raise ValueError(f"it holds an array of {dtype}, not of numbers")
+    if math.prod(shape) * dtype.itemsize > (MAX_BYTES if len(shape) == 4 else MAX_OTHER_BYTES):
+        raise ValueError(f"it says that it holds an array of {math.prod(shape):,} numbers, too many")
+
+
+def zarr_arrays(path: Path) -> dict[str, Path]:
+    """The folder of each array in a zarr folder of format 2, at most two levels below, by its name.
+
+    Raises:
+        ValueError: it is none, of another format, or has two arrays of a name.
+    """
+    found = sorted([*path.glob("*/.zarray"), *path.glob("*/*/.zarray")])
+    if not found and any(next(path.glob(f"{level}zarr.json"), None) for level in ("", "*/", "*/*/")):
+        raise ValueError("it is a zarr of format 3: save it again in format 2, or as an .npz file")
+    if not found:
+        raise ValueError("it is neither an .npz file nor a zarr folder")
+    arrays = {info.parent.name: info.parent for info in found}
+    if len(arrays) < len(found):
+        raise ValueError("it has two arrays of one name")
+    return arrays
+
+
+def read_zarr_array(folder: Path) -> np.ndarray:
+    """An array of zarr's format 2.
+
+    To zarr a chunk without a file is all zeros. Nothing that is read here has such a chunk: its file is lost.
+
+    Raises:
+        UserError: a file is missing, or numcodecs is not installed.
+        ValueError: something is damaged or not understood; or another exception of `DAMAGE`.
+    """
+    info = load_json(folder / ".zarray")
+    shape, chunks, separator = info["shape"], info["chunks"], info.get("dimension_separator", ".")
+    dtype = np.dtype(info["dtype"]) if isinstance(info["dtype"], str) else np.dtype(object)
+    sizes_are_right = len(shape) == len(chunks) and all(type(size) is int for size in (*shape, *chunks))
+    if not sizes_are_right or min((*chunks, 1)) < 1 or min((*shape, 0)) < 0:
+        raise ValueError(f"{folder.name} is of shape {shape} in chunks of {chunks}")
+    _check_size(shape, dtype)
+    _check_size(chunks, dtype)
+    counts = [-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True)]
+    if info.get("filters") or separator not in (".", "/") or info["order"] not in ("C", "F"):
+        raise ValueError(f"{folder.name} has filters, or another setting that is not understood")
+    if math.prod(counts) > MAX_CHUNKS:
+        raise ValueError(f"{folder.name} has {math.prod(counts):,} chunks, too many")
+    values, size = np.zeros(shape, dtype), math.prod(chunks) * dtype.itemsize
+    for index in product(*map(range, counts)):
+        file = folder / separator.join(map(str, index))
+        block = np.frombuffer(_read_chunk(file, info["compressor"], size), dtype)
+        block = block.reshape(chunks, order=info["order"])
+        window = tuple(
+            slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(index, chunks, shape, strict=True)
+        )
+        values[window] = block[tuple(slice(0, w.stop - w.start) for w in window)]
+    return values
+
+
+def _read_chunk(file: Path, compressor: Any, size: int) -> bytes:
+    """The `size` bytes of a chunk, whatever it says of itself."""
+    try:
+        with open_regular(file) as opened:
+            data = opened.read(size + 2**20)  # what cannot be compressed grows a little
+    except FileNotFoundError:
+        raise UserError(f"{file}: missing, so this zarr folder is not whole") from None
+    codec = compressor["id"] if compressor else None
+    if codec is None:
+        block = data
+    elif codec in STANDARD:
+        block = STANDARD[codec]().decompress(data, size + 1)
+    elif codec in NUMCODECS:
+        block = _decode(codec, data, size)
+    else:
+        raise ValueError(
+            f"it is compressed with {codec!r:.40}, which is not one of {', '.join(NUMCODECS)}, zlib"
+        )
+    if len(block) != size:
+        raise ValueError(f"{file.name} is cut, or not as long as its header says")
+    return block
+
+
+def _decode(codec: str, data: bytes, size: int) -> bytes:
+    if codec == "blosc" and struct.unpack_from("<I4xI", data, 4) != (
+        size,
+        len(data),
+    ):  # which C-Blosc believes
+        raise ValueError("a chunk is cut, or not as long as its header says")
+    try:
+        import numcodecs  # pyright: ignore[reportMissingImports]  only compressed zarr folders require it, so it is not in requirements.txt
+    except ImportError:
+        raise UserError(
+            f"this zarr folder is compressed with {codec}: `pip install numcodecs` to read it"
+        ) from None
+    decode = numcodecs.get_codec({"id": codec}).decode  # the settings are not needed
+    if codec != "blosc":
+        decode(data, out=bytearray(size))  # refuses to write more
+    return decode(data)

@@ -1,0 +1,90 @@
+"""Which numbers a setting may be: `lr: Annotated[float, Above(0, 1e3)] = 3e-4` in a config class.
+
+An upper bound is no advice: it is what no experiment needs, and what would hang or overflow.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from common.errors import show
+
+MOST_ITEMS = 1_000  # of a list
+SMALLEST, LARGEST = 1e-30, 1e30  # of a float's size but 0, which float32 holds with room for products
+
+
+@dataclass(frozen=True)
+class Between:
+    """From `least` to `most`."""
+
+    least: float
+    most: float
+
+    def complaint(self, number: float) -> str:
+        """What the number must be; empty if it is."""
+        if not self.too_small(number) and number <= self.most:
+            return ""
+        if (self.least, self.most) == (0, 1):
+            return "must be between 0 and 1"
+        if self.too_small(number):
+            return self.lowest()
+        power = int(self.most).bit_length()
+        powers = {2**power - 1: f"below 2^{power}", 2 ** (power - 1): f"at most 2^{power - 1}"}
+        most = powers.get(int(self.most)) if power > 30 else None
+        return f"must be {most or f'at most {self.most}'}"
+
+    def too_small(self, number: float) -> bool:
+        return number < self.least
+
+    def lowest(self) -> str:
+        return f"must be at least {self.least}" if self.least else "must not be negative"
+
+
+class Above(Between):
+    """More than `least`, up to `most`."""
+
+    def too_small(self, number: float) -> bool:
+        return number <= self.least
+
+    def lowest(self) -> str:
+        return f"must be more than {self.least}" if self.least else "must be positive"
+
+
+Share = Annotated[float, Between(0, 1)]
+Positive = Annotated[float, Above(0, 1e30)]
+NotNegative = Annotated[float, Between(0, 1e30)]
+Pixels = Annotated[float, Above(0, 1e4)]
+Seed = Annotated[int, Between(0, 2**62)]
+Steps = Annotated[int, Between(0, 10**12)]
+Count = Annotated[int, Between(1, 10**7)]  # of what is played, recorded or drawn
+Number = Annotated[int, Between(0, 10**7)]  # the same, or none
+Several = Annotated[int, Above(0, 1_000)]  # of what is computed one after the other
+Horizon = Annotated[int, Between(1, 10_000)]  # steps ahead
+Width = Annotated[int, Between(1, 2**17)]  # of a layer
+Depth = Annotated[int, Between(1, 1_000)]  # layers
+Threads = Annotated[int, Between(0, 1_024)]  # some thousands more crash PyTorch
+ANY_INT = Between(-(10**15), 10**15)
+
+
+def complaint(value: Any, kind: Any) -> str:
+    """What a setting must be, and what it is; empty where its numbers are as its type says.
+
+    Args:
+        value: a number, a tuple or list of numbers, or anything else, about which nothing is said.
+        kind: its type, with its bounds if it has any: `Annotated[float, Between(0, 1)]`.
+    """
+    numbers = value if isinstance(value, tuple | list) else (value,)
+    if len(numbers) > MOST_ITEMS:
+        return f"must have at most {MOST_ITEMS} items, got {len(numbers)}"
+    bounds = [bound for bound in getattr(kind, "__metadata__", ()) if isinstance(bound, Between)]
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        if isinstance(number, float) and not math.isfinite(number):
+            return f"must be a finite number, got {number}"
+        for bound in bounds or [ANY_INT] * isinstance(number, int):
+            if said := bound.complaint(number):
+                return f"{said}, got {show(number)}"
+        if isinstance(number, float) and number and not SMALLEST <= abs(number) <= LARGEST:
+            return f"must be 0 or from {SMALLEST:g} to {LARGEST:g} in size, got {number}"
+    return ""

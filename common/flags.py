@@ -1,0 +1,67 @@
+"""The words of a command line: which flags there are, and what each is given."""
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from typing import Any
+
+from common.errors import UserError, show
+
+
+def flags(argv: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each flag of a command line, and the words that it is given."""
+    for at, word in enumerate(argv):
+        flag, equals, value = word.partition("=")
+        if word.startswith("--"):
+            following = takewhile(lambda word: not word.startswith("--"), argv[at + 1 :])
+            yield flag, [value] if equals else list(following)
+
+
+def key_of(flag: str) -> str:
+    """The setting's dotted name."""
+    return flag.partition("=")[0].lstrip("-").replace("-", "_")
+
+
+def given(flag: str, argv: Sequence[str]) -> str:
+    """What the command line gave `flag`, for an error message."""
+    words = [words for name, words in flags(argv) if key_of(name) == key_of(flag)][-1]
+    return show(" ".join(words)) if words else "nothing"
+
+
+def rename(argv: Sequence[str], renamed: dict[str, str]) -> list[str]:
+    """The words with today's flags in place of former ones.
+
+    Raises:
+        UserError: both are given.
+    """
+    words = []
+    given = {key_of(word) for word in argv if word.startswith("--")}
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if word.startswith("--") and (new := renamed.get(key_of(name))):
+            if new in given:
+                raise UserError(f"{name} is the former name of --{new.replace('_', '-')}, which is given too")
+            word = f"--{new.replace('_', '-')}{equals}{value}"
+        words.append(word)
+    return words
+
+
+def check_given_once(argv: Sequence[str], kinds: dict[str, Any]) -> None:
+    """Refuse a setting with several values, of which tyro takes the last without a word.
+
+    Args:
+        argv: as typed.
+        kinds: type of every setting by its key.
+
+    Raises:
+        UserError: there is one.
+    """
+    first_of: dict[str, tuple[str, list[str]]] = {}
+    for flag, words in flags(argv):
+        key = key_of(flag)
+        positive = re.sub(r"(^|\.)no_(\w+)$", r"\1\2", key)
+        negated = key not in kinds and kinds.get(positive) is bool
+        first, others = first_of.setdefault(positive if negated else key, (flag, words))
+        if others != words or (key_of(first) != key):
+            both = " and ".join(" ".join([name, *said]) for name, said in ((first, others), (flag, words)))
+            raise UserError(f"{show(both)[1:-1]} contradict each other: leave one out")

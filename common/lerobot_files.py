@@ -1,0 +1,273 @@
+"""The files of a LeRobot dataset (v3.0), which somebody else may have written, before LeRobot reads them.
+
+LeRobot trusts them: it asks the Hub for one that is missing, makes paths of what they say, and takes an
+episode's length from one of them and its frames from another. Here they are bounded and compared.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from errno import errorcode
+from pathlib import Path
+from string import Formatter
+from typing import IO, Any
+
+import av
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from av.error import FFmpegError
+from PIL import Image
+
+from common.errors import UserError, reason
+from common.untrusted import load_json, open_regular
+
+INFO, STATS, TASKS = Path("meta/info.json"), Path("meta/stats.json"), Path("meta/tasks.parquet")
+FOLDERS = "data", "meta", "videos"
+VERSION = "v3.0"
+CONVERTER = "python -m lerobot.scripts.convert_dataset_v21_to_v30"
+MAX_FRAMES = 20_000_000
+MAX_SIDE = 100_000  # of an array or a picture
+DAMAGE = (  # what readers of Parquet, JSON, videos and pictures (SyntaxError) raise
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, SyntaxError, RuntimeError, MemoryError),
+    *(ArithmeticError, pa.ArrowException, FFmpegError, Image.DecompressionBombError),
+)
+REPAIR = "take it from a copy, or record anew elsewhere"
+
+
+@contextmanager
+def reading(path: Path | str) -> Iterator[None]:
+    """Tell in one sentence why `path` could not be read in this block, as far as that is known.
+
+    Raises:
+        UserError: it is missing, damaged, or the system does not let it be read.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename or path}: missing; {REPAIR}") from None
+    except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno in errorcode:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{path}: damaged ({reason(error)[:150]}); {REPAIR}") from None
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """Those of `data` or of `meta/episodes`, in their order, also behind links."""
+    return sorted(folder.glob("*/*.parquet"))
+
+
+def all_files(root: Path) -> list[Path]:
+    """Everything below that is no folder, and LeRobot's files also behind links to folders."""
+    patterns = "data/*/*", "meta/*", "meta/episodes/*/*", "videos/*/*/*"
+    found = {*root.rglob("*"), *(path for pattern in patterns for path in root.glob(pattern))}
+    links = {path for path in found if path.is_symlink() and path.relative_to(root).parts[0] not in FOLDERS}
+    return sorted(links | {path for path in found if path.is_file()})
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A Parquet file; a folder above it that is called `name=value` adds no column.
+
+    Raises:
+        OSError, ValueError or another exception of `DAMAGE`.
+    """
+    with open_regular(path):
+        pass
+    if (rows := pq.read_metadata(path).num_rows) > MAX_FRAMES:
+        raise ValueError(f"it says that it holds {rows:,} rows, more than {MAX_FRAMES:,}")
+    wanted = columns and list(columns)
+    return pq.read_table(path, columns=wanted, partitioning=None)  # pyright: ignore[reportArgumentType]
+
+
+def read_info(root: Path) -> dict[str, Any]:
+    """What `meta/info.json` says.
+
+    Raises:
+        UserError: it is missing, of another version, damaged, or leads out of the dataset.
+    """
+    info = load_json(root / INFO)
+    with reading(root / INFO):
+        version = info["codebase_version"]
+        if version != VERSION:
+            old = [int(number) for number in version.removeprefix("v").split(".")] < [3, 0]
+            hint = f"LeRobot has a converter: {CONVERTER}" if old else "which is newer"
+            raise UserError(f"{root}: a dataset of version {version:.20}, not {VERSION}; {hint}")
+        if not (isinstance(info["fps"], int | float) and 0 < info["fps"] <= 10_000):
+            raise ValueError(f"{info['fps']!r:.40} frames per second")
+        for name in ("total_episodes", "total_frames"):
+            if type(info[name]) is not int or not 0 <= info[name] <= MAX_FRAMES:
+                raise ValueError(f"{name} is {info[name]!r:.40}")
+        for name, feature in info["features"].items():
+            shape, kind = feature["shape"], feature["dtype"]
+            whole = isinstance(kind, str) and isinstance(shape, list) and all(type(n) is int for n in shape)
+            if not whole or not all(0 < n <= MAX_SIDE for n in shape) or "/" in name:
+                raise ValueError(f"the feature {name!r:.40} is of type {kind!r:.20} and shape {shape!r:.40}")
+        for template in ("data_path", "video_path"):
+            _check_template(info.get(template) or "")
+    return info
+
+
+def _check_template(template: str) -> None:
+    """Raise ValueError where formatting it could do more than to put names and numbers into a path."""
+    for _, field, spec, conversion in Formatter().parse(template):
+        known = field in (None, "video_key", "chunk_index", "file_index") and not conversion
+        if not known or not re.fullmatch(r"0?\d?d?", spec or ""):
+            raise ValueError(f"{template!r:.60} is no pattern of paths")
+    inside(Path(), template)
+
+
+def inside(root: Path, path: str) -> Path:
+    """A path below `root`.
+
+    Raises:
+        ValueError: it leads elsewhere.
+    """
+    if Path(path).is_absolute() or ".." in Path(path).parts:
+        raise ValueError(f"{path!r:.60} leads out of the dataset")
+    return root / path
+
+
+def read_episodes(root: Path) -> pa.Table:
+    """The table of episodes, without their statistics, each where the one before it ends.
+
+    Raises:
+        UserError: it is missing, damaged, or contradicts itself.
+    """
+    tables, number, total = [], 0, 0
+    for path in parquet_files(root / "meta/episodes"):
+        with reading(path):
+            names = [name for name in pq.read_schema(path).names if not name.startswith("stats/")]
+            table = read_table(path, names)
+            lengths = whole_numbers(table, "length")
+            if len(lengths) and not 0 < lengths.min() <= lengths.max() <= MAX_FRAMES:
+                raise ValueError(f"an episode of {min(lengths.min(), MAX_FRAMES - lengths.max())} frames")
+            ends = total + np.cumsum(lengths)
+            _compare(table, "episode_index", number + np.arange(len(table)))
+            _compare(table, "dataset_from_index", ends - lengths)
+            _compare(table, "dataset_to_index", ends)
+            number, total = number + len(table), total + int(lengths.sum())
+        tables.append(table)
+    if not tables:
+        raise UserError(f"{root / 'meta/episodes'}: missing; {REPAIR}")
+    with reading(root / "meta/episodes"):
+        return pa.concat_tables(tables).replace_schema_metadata(None)
+
+
+def check_frames(root: Path, lengths: np.ndarray, fps: float) -> None:
+    """Compare the frames in `data` with the table of episodes.
+
+    Args:
+        root: of the dataset.
+        lengths: of its episodes, in frames.
+        fps: frames per second.
+
+    Raises:
+        UserError: they are others.
+    """
+    episodes = np.repeat(np.arange(len(lengths)), lengths)
+    starts = np.cumsum(lengths) - lengths
+    position, total = 0, len(episodes)
+    for path in parquet_files(root / "data"):
+        with reading(path):
+            table = read_table(path, ["episode_index", "frame_index", "index", "timestamp"])
+            index = position + np.arange(len(table))
+            position += len(table)
+            if position > total:
+                break
+            _compare(table, "index", index)
+            _compare(table, "episode_index", episodes[index])
+            frames = index - starts[episodes[index]]
+            _compare(table, "frame_index", frames)
+            late = ~(np.abs(table["timestamp"].to_numpy() - frames / fps) < 0.5 / fps)
+            if late.any():
+                raise ValueError(f"the timestamp in row {late.argmax()} is not that of its frame")
+    if position != total:
+        raise UserError(
+            f"{root}: damaged: its tables hold {position} frames{' or more' if position > total else ''}, "
+            f"its description says {total}"
+        )
+
+
+def whole_numbers(table: pa.Table, name: str) -> np.ndarray:
+    """A column (N,) int64.
+
+    Raises:
+        ValueError or KeyError: it is not of whole numbers.
+    """
+    column = table[name]
+    if not pa.types.is_integer(column.type) or column.null_count:
+        raise ValueError(f"{name} must be whole numbers, got {column.type}")
+    return column.to_numpy().astype(np.int64)
+
+
+def numbers(table: pa.Table, name: str, size: int) -> np.ndarray:
+    """A column (N, size); one number per frame is stored as such, several as a list.
+
+    Raises:
+        ValueError or KeyError: it is not of such numbers.
+    """
+    column = table[name].combine_chunks()
+    if not hasattr(column, "flatten"):
+        return column.to_numpy().reshape(len(column), size)
+    sizes = np.diff(column.offsets) if hasattr(column, "offsets") else column.type.list_size
+    if np.any(sizes != size) or column.null_count:
+        raise ValueError(f"{name} is not of {size} numbers in every frame")
+    return column.flatten().to_numpy().reshape(len(column), size)
+
+
+def decode_picture(file: IO[bytes], height: int, width: int) -> np.ndarray:
+    """(height, width, 3) uint8 RGB.
+
+    Raises:
+        ValueError: it is of another size; or another exception of `DAMAGE`.
+    """
+    picture = Image.open(file)
+    if picture.size != (width, height):  # before it is decoded
+        raise ValueError(f"a picture of {picture.height} x {picture.width}, not {height} x {width}")
+    return np.asarray(picture.convert("RGB"))
+
+
+def check_film(path: Path, height: int, width: int) -> None:
+    """Look at a video before it is decoded.
+
+    Raises:
+        ValueError: its pictures are of another size; or another exception of `DAMAGE`.
+    """
+    with open_regular(path) as file, av.open(file, "r") as film:
+        stream = film.streams.video[0]
+        if (stream.height, stream.width) != (height, width):
+            raise ValueError(
+                f"{path.name} has pictures of {stream.height} x {stream.width}, not {height} x {width}"
+            )
+
+
+def _compare(table: pa.Table, name: str, expected: np.ndarray) -> None:
+    values = whole_numbers(table, name)
+    if (wrong := values != expected).any():
+        row = int(wrong.argmax())
+        raise ValueError(f"{name} in row {row} is {values[row]}, and by the rows before it {expected[row]}")
+
+
+def check_statistics(stats: Any, shapes: dict[str, tuple[int, ...]], parts: Sequence[str]) -> None:
+    """Compare `meta/stats.json` with what it should hold.
+
+    Args:
+        stats: its content.
+        shapes: of each feature's statistics.
+        parts: such as mean and std.
+
+    Raises:
+        ValueError: a statistic is missing or not finite numbers of this shape.
+    """
+    for name, shape in shapes.items():
+        there = stats.get(name) if isinstance(stats, dict) else None
+        if not isinstance(there, dict) or not {*parts} <= {*there}:
+            raise ValueError(f"it has no statistics of {name}")
+        for part in parts:
+            values = np.asarray(there[part])
+            right = values.dtype.kind in "iuf" and values.shape == shape and np.isfinite(values).all()
+            if not right:
+                raise ValueError(f"the {part} of {name} in its statistics is not {shape} finite numbers")
+    for name, parts_of_it in stats.items():  # LeRobot makes tensors of all of them
+        if not all(np.asarray(values).dtype.kind in "biuf" for values in parts_of_it.values()):
+            raise ValueError(f"the statistics of {name!r:.40} are not all numbers")

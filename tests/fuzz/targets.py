@@ -1,9 +1,9 @@
 """What is fed: each target has a valid input, made once, and a way to open it that says what must be true."""
 
 import csv
-import inspect
 import json
 import math
+import runpy
 import shlex
 import sys
 import time
@@ -301,8 +301,8 @@ def with_demo(case: Case) -> None:
         raise Wrong("demo.py begins without a look at its flags")
 
     if words := json.loads(case.said):
-        sys.argv[1:], demo.train_sac.main = words, begins
-        demo.main(*([words] if inspect.signature(demo.main).parameters else []))
+        sys.argv[1:], train_sac.main = words, begins
+        runpy.run_path(demo.__file__, run_name="__main__")
 
 
 def play(case: Case) -> None:

@@ -1,4 +1,4 @@
-"""A hundred and fifty changed inputs, always the same ones; `tests/fuzz/run.py` feeds as many as one likes."""
+"""Some changed inputs, always the same ones; `tests/fuzz/run.py` feeds as many as one likes."""
 
 import subprocess
 import sys

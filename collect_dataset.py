@@ -18,6 +18,10 @@ The dataset's card, its README.md, is rewritten whenever episodes were added or 
 your edits.
 """
 
+import common.start  # noqa: F401  before all other imports
+
+# isort: split
+
 import os
 import sys
 from collections.abc import Sequence

@@ -1,5 +1,6 @@
 """Which device a script computes on."""
 
+import numpy as np
 import torch
 
 from common.errors import UserError
@@ -17,6 +18,13 @@ def use_threads(count: int) -> None:
         raise UserError(f"threads must be at most {MOST_THREADS}, got {count}")
     if count:
         torch.set_num_threads(count)
+
+
+def flush_denormals() -> None:
+    """Let the CPU take denormals, into which Adam's moments decay, for zeros: it handles them slowly."""
+    for kind in (np.float32, np.float64):
+        np.finfo(kind)  # NumPy measures the smallest one once, and would complain from now on
+    torch.set_flush_denormal(True)
 
 
 def choose_device(name: str) -> torch.device:

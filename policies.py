@@ -14,6 +14,7 @@ import torch
 from gymnasium import spaces
 
 from act import kinds
+from common.checkpoint import follow
 from common.errors import UserError
 from common.paths import LOGS, REPOSITORY, in_repository, shown
 from common.untrusted import load_json
@@ -123,7 +124,7 @@ def find_checkpoint(path: str | Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    path = in_repository(path)
+    path = follow(in_repository(path))
     if path.is_file():
         raise UserError(f"{path}: this is a file; --policy takes the folder it is in, {path.parent}")
     if not path.exists():
@@ -137,8 +138,8 @@ def find_checkpoint(path: str | Path) -> Path:
     if not checkpoints.is_dir():
         return path
     for name in ("best", "last"):
-        if (checkpoints / name).is_dir():
-            return checkpoints / name
+        if (found := follow(checkpoints / name)).is_dir():
+            return found
     raise UserError(f"{path}: this run has saved no checkpoint yet, {checkpoints} has neither best nor last")
 
 
@@ -154,7 +155,8 @@ def default_policy() -> Path:
     Raises:
         UserError: there is neither.
     """
-    trained = LOGS.glob("*/checkpoints/best/**/config.json")
+    best = LOGS.glob("*/checkpoints/best")
+    trained = (file for name in best for file in follow(name).glob("**/config.json"))
     if newest := max(trained, key=lambda file: file.stat().st_mtime, default=None):
         return newest.parents[newest.parent.name == "pretrained_model"]
     if EXPERT.is_dir():

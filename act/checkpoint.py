@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 
 from act.kinds import names
 from act.learner import Learner
-from common.checkpoint import TRAINING_STATE, save_json, save_tensors
+from common.checkpoint import TRAINING_STATE, follow, save_json, save_tensors
 from common.errors import UserError, reason
 from common.hub import uploading
 from common.untrusted import load_json, load_tensors
@@ -146,9 +146,10 @@ def find_training(path: Path) -> Path:
     Raises:
         UserError: there is none.
     """
+    path = follow(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; --start-from takes a checkpoint or the folder of a run")
-    last = path / "checkpoints" / "last"
+    last = follow(path / "checkpoints" / "last")
     found = path.parent if path.name == PRETRAINED_MODEL_DIR else last if last.is_dir() else path
     if not (found / PRETRAINED_MODEL_DIR / "train_config.json").is_file():
         raise UserError(f"{path}: holds no training, ours or lerobot-train's, to start from")

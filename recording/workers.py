@@ -17,6 +17,7 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 
 import cv2
@@ -25,6 +26,7 @@ from tqdm import tqdm
 
 from common.device import choose_device
 from common.errors import UserError
+from common.run import TO_STOP
 from envs.interfaces import Policy
 from policies import load_policy, task_of
 from recording.episodes import RecordingEnv, record_episodes
@@ -124,10 +126,15 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, its_end = context.Pipe(duplex=False)
         self.process = context.Process(target=_work, args=(its_end, recorder, first, stride), daemon=True)
-        # Ctrl-C goes to all processes, and the parent decides: the worker ignores it from its first line on.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        self.process.start()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        # A signal to stop may go to all processes, and the parent decides: the worker hears none from its
+        # first line on. multiprocessing's own helper is started before, because that unblocks signals.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, TO_STOP)
+        try:
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_BLOCK, TO_STOP)
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         its_end.close()  # else the worker's death would not end the pipe
 
     def next_block(self) -> list[RecordedEpisode]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from common.start import hearing_ctrl_c
+from common.start import check_where_one_is, hearing_ctrl_c
 
 MAX_CHARACTERS = 300  # of a sentence on stderr
 
@@ -44,7 +44,7 @@ def report_user_errors() -> Iterator[None]:
             stream.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         with hearing_ctrl_c():
-            _check_where_one_is()
+            check_where_one_is()
             yield
             if sys.stdout:
                 sys.stdout.flush()
@@ -68,13 +68,6 @@ def report_user_errors() -> Iterator[None]:
         if not error.filename:
             _silence(sys.stdout)
         raise SystemExit(2) from None
-
-
-def _check_where_one_is() -> None:
-    try:
-        os.getcwd()  # noqa: PTH109  Path.cwd() is the same
-    except OSError as error:
-        raise UserError(f"the folder that this was started in: {error.strerror}; cd to another one") from None
 
 
 def _say(line: str) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -54,16 +55,19 @@ def find_caches() -> None:
         try:
             folder = _own_temporary_folder()
         except OSError as error:
-            print(f"error: no folder for caches ({error.strerror}): set TMPDIR", file=sys.stderr)
-            raise SystemExit(2) from None
+            _refuse(f"no folder for caches ({error.strerror}): set TMPDIR to one that can be written")
         os.environ |= {name: str(folder / name.lower()) for name in names}
 
 
 def _can_write(folder: Path) -> bool:
-    """Whether it is there and can be written, or can be made."""
+    """Whether files can be made there, or where it would have to be made."""
     while not os.path.exists(folder) and folder != folder.parent:  # noqa: PTH110  Path.exists may raise
         folder = folder.parent
-    return folder.is_absolute() and os.access(folder, os.W_OK | os.X_OK)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return folder.is_absolute()
+    except OSError:
+        return False
 
 
 def _own_temporary_folder() -> Path:
@@ -74,6 +78,19 @@ def _own_temporary_folder() -> Path:
     status = folder.lstat()
     ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
     return folder if ours else Path(tempfile.mkdtemp())
+
+
+def check_where_one_is() -> None:
+    """Raise SystemExit, code 2, where the working directory was deleted: some libraries do not bear that."""
+    try:
+        os.getcwd()  # noqa: PTH109  Path.cwd() is the same
+    except OSError as error:
+        _refuse(f"the folder that this was started in: {error.strerror}; cd to another one")
+
+
+def _refuse(sentence: str) -> NoReturn:
+    print(f"error: {sentence}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 def open_streams() -> None:
@@ -113,6 +130,7 @@ def hearing_ctrl_c() -> Iterator[None]:
 open_streams()
 find_caches()
 if _is_our_script():
+    check_where_one_is()
     if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:  # a locale of another encoding
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -1,12 +1,10 @@
-"""A run is a folder: choosing it, locking it, resuming from it, and stopping on a signal."""
+"""A run is a folder: choosing it, locking it and resuming from it."""
 
 import os
 import shlex
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,9 @@ from typing import Any
 from common.checkpoint import TRAINING_STATE, follow, has_links, link
 from common.config import differences, from_dict, load_yaml, save_yaml, to_dict
 from common.errors import UserError
+from common.signals import StopRequest
 
 LEAVES_THE_RESULT = ("logs", "run_name", "resume", "device", "threads", "wandb_project")  # of a training
-HANGUP = getattr(signal, "SIGHUP", None)  # the terminal closes; Windows has none
-TO_STOP = [number for number in (signal.SIGINT, signal.SIGTERM, HANGUP) if number is not None]
 
 
 @dataclass
@@ -29,7 +26,7 @@ class Run:
     script: str  # its file's name
     argv: Sequence[str] | None
     last: Path | None  # the checkpoint to resume from
-    stop: "StopRequest"
+    stop: StopRequest
     is_main: bool = True  # the process that writes and prints
 
     def begin(self, table: dict[str, str], resumed: str = "") -> None:
@@ -236,80 +233,3 @@ def only_process_in(folder: Path, doing: str = "training") -> Iterator[None]:
 
 def _warn(sentence: str) -> None:
     print(f"warning: {sentence}", file=sys.stderr)
-
-
-@contextmanager
-def handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Within this block `handler` is called with the number of each signal that asks to stop.
-
-    A SIGHUP that is ignored, by `nohup`, stays so. Python lets only the main thread handle signals.
-    """
-    previous = {}
-    if threading.current_thread() is threading.main_thread():
-        heard = [n for n in TO_STOP if n != HANGUP or signal.getsignal(n) != signal.SIG_IGN]
-        previous = {number: signal.signal(number, handler) for number in heard}
-    try:
-        yield
-    finally:
-        for number, before in previous.items():
-            signal.signal(number, before)
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Defer Ctrl-C, SIGTERM and SIGHUP to the end of this short block."""
-    held: list[int] = []
-    try:
-        with handling(lambda number, _: held.append(number)):
-            yield
-    finally:
-        for number in held:
-            signal.raise_signal(number)
-
-
-class StopRequest:
-    """The first Ctrl-C or SIGTERM sets a flag that the loop polls; a second one interrupts at once.
-
-    So does SIGHUP, but only set it: a terminal that closes may send several, and its shell a SIGTERM besides.
-
-    Args:
-        after: what the loop will still do, for the person who waits.
-
-    Example:
-        with StopRequest() as stop:
-            trainer.train(logger, stop)
-    """
-
-    def __init__(self, after: str = "this step or evaluation, to save") -> None:
-        self.after = after
-        self.signal: int | None = None
-
-    def __call__(self) -> bool:
-        return self.signal is not None
-
-    def __enter__(self) -> "StopRequest":
-        self._handling = handling(self._note)
-        self._handling.__enter__()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._handling.__exit__(None, None, None)
-
-    def _note(self, number: int, _frame: Any) -> None:
-        if number == HANGUP:
-            _leave_terminal()
-        elif self.signal not in (None, HANGUP):
-            raise KeyboardInterrupt
-        if number != HANGUP or self.signal is None:
-            self.signal = number
-        with suppress(OSError):  # print may be interrupted
-            os.write(2, f"\nstopping after {self.after} (again: at once)\n".encode())
-
-
-def _leave_terminal() -> None:
-    """Lead output to nowhere where the terminal is gone: else the next line ends the script."""
-    for descriptor in (1, 2):
-        try:
-            os.write(descriptor, b"\n")
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

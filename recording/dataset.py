@@ -28,7 +28,7 @@ from lerobot.utils.utils import flatten_dict
 from pandas import DataFrame, Index
 
 from common.checkpoint import save_json
-from common.run import undisturbed
+from common.signals import undisturbed
 from envs.recording import Recordable
 from recording.files import NumberedFile, extend, extend_rows, extend_video, last_file, shorten
 from recording.schema import (

@@ -21,7 +21,7 @@ from lerobot.datasets.video_utils import decode_video_frames
 from tqdm import tqdm
 
 from common.errors import UserError
-from common.run import StopRequest
+from common.signals import StopRequest
 from envs.recording import Recordable
 from envs.rollout import replay
 from recording.dataset import STATS, Dataset, all_stats

@@ -1,4 +1,3 @@
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -6,7 +5,7 @@ import pytest
 
 from common import run
 from common.errors import UserError
-from common.run import StopRequest, choose_folder, last_checkpoint, only_process_in, write_down
+from common.run import choose_folder, last_checkpoint, only_process_in, write_down
 
 
 @dataclass(frozen=True)
@@ -89,16 +88,3 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "logs").touch()
     with pytest.raises(UserError, match="run: cannot be written"), only_process_in(tmp_path / "logs" / "run"):
         pytest.fail("went on")
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_and_the_second_interrupts(number, capfd):
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with StopRequest() as stop:
-        assert not stop()
-        signal.raise_signal(number)
-        assert stop()
-        assert "stopping after this step" in capfd.readouterr().err
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(number)
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

@@ -62,3 +62,11 @@ def test_one_process_at_a_time(tmp_path):
         process.start()
         assert "another process is recording there" in queue.get(timeout=30)
         process.join()
+
+
+def test_a_folder_that_cannot_be_replaced_is_told_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(type(tmp_path), "is_mount", lambda path: path.name == "data")
+    with pytest.raises(UserError, match="data: a disk is mounted there"), writing_to(tmp_path / "data"):
+        pytest.fail("went on")
+    with writing_to(tmp_path / "data" / "in_it"):
+        pass

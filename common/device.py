@@ -22,7 +22,7 @@ def use_threads(count: int) -> None:
 
 def flush_denormals() -> None:
     """Let the CPU take denormals, into which Adam's moments decay, for zeros: it handles them slowly."""
-    for kind in (np.float32, np.float64):
+    for kind in ("float32", "float64"):
         np.finfo(kind)  # NumPy measures the smallest one once, and would complain from now on
     torch.set_flush_denormal(True)
 

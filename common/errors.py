@@ -72,7 +72,7 @@ def report_user_errors() -> Iterator[None]:
 
 def _say(line: str) -> None:
     """One line on stderr, unless that goes to the full disk too. What is too long loses its middle."""
-    line = " ".join(line.split())
+    line = " ".join(line.splitlines())
     if len(line) > MAX_CHARACTERS:
         line = f"{line[: MAX_CHARACTERS // 2]} ... {line[5 - MAX_CHARACTERS // 2 :]}"
     try:

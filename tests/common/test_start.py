@@ -120,7 +120,7 @@ def test_names_are_utf8_in_any_locale():
 
 def test_a_long_sentence_loses_its_middle():
     code = "from common.errors import UserError, report_user_errors\nwith report_user_errors():\n"
-    line = python(f"{code} raise UserError('where: ' + 'x\\n' * 10**6 + ' do this')").stderr
+    line = python(f"{code} raise UserError('where: ' + 'x\\n' * 10**6 + 'do this')").stderr
     assert line.startswith("error: where: x x") and line.endswith("x do this\n") and len(line) <= 301
 
 

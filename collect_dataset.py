@@ -18,6 +18,10 @@ The dataset's card, its README.md, is rewritten whenever episodes were added or 
 your edits.
 """
 
+import common.start  # noqa: F401  before all other imports
+
+# isort: split
+
 import os
 import sys
 from collections.abc import Sequence
@@ -35,7 +39,8 @@ from common.config import parse
 from common.errors import UserError, reason, report_user_errors
 from common.hub import check_hub_name
 from common.paths import REPOSITORY, shown
-from common.run import StopRequest, command_line
+from common.run import command_line
+from common.signals import StopRequest
 from envs.recording import Recordable
 from envs.tasks import DEFAULT
 from policies import EXPERT, WITHOUT_FOLDER, find_checkpoint, fingerprint, task_of

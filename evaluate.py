@@ -7,6 +7,10 @@
 Episode i plays seed `--seed` + i, so the same flags play the same episodes.
 """
 
+import common.start  # noqa: F401  before all other imports
+
+# isort: split
+
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -16,7 +16,7 @@ import torch
 from gymnasium import spaces
 
 from act import kinds
-from common.checkpoint import newest
+from common.checkpoint import follow, newest
 from common.errors import UserError, show
 from common.paths import LOGS, REPOSITORY, in_repository, shown
 from common.untrusted import load_json
@@ -137,7 +137,7 @@ def find_checkpoint(path: str | Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    path = in_repository(path)
+    path = follow(in_repository(path))
     if not path.is_dir():
         raise UserError(_no_folder(path))
     if path.name == "pretrained_model":  # half of one of LeRobot's checkpoints
@@ -146,8 +146,8 @@ def find_checkpoint(path: str | Path) -> Path:
     if not checkpoints.is_dir():
         return path
     for name in ("best", "last"):
-        if (checkpoints / name).is_dir():
-            return checkpoints / name
+        if (found := follow(checkpoints / name)).is_dir():
+            return found
     if found := newest(checkpoints, "config.json", "model.safetensors"):  # a copy without links
         return found
     raise UserError(f"{path}: this run has saved no checkpoint yet, {checkpoints} has neither best nor last")

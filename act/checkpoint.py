@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 
 from act.kinds import find_kind, names
 from act.learner import Learner
-from common.checkpoint import TRAINING_STATE, newest, save_json, save_tensors
+from common.checkpoint import TRAINING_STATE, follow, newest, save_json, save_tensors
 from common.config import check_numbers
 from common.errors import UserError, reason
 from common.hub import uploading
@@ -149,9 +149,10 @@ def find_training(path: Path) -> Path:
     Raises:
         UserError: there is none.
     """
+    path = follow(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; --start-from takes a checkpoint or the folder of a run")
-    last = path / "checkpoints" / "last"
+    last = follow(path / "checkpoints" / "last")
     if not last.is_dir():  # a copy without links
         last = newest(last.parent, "train_config.json", TRAINING_STATE) or path
     found = path.parent if path.name == PRETRAINED_MODEL_DIR else last

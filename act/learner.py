@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from act.kinds import Batch, find_kind
 from act.optimizer import OptimizerConfig, parameter_groups
+from common.device import flush_denormals
 from common.errors import UserError
 
 MATMUL_PRECISION = {
@@ -59,7 +60,7 @@ class Learner:
         torch.set_float32_matmul_precision(MATMUL_PRECISION[config.precision])
         torch.backends.cudnn.allow_tf32 = config.precision != "float32"
         torch.backends.cudnn.benchmark = True  # shapes do not change
-        torch.set_flush_denormal(True)  # Adam's moments decay into denormals, which CPUs handle slowly
+        flush_denormals()
 
         self.kind = find_kind(policy.config.type)
         self.metrics = (*self.kind.metrics, "Loss/gradient_norm")  # of an update, TensorBoard's names

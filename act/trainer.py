@@ -118,6 +118,8 @@ class Trainer:
         """
         if self.is_main:
             self.checkpoints.tidy()
+            weights = sum(parameter.nbytes for parameter in self.learner.policy.parameters())
+            self.checkpoints.check_room(3 * weights)  # with Adam's moments
         config, total = self.config, self.pipeline_config.steps
         self._rate = perf_counter(), self.step
         with progress_bar(total, self.step, shown=self.is_main) as bar:

@@ -1,7 +1,8 @@
 """Checkpoint folders that are complete or absent, also after a kill at any moment.
 
 A folder is written under a temporary name, flushed to the disk and renamed. `last` and `best` are links to
-such folders, replaced in one step as well, so at every moment they lead to a whole checkpoint.
+such folders, replaced in one step as well, so at every moment they lead to a whole checkpoint. On a disk
+without links (exFAT, SMB) each is a text, the folder's name, as git writes them there: `follow` reads both.
 """
 
 import json
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from common.errors import UserError, reason
+from common.untrusted import read_text
 
 TRAINING_STATE = "training_state"
 
@@ -43,6 +45,15 @@ class Checkpoints:
         """Keep the checkpoint of these steps."""
         if self.path(steps).name not in self.kept:
             self.kept.append(self.path(steps).name)
+
+    def check_room(self, size: int) -> None:
+        """Raise UserError where the disk has no room for one more of so many bytes."""
+        disk = shutil.disk_usage(self.folder.parent)
+        if disk.total and disk.free < size:  # some network disks say that they have nothing at all
+            raise UserError(
+                f"{self.folder}: a checkpoint takes {size / 2**20:,.0f} MB, and its disk has "
+                f"{disk.free / 2**20:,.0f} MB left: make room, or use another --logs"
+            )
 
     def save(self, steps: int, write: Callable[[Path], None]) -> None:
         """Write one, point `last` to it and `best` to the best one.
@@ -117,7 +128,9 @@ def link(name: Path, folder: Path) -> None:
     temporary = name.with_name(f".{name.name}.partial")
     try:
         temporary.unlink(missing_ok=True)
-        temporary.symlink_to(folder.name, target_is_directory=True)
+        if not _link(temporary, folder.name):
+            with temporary.open("x", encoding="utf-8") as file:
+                file.write(folder.name)
         if name.is_dir() and not name.is_symlink():
             _delete(name)
         temporary.replace(name)
@@ -125,11 +138,37 @@ def link(name: Path, folder: Path) -> None:
         raise UserError(f"{name}: could not be written, it leads where it led: {reason(error)}") from error
 
 
+def follow(name: Path) -> Path:
+    """The folder that `name`, perhaps `last` or `best`, leads to where the disk has no links; else `name`."""
+    try:
+        target = read_text(name, limit=100).strip()
+    except (OSError, ValueError):  # a folder, or nothing
+        return name
+    return name.with_name(target) if re.fullmatch(r"\w+", target) else name
+
+
+def has_links(folder: Path) -> bool:
+    """Whether links can be made in this folder."""
+    trial = folder / ".link.partial"
+    trial.unlink(missing_ok=True)
+    made = _link(trial, "nothing")
+    trial.unlink(missing_ok=True)
+    return made
+
+
+def _link(name: Path, target: str) -> bool:
+    try:
+        name.symlink_to(target, target_is_directory=True)
+    except OSError:
+        return False
+    return True
+
+
 def prune(checkpoints: Path, keep: Callable[[Path], bool]) -> None:
     """Delete what neither `last` nor `best` nor `keep` wants, and every training state but `last`'s."""
     if not checkpoints.is_dir():
         return
-    last, best = ((checkpoints / name).resolve() for name in ("last", "best"))
+    last, best = (follow(checkpoints / name).resolve() for name in ("last", "best"))
     for folder in list(checkpoints.iterdir()):
         ours = folder.name.startswith("step_") or folder.name.endswith(".partial")
         if folder.is_symlink() or not folder.is_dir() or not ours:

@@ -31,7 +31,7 @@ from pandas import DataFrame, Index
 from common.checkpoint import save_json
 from common.errors import UserError
 from common.lerobot_files import INFO, STATS, TASKS, parquet_files, read_table
-from common.run import undisturbed
+from common.signals import undisturbed
 from envs.recording import Recordable
 from recording.files import NumberedFile, extend, extend_rows, extend_video, last_file, shorten
 from recording.schema import (

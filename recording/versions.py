@@ -28,6 +28,10 @@ def writing_to(root: Path) -> Iterator[None]:
     Raises:
         UserError: another process records there, or the disk cannot be written.
     """
+    if root.is_mount():
+        raise UserError(
+            f"{root}: a disk is mounted there, so it cannot be replaced as a whole: --root {root / 'data'}"
+        )
     workplace = _workplace(root)
     with only_process_in(workplace, "recording"):
         previous = workplace / "previous"

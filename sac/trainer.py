@@ -101,6 +101,7 @@ class Trainer:
             UserError: a loss is not finite, or a checkpoint cannot be written.
         """
         self.checkpoints.tidy()
+        self.checkpoints.check_room(self._checkpoint_bytes())
         config, total = self.config, self.total_env_steps
         started, resumed_at, updates_before = perf_counter(), self.env_steps, self.agent.updates
         with progress_bar(total, self.env_steps) as bar:
@@ -214,6 +215,12 @@ class Trainer:
         """
         self._check_finite()
         self.checkpoints.save(self.env_steps, self._write)
+
+    def _checkpoint_bytes(self) -> int:
+        """What a checkpoint takes in the end, but for little things."""
+        filled = min(1.0, self.total_env_steps / self.buffer.capacity)
+        replay = sum(rows.nbytes for rows in self.buffer.storage)
+        return int(filled * replay) + sum(tensor.nbytes for tensor in self.agent.state_dict().values())
 
     def _write(self, folder: Path) -> None:
         trained = {"env_steps": self.env_steps, "updates": self.agent.updates, "evaluation": self.evaluated}

@@ -1,5 +1,6 @@
 """Training from the command line: stopped, killed, diverging, on a full disk; and started again."""
 
+import os
 import runpy
 import shutil
 import signal
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import policies
 import train_sac
 from common.checkpoint import save_tensors
 from common.untrusted import load_json, load_tensors
@@ -25,7 +27,7 @@ def test_signals_stop_it_and_the_same_command_goes_on(uninterrupted, train, tmp_
     signals = {
         14: signal.SIGINT,
         200: signal.SIGTERM,
-        294: signal.SIGTERM,
+        294: signal.SIGHUP,
         402: signal.SIGINT,
         600: signal.SIGINT,
     }
@@ -101,6 +103,36 @@ def test_kill_9_at_random_moments(tiny, tmp_path):
             contents(run)
     train_sac.main(command_line(tiny, tmp_path, *often))
     assert_same_run(run, tmp_path / "expected" / "run")
+
+
+def test_on_a_disk_without_links_it_goes_on_and_is_found(uninterrupted, train, tmp_path, monkeypatch, capfd):
+    def denied(*arguments, **options):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "symlink", denied)
+    monkeypatch.setattr(policies, "LOGS", tmp_path)
+    train("--total-env-steps", "800")
+    assert capfd.readouterr().err.startswith("warning: ") and (tmp_path / "run/checkpoints/last").is_file()
+    train()
+    assert "at 800 env steps" in capfd.readouterr().out
+    best = (uninterrupted / "checkpoints/best").resolve().name
+    for way in (tmp_path / "run", tmp_path / "run/checkpoints/best", policies.default_policy()):
+        assert policies.find_checkpoint(way) == tmp_path / "run" / "checkpoints" / best
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    monkeypatch.undo()
+    for name in ("last", "best"):
+        leads = tmp_path / "copy/checkpoints" / name
+        target = leads.read_text()
+        leads.unlink()
+        leads.symlink_to(target)
+    assert_same_run(tmp_path / "copy", uninterrupted)
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_first_step(refused, tmp_path, monkeypatch):
+    small = type(shutil.disk_usage(tmp_path))(2**20, 2**20 - 1, 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: small)
+    monkeypatch.setattr(TrainingEnv, "step", lambda *_: pytest.fail("a step"))
+    assert "a checkpoint takes" in refused()
 
 
 def test_no_resume_begins_anew_beside_it(train, tmp_path):

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, PolicyFeature
-from lerobot.policies import make_pre_post_processors
 from lerobot.policies.act.modeling_act import ACTTemporalEnsembler
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.processor import PolicyProcessorPipeline
 from lerobot.utils.constants import ACTION
 
 from act.kinds import chunk_size, find_kind
+from act.processors import load_processors, policy_config
 from common.errors import UserError, reason
 from common.untrusted import load_json, load_tensors
 from envs.interfaces import RawObservation, Task
@@ -214,15 +213,16 @@ def load_player(
         UserError: it is not whole, or not a policy for this task.
     """
     weights = load_tensors(folder / "model.safetensors")
-    kind = find_kind(load_json(folder / "config.json")["type"])
+    settings = load_json(folder / "config.json")
+    kind = find_kind(settings["type"])
     try:
-        config = PreTrainedConfig.from_pretrained(folder)
+        config = policy_config(settings)
         config.device = torch.device(device).type
         policy = kind.open_policy(config)
         policy.load_state_dict(weights)
-        processors = make_pre_post_processors(
-            config, str(folder), preprocessor_overrides={"device_processor": {"device": config.device}}
-        )
+        processors = load_processors(folder, config.device)
+    except UserError:
+        raise
     except Exception as error:  # draccus, LeRobot and PyTorch raise many kinds
         raise UserError(f"{folder}: this {kind.title} cannot be opened: {reason(error)}") from None
     if not all(weight.isfinite().all() for weight in weights.values()):

@@ -3,7 +3,7 @@
 A setting has one dotted name everywhere: `agent.lr` is a field of the dataclasses, a (nested) key of the YAML
 and the flag `--agent.lr`. tyro makes the command line and `--help` out of the dataclasses; the comment beside
 a field is its help. Every field has a default and a plain type: bool, int, float, str, Path, Literal, a tuple
-or list of those, one of those or None, or another config class.
+or list of those, one of those or None, or another config class. In JSON also a dict, of whatever it holds.
 
 A config class may define `RENAMED`, a dict from former dotted names to today's; both are understood.
 
@@ -130,7 +130,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def save_yaml(config: Any, path: Path | str) -> None:
     """Write every field, in the order of the dataclass, as a YAML file that `parse` reads."""
-    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+    untrusted.write_text(Path(path), yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
 def load_yaml(path: Path | str) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def _build[Config](config_class: type[Config], values: dict[str, Any], source: s
     """The defaults with `values` put in: types checked, `validate()` left for when the flags are in too."""
     kinds, changes = _kinds(config_class), {}
     renamed = getattr(config_class, "RENAMED", {})
-    for name, value in _flatten(values):
+    for name, value in _flatten(values, whole=[key for key, kind in kinds.items() if kind is dict]):
         key = name.replace("-", "_")
         if key in renamed and renamed[key] in dict(_flatten(values)):
             raise UserError(f"{source}{key} is the former name of {renamed[key]}, which is given too")
@@ -299,12 +299,15 @@ def _kinds(config_class: type, prefix: str = "") -> dict[str, Any]:
     return kinds
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(
+    values: dict[str, Any], prefix: str = "", whole: Collection[str] = ()
+) -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flatten(value, f"{prefix}{name}.")
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and value and key not in whole:
+            yield from _flatten(value, f"{key}.", whole)
         else:
-            yield f"{prefix}{name}", value
+            yield key, value
 
 
 def _nearest(name: str, candidates: Collection[str]) -> str:

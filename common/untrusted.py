@@ -7,6 +7,7 @@ old one and takes its place, so what a link there leads to stays as it is.
 
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -158,6 +159,25 @@ def append_text(path: Path, text: str) -> None:
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             raise OSError(None, "it is a link, or no regular file", str(path))
         file.write(text)
+
+
+def remove(path: Path) -> None:
+    """Delete a folder, a file or a link, which leaves alone what it leads to; nothing where nothing is.
+
+    Raises:
+        OSError: a file or link cannot be deleted; a folder is left, or half of it.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def check_inside(path: Path, folder: Path) -> None:
+    """Raise UserError where a link leads out of the folder, so that nothing elsewhere is changed."""
+    real = Path(os.path.realpath(path))
+    if not real.is_relative_to(os.path.realpath(folder)):
+        raise UserError(f"{path}: leads out of {folder}, to {real}: nothing is changed there")
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from common.checkpoint import check_moments
 from common.seeding import restore_generator
 from sac.actor import Actor
 from sac.critic import Critics
@@ -238,6 +239,7 @@ class SAC:
                     moments.setdefault(int(index), {})[key] = tensor
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            check_moments(optimizer)
 
     def _modules(self) -> dict[str, torch.nn.Module]:
         return {

@@ -39,7 +39,7 @@ from envs.recording import Recordable
 from envs.tasks import DEFAULT
 from policies import EXPERT, WITHOUT_FOLDER, find_checkpoint, fingerprint, task_of
 from recording.card import write_card
-from recording.checks import check_same_recipe, is_dataset, open_dataset, stored_recipe
+from recording.checks import check_replaceable, check_same_recipe, open_dataset, stored_recipe
 from recording.dataset import Dataset, Notes
 from recording.hub import check_access, push
 from recording.human import record_human
@@ -183,12 +183,10 @@ def open_or_create(root: Path, config: Config, recipe: Recipe, argv: Sequence[st
         check_same_recipe(root, dataset.notes.recipe, recipe)
         dataset.notes = replace(dataset.notes, commands=(*dataset.notes.commands, command))
         return dataset
-    if occupied and not is_dataset(root):
-        raise UserError(
-            f"{root}: not a LeRobot dataset, so --overwrite does not touch it; choose another --root"
-        )
+    resume = "--resume adds to it, " if occupied and not config.overwrite and _may_resume(root, argv) else ""
+    if occupied and not resume:
+        check_replaceable(root)
     if occupied and not config.overwrite:
-        resume = "--resume adds to it, " if _may_resume(root, argv) else ""
         raise UserError(f"{root}: exists; {resume}--overwrite replaces it, or choose another --root")
     return Dataset(root, Notes(recipe, next_seed=recipe.seed, commands=(command,)))
 

@@ -55,6 +55,7 @@ class ChunkPlayer:
         self.policy = policy
         self.preprocessor = preprocessor
         self.postprocessor = postprocessor
+        self.task = task
         config = policy.config
         self.kind = find_kind(config.type)
         self.chunk_size = chunk_size(config)
@@ -119,6 +120,22 @@ class ChunkPlayer:
         actions = self._queues[np.arange(num_slots), self.n_action_steps - self._left]
         self._left -= 1
         return np.clip(actions, self.lowest, self.highest)
+
+    def act_once(self, source: str | Path) -> None:
+        """See that policy and processors fit together, and forget it.
+
+        Raises:
+            UserError: they do not, or the actions are not finite.
+        """
+        observations, _ = self.task.vector_env(1, self.image_size).reset(seed=[0])
+        try:
+            with torch.random.fork_rng():
+                finite = np.isfinite(self.act(observations)).all()
+        except Exception as error:  # LeRobot and PyTorch raise many kinds
+            raise UserError(f"{source}: this {self.kind.title} cannot act: {reason(error)}") from None
+        if not finite:
+            raise UserError(f"{source}: its actions are not finite numbers")
+        self._begin(0)
 
     def _begin(self, num_slots: int) -> None:
         """Empty queues for so many slots."""
@@ -229,7 +246,9 @@ def load_player(
         raise UserError(f"{folder}: some weights are not finite, so the training had diverged")
     kind.speed_up(policy)
     policy = policy.to(device).eval()
-    return ChunkPlayer(policy, *processors, task, n_action_steps, temporal_ensemble_coeff, source=folder)
+    player = ChunkPlayer(policy, *processors, task, n_action_steps, temporal_ensemble_coeff, source=folder)
+    player.act_once(folder)
+    return player
 
 
 def _check_ensemble(coeff: float, chunk_size: int, source: str | Path) -> None:

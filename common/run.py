@@ -13,6 +13,7 @@ from typing import Any
 from common.checkpoint import TRAINING_STATE, link
 from common.config import differences, from_dict, load_yaml, save_yaml, to_dict
 from common.errors import UserError
+from common.untrusted import append_text
 
 LEAVES_THE_RESULT = ("logs", "run_name", "resume", "device", "threads", "wandb_project")  # of a training
 
@@ -185,13 +186,10 @@ def write_down(folder: Path, config: Any, command: str) -> None:
     """
     saved = folder / "config.yaml"
     try:
-        partial = saved.with_suffix(".partial")  # a kill must not leave half a config
-        save_yaml(config, partial)
-        partial.replace(saved)
-        with (folder / "command.txt").open("a", encoding="utf-8") as commands:
-            commands.write(f"{command}\n")
+        save_yaml(config, saved)
+        append_text(folder / "command.txt", f"{command}\n")
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
+        raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None
 
 
 def same_command(folder: Path, resume: bool) -> str:

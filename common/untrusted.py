@@ -62,7 +62,7 @@ def load_json(path: Path) -> Any:
     Raises:
         UserError: the file is missing or not JSON of bounded size, depth and numbers.
     """
-    with _reading(path):
+    with reading(path):
         return parse_json(read_text(path))
 
 
@@ -106,7 +106,7 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         UserError: the file is missing or not whole.
     """
-    with _reading(path):
+    with reading(path):
         with open_regular(path):
             pass
         with safe_open(path, framework="pt") as file:
@@ -181,7 +181,8 @@ def check_inside(path: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
+    """Raise a UserError that names the file where the block finds it missing or damaged."""
     try:
         yield
     except FileNotFoundError:

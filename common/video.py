@@ -8,6 +8,7 @@ import imageio.v3
 import numpy as np
 
 from common.errors import UserError, reason
+from common.untrusted import new_file
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None:
@@ -24,6 +25,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None
     temporary = path.with_name(f".partial_{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # a link there would be written through
         # 4:2:0 is what players expect, hence even sides; imageio would rescale to multiples of 16.
         with imageio.get_writer(temporary, fps=fps, codec="libx264", quality=8, macro_block_size=2) as writer:
             for frame in frames:
@@ -43,7 +45,8 @@ def write_gif(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode_gif(np.stack(list(frames)), fps))
+        with new_file(path, "wb") as file:
+            file.write(encode_gif(np.stack(list(frames)), fps))
     except OSError as error:
         raise UserError(f"{path}: could not be written: {reason(error)}") from None
 

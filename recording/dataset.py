@@ -28,9 +28,10 @@ from lerobot.utils.utils import flatten_dict
 from pandas import DataFrame, Index
 
 from common.checkpoint import save_json
+from common.errors import UserError
 from common.run import undisturbed
 from envs.recording import Recordable
-from recording.files import NumberedFile, extend, extend_rows, extend_video, last_file, shorten
+from recording.files import NumberedFile, extend, extend_rows, extend_video, foreign_file, last_file, shorten
 from recording.schema import (
     IMAGE,
     Recipe,
@@ -47,7 +48,9 @@ EPISODES_PER_FILE = 1_000
 NOTES = Path("meta/recording.json")
 INFO, STATS, TASKS = Path("meta/info.json"), Path("meta/stats.json"), Path("meta/tasks.parquet")
 SUMMARY = INFO, STATS, TASKS, NOTES
-CARD = Path("README.md"), Path("card")  # they describe the dataset as it is: when it grows, they are dropped
+CARD = tuple(
+    map(Path, ("README.md", "card/contact_sheet.png", "card/episodes.mp4", "card/lengths.png"))
+)  # they describe the dataset as it is: when it grows, they are dropped
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,8 @@ class Dataset:
         length = last["length"]
         notes = replace(self.notes, successes=self.notes.successes - last["success"])
         if self.episodes == 1:
+            if foreign := foreign_file(self.root):
+                raise UserError(f"{self.root}: its only episode stays, because {foreign} would go with it")
             remove(self.root)  # LeRobot opens no dataset without episodes
             self._remember(notes, 0, 0)
             return
@@ -165,7 +170,7 @@ class Dataset:
 
     def _link(self, new: Path, leave_out: set[Path]) -> None:
         if self.episodes:
-            link_all(self.root, new, lambda path: path not in leave_out and Path(path.parts[0]) not in CARD)
+            link_all(self.root, new, lambda path: path not in leave_out and path not in CARD)
 
     def _table(self, episode: RecordedEpisode, row: dict[str, Any]) -> pa.Table:
         """The frames of an episode as LeRobot stores them."""

@@ -10,12 +10,13 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.checkpoint import flush
 from common.errors import UserError
 from common.run import only_process_in
+from common.untrusted import check_inside
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux' fcntl.h and fs.h; macOS' RENAME_SWAP is 2 as well
 
@@ -28,6 +29,7 @@ def writing_to(root: Path) -> Iterator[None]:
         UserError: another process records there, or the disk cannot be written.
     """
     workplace = _workplace(root)
+    check_inside(workplace, root.parent)
     with only_process_in(workplace, "recording"):
         previous = workplace / "previous"
         if previous.exists() and not root.exists():
@@ -37,7 +39,12 @@ def writing_to(root: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            shutil.rmtree(workplace, ignore_errors=True)
+            _delete(workplace / "next")
+            if root.exists():  # else it is all that there is
+                _delete(previous)
+            (workplace / ".lock").unlink(missing_ok=True)
+            with suppress(OSError):  # something is left in it
+                workplace.rmdir()
 
 
 @contextmanager

@@ -23,9 +23,9 @@ from lerobot.utils.constants import OPTIMIZER_STATE, PRETRAINED_MODEL_DIR, RNG_S
 from lerobot.utils.random_utils import deserialize_rng_state
 from lerobot.utils.utils import unflatten_dict
 
+from act.foreign import pipeline_config as decode_pipeline_config
 from act.kinds import names
 from act.learner import Learner
-from act.processors import pipeline_config as decode_pipeline_config
 from common.checkpoint import NAME, TRAINING_STATE, check_counts, read_state, save_json, save_tensors
 from common.config import to_dict
 from common.errors import UserError, reason

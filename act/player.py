@@ -14,8 +14,8 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.processor import PolicyProcessorPipeline
 from lerobot.utils.constants import ACTION
 
+from act.foreign import load_processors, policy_config
 from act.kinds import chunk_size, find_kind
-from act.processors import load_processors, policy_config
 from common.errors import UserError, reason
 from common.untrusted import load_json, load_tensors
 from envs.interfaces import RawObservation, Task

@@ -298,7 +298,10 @@ class Trainer:
                 raise ValueError(f"drawn must be below {self.frames.num_frames}, got {state['drawn']}")
             self.epoch, self.drawn, self._summed = state["epoch"], state["drawn"], state["summed"]
             self._metrics, self.evaluated = state["metrics"], state["evaluation"]
-            self._sums.copy_(tensors["sums"])
+            sums = tensors["sums"]
+            if sums.shape != self._sums.shape or not sums.isfinite().all():
+                raise ValueError("the sums of its metrics are not those of this policy")
+            self._sums.copy_(sums)
         except (KeyError, RuntimeError, ValueError) as error:
             raise UserError(f"{folder}: not the state of such a training: {reason(error)}") from None
 

@@ -138,19 +138,11 @@ def _read(path: Path) -> list[dict[str, str]]:
 
 def _wandb_run(folder: Path, project: str, config: dict | None) -> Any:
     """The folder's run at Weights & Biases; a resumed training continues it."""
+    name = _wandb_id(folder / "wandb_id")
+    check_inside(folder / "wandb", folder)
     import wandb  # an import that takes a second, and most runs do without
 
     with _told_where(folder):
-        check_inside(folder / "wandb", folder)
-        file = folder / "wandb_id"
-        if not file.exists():
-            write_text(file, uuid4().hex[:8])
-        try:
-            name = read_text(file)
-            if not re.fullmatch(r"[\w-]{1,64}", name):  # it becomes part of a path
-                raise ValueError
-        except ValueError:
-            raise UserError(f"{file}: not the id of a run; move it away to begin a new one") from None
         try:
             return wandb.init(
                 project=project,
@@ -162,6 +154,20 @@ def _wandb_run(folder: Path, project: str, config: dict | None) -> Any:
             )
         except wandb.Error as error:
             raise UserError(f"wandb_project {project}: {reason(error)}") from None
+
+
+def _wandb_id(file: Path) -> str:
+    """What the file holds; a new one where there is none."""
+    with _told_where(file.parent):
+        if not file.exists():
+            write_text(file, uuid4().hex[:8])
+        try:
+            name = read_text(file).strip()
+        except ValueError:
+            name = ""
+    if not re.fullmatch(r"[\w-]{1,64}", name):  # it becomes part of a path
+        raise UserError(f"{file}: not the id of a run; move it away to begin a new one")
+    return name
 
 
 @contextmanager

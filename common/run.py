@@ -13,7 +13,7 @@ from typing import Any
 from common.checkpoint import TRAINING_STATE, link
 from common.config import differences, from_dict, load_yaml, save_yaml, to_dict
 from common.errors import UserError
-from common.untrusted import append_text
+from common.untrusted import append_text, check_inside
 
 LEAVES_THE_RESULT = ("logs", "run_name", "resume", "device", "threads", "wandb_project")  # of a training
 
@@ -137,6 +137,7 @@ def last_checkpoint(folder: Path, config: Any, may_change: Sequence[str]) -> Pat
         UserError: the run has another configuration, or its checkpoint is gone.
     """
     saved, last = folder / "config.yaml", folder / "checkpoints" / "last"
+    check_inside(last.parent, folder)
     if saved.exists() and last.parent.exists():
         values = load_yaml(saved)
         task = values.get("task", getattr(config, "FORMER_TASK", config.task))

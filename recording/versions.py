@@ -16,7 +16,6 @@ from pathlib import Path
 from common.checkpoint import flush
 from common.errors import UserError
 from common.run import only_process_in
-from common.untrusted import check_inside
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux' fcntl.h and fs.h; macOS' RENAME_SWAP is 2 as well
 
@@ -29,7 +28,8 @@ def writing_to(root: Path) -> Iterator[None]:
         UserError: another process records there, or the disk cannot be written.
     """
     workplace = _workplace(root)
-    check_inside(workplace, root.parent)
+    if workplace.is_symlink():
+        raise UserError(f"{workplace}: is a link, and what it leads to would be changed: delete the link")
     with only_process_in(workplace, "recording"):
         previous = workplace / "previous"
         if previous.exists() and not root.exists():

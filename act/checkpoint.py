@@ -30,7 +30,7 @@ from common.checkpoint import NAME, TRAINING_STATE, check_counts, read_state, sa
 from common.config import to_dict
 from common.errors import UserError, reason
 from common.hub import uploading
-from common.untrusted import load_json, load_tensors
+from common.untrusted import check_inside, load_json, load_tensors
 
 OURS = "trainer"
 TASK_FILE = "task.json"  # `policies.task_of` reads it
@@ -264,6 +264,8 @@ def publish(repository: str, folder: Path) -> str:
     Raises:
         UserError: no network, no token, or the Hub refuses.
     """
+    for path in (folder / PRETRAINED_MODEL_DIR).rglob("*"):  # else what a link leads to would be published
+        check_inside(path, folder)
     with uploading(repository, f"the policy is whole at {folder}", "again with the same command"):
         api = HfApi()
         api.create_repo(repository, repo_type="model", exist_ok=True)

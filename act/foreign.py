@@ -51,17 +51,18 @@ def load_processors(folder: Path, device: str) -> tuple[PolicyProcessorPipeline,
         Exception: LeRobot's, of many kinds: a step cannot be made with its settings.
     """
     pipelines = []
-    for name, target, converters in (
-        ("policy_preprocessor", device, (batch_to_transition, transition_to_batch)),
-        ("policy_postprocessor", "cpu", (policy_action_to_transition, transition_to_policy_action)),
-    ):
+    parts: tuple[tuple[str, str, Any, Any], ...] = (
+        ("policy_preprocessor", device, batch_to_transition, transition_to_batch),
+        ("policy_postprocessor", "cpu", policy_action_to_transition, transition_to_policy_action),
+    )
+    for name, target, to_transition, to_output in parts:
         config, states = read_processor(folder / f"{name}.json")
         for step in config["steps"]:
             if step["registry_name"] == "device_processor":
                 step["config"]["device"] = target
         pipelines.append(
             PolicyProcessorPipeline.from_config(
-                config, state_dict=states, to_transition=converters[0], to_output=converters[1]
+                config, state_dict=states, to_transition=to_transition, to_output=to_output
             )
         )
     preprocessor, postprocessor = pipelines

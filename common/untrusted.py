@@ -177,7 +177,7 @@ def check_inside(path: Path, folder: Path) -> None:
     """Raise UserError where a link leads out of the folder, so that nothing elsewhere is changed."""
     real = Path(os.path.realpath(path))
     if not real.is_relative_to(os.path.realpath(folder)):
-        raise UserError(f"{path}: leads out of {folder}, to {real}: nothing is changed there")
+        raise UserError(f"{path}: leads out of {folder}, to {real}: links in it have to stay in it")
 
 
 @contextmanager

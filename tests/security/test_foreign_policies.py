@@ -6,10 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.configs.train import TrainPipelineConfig
+from lerobot.policies import make_pre_post_processors
 from lerobot.processor import PolicyProcessorPipeline
 
 import collect_dataset
 import evaluate
+from act.foreign import load_processors, pipeline_config, policy_config
+from common.untrusted import load_json
 from policies import load_policy
 from tests.security.payloads import CALLS, MARK, STEPS, TEXTS, pickled
 
@@ -46,6 +52,21 @@ def test_the_payloads_are_live(policy, tmp_path):
     with pytest.raises(Exception):  # noqa: B017  after the call
         PolicyProcessorPipeline.from_pretrained(policy, config_filename=FILES[0])
     assert (tmp_path / "MARK").exists()
+
+
+def test_what_is_lerobots_is_opened_as_lerobot_opens_it(policy, trainings):
+    ours = load_processors(policy, "cpu")
+    config = PreTrainedConfig.from_pretrained(policy)
+    assert policy_config(load_json(policy / "config.json")) == config
+    for one, other in zip(ours, make_pre_post_processors(config, str(policy)), strict=True):
+        assert one.get_config() == other.get_config()
+        torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
+        assert (one.to_transition, one.to_output) == (other.to_transition, other.to_output)
+
+    folder = trainings[0] / "act/run/checkpoints/last/pretrained_model"
+    training = load_json(folder / "train_config.json")
+    assert pipeline_config(training) == TrainPipelineConfig.from_pretrained(folder)
+    assert pipeline_config(training | {"use_rabc": False}) == pipeline_config(training)
 
 
 @pytest.mark.parametrize("file", FILES)

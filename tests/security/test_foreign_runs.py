@@ -14,8 +14,8 @@ from tests.security.payloads import pickled
 
 HUGE = 10**9
 NUMBERS = [-1, HUGE, 0.5, "1", None, True]
-EVALUATIONS = [{"step": 3}, {"score": 1.0}, [], None, "x", {"env_steps": 1, "step": 1, "success_rate": "all"}]
-KEPT = [["../../x"], ["step_1/.."], ["/"], ["step_"], [1], "step_1", None, ["last"]]
+EVALUATIONS = [{"step": 3}, {"score": 1.0}, [], {"env_steps": 1, "step": 1, "success_rate": "all"}]
+KEPT = [["../../x"], ["step_1/.."], [1], "step_1", ["last"]]
 COUNTERS = {
     **dict.fromkeys(("env_steps", "updates", "replay_position"), NUMBERS),
     **dict.fromkeys(("evaluation", "best"), EVALUATIONS),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import evaluate
+from act.checkpoint import publish
 from common.checkpoint import Checkpoints, write_folder
 from common.errors import UserError
 from common.logger import Logger
@@ -173,3 +174,9 @@ def test_a_failing_write_leaves_what_the_link_leads_to(tmp_path, elsewhere):
 
     with pytest.raises(UserError):
         write_folder(tmp_path / "step_1", write)
+
+
+def test_what_a_link_leads_to_is_not_published(run, elsewhere, told):
+    folder = (run / "checkpoints/last").resolve()
+    (folder / "pretrained_model" / "README.md").symlink_to(elsewhere / "thesis.txt")
+    assert "README.md: leads out of" in told(publish, "me/act", folder)

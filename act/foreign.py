@@ -50,7 +50,7 @@ def load_processors(folder: Path, device: str) -> tuple[PolicyProcessorPipeline,
         UserError: a file is missing or damaged, or has a step that is not one of `STEPS`.
         Exception: LeRobot's, of many kinds: a step cannot be made with its settings.
     """
-    pipelines = []
+    pipelines: list[Any] = []
     parts: tuple[tuple[str, str, Any, Any], ...] = (
         ("policy_preprocessor", device, batch_to_transition, transition_to_batch),
         ("policy_postprocessor", "cpu", policy_action_to_transition, transition_to_policy_action),
@@ -60,11 +60,8 @@ def load_processors(folder: Path, device: str) -> tuple[PolicyProcessorPipeline,
         for step in config["steps"]:
             if step["registry_name"] == "device_processor":
                 step["config"]["device"] = target
-        pipelines.append(
-            PolicyProcessorPipeline.from_config(
-                config, state_dict=states, to_transition=to_transition, to_output=to_output
-            )
-        )
+        make: Any = PolicyProcessorPipeline.from_config
+        pipelines.append(make(config, state_dict=states, to_transition=to_transition, to_output=to_output))
     preprocessor, postprocessor = pipelines
     _reconnect_relative_absolute_steps(preprocessor, postprocessor)
     return preprocessor, postprocessor

@@ -23,7 +23,7 @@ from common.untrusted import check_inside, remove, write_text
 
 TRAINING_STATE = "training_state"
 NAME = re.compile(r"step_\d+")  # of a checkpoint
-LEFT_BY_A_KILL = re.compile(rf"\.({NAME.pattern}|last|best)(\.deleted)?\.partial")
+LEFT_BY_A_KILL = re.compile(rf"\.({NAME.pattern}|last|best)(\.deleted|\.partial)*\.partial")
 
 
 class Checkpoints:

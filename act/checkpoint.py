@@ -240,14 +240,7 @@ def saved_pipeline_config(folder: Path, pipeline_config: TrainPipelineConfig) ->
     assert policy is not None
     if not saved.use_policy_training_preset or not isinstance(saved.optimizer, AdamWConfig):
         raise UserError(f"{model}: was trained with another optimiser than AdamW, LeRobot's preset for ACT")
-    try:
-        optimizer = saved.optimizer.build([torch.nn.Parameter(torch.zeros(1))])
-        if schedule:
-            schedule.build(optimizer, saved.steps)
-        if saved.batch_size < 1 or not 0 <= (saved.seed or 0) < 2**32:
-            raise ValueError(f"batch_size {saved.batch_size} or seed {saved.seed} is out of range")
-    except Exception as error:  # of no common class
-        raise UserError(f"{model}: its training cannot be continued: {reason(error)}") from None
+    _check_continuable(saved, model)
     if isinstance(schedule, CosineDecayWithWarmupSchedulerConfig) and schedule.num_decay_steps == saved.steps:
         schedule.num_decay_steps = pipeline_config.steps  # it is to end with the training
     saved.dataset, saved.steps = pipeline_config.dataset, pipeline_config.steps
@@ -256,6 +249,19 @@ def saved_pipeline_config(folder: Path, pipeline_config: TrainPipelineConfig) ->
     policy.device = pipeline_config.policy.device if pipeline_config.policy else None
     policy.push_to_hub = saved.resume = False
     return saved
+
+
+def _check_continuable(saved: TrainPipelineConfig, model: Path) -> None:
+    """Raise UserError where a training's optimiser, schedule, batch size or seed are impossible."""
+    try:
+        assert saved.optimizer
+        optimizer = saved.optimizer.build([torch.nn.Parameter(torch.zeros(1))])
+        if saved.scheduler:
+            saved.scheduler.build(optimizer, saved.steps)  # pyright: ignore[reportArgumentType]
+        if saved.batch_size < 1 or not 0 <= (saved.seed or 0) < 2**32:
+            raise ValueError(f"batch_size {saved.batch_size} or seed {saved.seed} is out of range")
+    except Exception as error:  # of no common class
+        raise UserError(f"{model}: its training cannot be continued: {reason(error)}") from None
 
 
 def publish(repository: str, folder: Path) -> str:

@@ -305,14 +305,7 @@ class Trainer:
                 "--no-resume starts a new run"
             )
         try:
-            for name, values in flat.items():
-                if not name.startswith("env.") and not values.isfinite().all():
-                    raise ValueError(f"{name} holds numbers that are not finite")
-            check_evaluation(
-                self.evaluation, counters.evaluation, counters.best, "env_steps", counters.env_steps
-            )
-            if counters.updates > self._updates_due(counters.env_steps):
-                raise ValueError(f"updates are too many for {counters.env_steps} env steps")
+            self._check_state(counters, flat)
             self.agent.load_state_dict(part("agent"), counters.updates)
             self.buffer.load_state_dict(part("replay"), counters.replay_position)
             self.window.load_state_dict(part("window"))
@@ -328,3 +321,12 @@ class Trainer:
             self._metrics = part("metrics")
         except (LookupError, AttributeError, RuntimeError, TypeError, ValueError, ArithmeticError) as error:
             raise UserError(f"{state}: not the state of such a training: {reason(error)}") from None
+
+    def _check_state(self, counters: Counters, flat: dict[str, torch.Tensor]) -> None:
+        """Raise ValueError where parts of a state are none of this training, before any is used."""
+        for name, values in flat.items():
+            if not name.startswith("env.") and not values.isfinite().all():
+                raise ValueError(f"{name} holds numbers that are not finite")
+        check_evaluation(self.evaluation, counters.evaluation, counters.best, "env_steps", counters.env_steps)
+        if counters.updates > self._updates_due(counters.env_steps):
+            raise ValueError(f"updates are too many for {counters.env_steps} env steps")

@@ -46,10 +46,10 @@ from envs.tasks import DEFAULT
 from policies import EXPERT, WITHOUT_FOLDER, find_checkpoint, fingerprint, task_of
 from recording.card import write_card
 from recording.checks import (
+    check_replaceable,
     check_root,
     check_same_recipe,
     check_values,
-    is_dataset,
     open_dataset,
     stored_recipe,
 )
@@ -194,12 +194,10 @@ def open_or_create(root: Path, config: Config, recipe: Recipe, argv: Sequence[st
         check_values(dataset)
         dataset.notes = replace(dataset.notes, commands=(*dataset.notes.commands, command))
         return dataset
-    if occupied and not is_dataset(root):
-        raise UserError(
-            f"{root}: not a LeRobot dataset, so --overwrite does not touch it; choose another --root"
-        )
+    resume = "--resume adds to it, " if occupied and not config.overwrite and _may_resume(root, argv) else ""
+    if occupied and not resume:
+        check_replaceable(root)
     if occupied and not config.overwrite:
-        resume = "--resume adds to it, " if _may_resume(root, argv) else ""
         raise UserError(f"{root}: exists; {resume}--overwrite replaces it, or choose another --root")
     return Dataset(root, Notes(recipe, next_seed=recipe.seed, commands=(command,)))
 

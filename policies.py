@@ -19,7 +19,7 @@ from act import kinds
 from common.checkpoint import follow, newest
 from common.errors import UserError, show
 from common.paths import LOGS, REPOSITORY, in_repository, shown
-from common.untrusted import load_json
+from common.untrusted import load_json, open_regular, reading
 from envs.interfaces import Policy, RawObservation, Task
 from envs.tasks import DEFAULT, task_class
 from sac.policy import load_sac, read_config
@@ -211,7 +211,10 @@ def fingerprint(path: str | Path) -> str:
         return str(path)
     folder, digest = find_weights(path), hashlib.sha256()
     for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
-        digest.update(file.name.encode() + file.read_bytes())
+        digest.update(file.name.encode())
+        with reading(file), open_regular(file) as content:
+            while piece := content.read(2**20):
+                digest.update(piece)
     return digest.hexdigest()
 
 

@@ -13,6 +13,7 @@ from common.checkpoint import TRAINING_STATE, follow, has_links, link, newest
 from common.config import differences, from_dict, load_yaml, save_yaml, to_dict
 from common.errors import UserError
 from common.signals import StopRequest
+from common.untrusted import append_text, check_inside
 
 LEAVES_THE_RESULT = ("logs", "run_name", "resume", "device", "threads", "wandb_project")  # of a training
 
@@ -138,6 +139,7 @@ def last_checkpoint(folder: Path, config: Any, may_change: Sequence[str]) -> Pat
         UserError: the run has another configuration, or its checkpoint is gone.
     """
     saved, name = folder / "config.yaml", folder / "checkpoints" / "last"
+    check_inside(name.parent, folder)
     if saved.exists() and name.parent.exists():
         values = load_yaml(saved)
         task = values.get("task", getattr(config, "FORMER_TASK", config.task))
@@ -189,13 +191,10 @@ def write_down(folder: Path, config: Any, command: str) -> None:
     """
     saved = folder / "config.yaml"
     try:
-        partial = saved.with_suffix(".partial")  # a kill must not leave half a config
-        save_yaml(config, partial)
-        partial.replace(saved)
-        with (folder / "command.txt").open("a", encoding="utf-8") as commands:
-            commands.write(f"{command}\n")
+        save_yaml(config, saved)
+        append_text(folder / "command.txt", f"{command}\n")
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
+        raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None
 
 
 def same_command(folder: Path, resume: bool) -> str:

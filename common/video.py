@@ -11,6 +11,7 @@ from imageio_ffmpeg import get_ffmpeg_exe
 
 from common.errors import UserError, reason
 from common.signals import deaf_children
+from common.untrusted import new_file
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None:
@@ -27,6 +28,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None
     temporary = path.with_name(f".partial_{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # a link there would be written through
         if hasattr(signal, "pthread_sigmask"):  # Windows has none
             with deaf_children():
                 get_ffmpeg_exe()  # tries it out once, and takes one that Ctrl-C has ended for a broken one
@@ -49,7 +51,8 @@ def write_gif(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode_gif(np.stack(list(frames)), fps))
+        with new_file(path, "wb") as file:
+            file.write(encode_gif(np.stack(list(frames)), fps))
     except OSError as error:
         raise UserError(f"{path}: could not be written: {reason(error)}") from None
 

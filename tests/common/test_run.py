@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from common import run
 from common.errors import UserError
 from common.run import choose_folder, last_checkpoint, only_process_in, write_down
 
@@ -60,12 +59,11 @@ def test_config_and_commands_are_written_down(begun):
 
 
 def test_a_kill_leaves_the_old_config(begun, monkeypatch):
-    def killed(config, path):
-        path.write_text("lr: 0.")
+    def killed(path, target):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(run, "save_yaml", killed)
+        patched.setattr(Path, "replace", killed)
         write_down(begun, Config(steps=20), "python x.py --steps 20")
     assert last_checkpoint(begun, Config(), may_change=())
 

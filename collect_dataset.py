@@ -18,6 +18,10 @@ The dataset's card, its README.md, is rewritten whenever episodes were added or 
 your edits.
 """
 
+import common.start  # noqa: F401  before all other imports
+
+# isort: split
+
 import os
 import sys
 from collections.abc import Sequence
@@ -35,16 +39,17 @@ from common.config import parse
 from common.errors import UserError, reason, report_user_errors
 from common.hub import check_hub_name
 from common.paths import REPOSITORY, shown
-from common.run import StopRequest, command_line
+from common.run import command_line
+from common.signals import StopRequest
 from envs.recording import Recordable
 from envs.tasks import DEFAULT
 from policies import EXPERT, WITHOUT_FOLDER, find_checkpoint, fingerprint, task_of
 from recording.card import write_card
 from recording.checks import (
+    check_replaceable,
     check_root,
     check_same_recipe,
     check_values,
-    is_dataset,
     open_dataset,
     stored_recipe,
 )
@@ -189,12 +194,10 @@ def open_or_create(root: Path, config: Config, recipe: Recipe, argv: Sequence[st
         check_values(dataset)
         dataset.notes = replace(dataset.notes, commands=(*dataset.notes.commands, command))
         return dataset
-    if occupied and not is_dataset(root):
-        raise UserError(
-            f"{root}: not a LeRobot dataset, so --overwrite does not touch it; choose another --root"
-        )
+    resume = "--resume adds to it, " if occupied and not config.overwrite and _may_resume(root, argv) else ""
+    if occupied and not resume:
+        check_replaceable(root)
     if occupied and not config.overwrite:
-        resume = "--resume adds to it, " if _may_resume(root, argv) else ""
         raise UserError(f"{root}: exists; {resume}--overwrite replaces it, or choose another --root")
     return Dataset(root, Notes(recipe, next_seed=recipe.seed, commands=(command,)))
 

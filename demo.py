@@ -3,6 +3,10 @@
 make demo
 """
 
+import common.start  # noqa: F401  before all other imports
+
+# isort: split
+
 import json
 import os
 import sys

@@ -7,6 +7,11 @@
 Episode i plays seed `--seed` + i, so the same flags play the same episodes.
 """
 
+import common.start  # noqa: F401  before all other imports
+
+# isort: split
+
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +28,7 @@ from common.device import choose_device, use_threads
 from common.errors import UserError, report_user_errors
 from common.provenance import provenance
 from common.run import command_line
+from common.untrusted import check_inside
 from common.video import write_gif, write_video
 from envs import summary
 from envs.films import film, mosaic
@@ -134,10 +140,13 @@ def record(folder: Path, stem: str, task: Task, episodes: Sequence[Episode], con
         [*episodes[: config.videos], *failures[: config.failure_videos]], desc="recording", disable=None
     ):
         again = replay_episode(env, episode, frame_size=512)
-        for earlier in folder.glob(f"{stem}_{episode.seed}_*.mp4"):
-            earlier.unlink()
-        outcome = {True: "success", False: "failure", None: "episode"}[episode.success]
-        paths.append(folder / f"{stem}_{episode.seed}_{outcome}.mp4")
+        names = {
+            outcome: folder / f"{stem}_{episode.seed}_{word}.mp4"
+            for outcome, word in ((True, "success"), (False, "failure"), (None, "episode"))
+        }
+        for earlier in names.values():
+            earlier.unlink(missing_ok=True)
+        paths.append(names[episode.success])
         write_video(paths[-1], film(again, task), task.fps)
     paths.append(folder / f"{stem}.gif")
     together = [replay_episode(env, episode, frame_size=192) for episode in episodes[:6]]
@@ -193,6 +202,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     folder, stem = destination(name, config)
     json_path = config.json or folder / f"evaluation_{stem}.json"
+    for name_below in ("plots", "videos"):
+        check_inside(folder / name_below, folder)
     make_folders(folder / "plots", json_path.parent)
 
     num_envs = min(config.num_envs, config.episodes)
@@ -206,7 +217,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(table(task, numbers))
 
     try:
-        save_json(json_path, numbers)
+        if config.json and config.json.exists() and not config.json.is_file():  # such as /dev/stdout
+            config.json.write_text(json.dumps(numbers, indent=2) + "\n")
+        else:
+            save_json(json_path, numbers)
         paths = [json_path, *draw(folder / "plots", stem, task, episodes, numbers)]
     except OSError as error:
         raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None

@@ -16,10 +16,10 @@ import torch
 from gymnasium import spaces
 
 from act import kinds
-from common.checkpoint import newest
+from common.checkpoint import follow, newest
 from common.errors import UserError, show
 from common.paths import LOGS, REPOSITORY, in_repository, shown
-from common.untrusted import load_json
+from common.untrusted import load_json, open_regular, reading
 from envs.interfaces import Policy, RawObservation, Task
 from envs.tasks import DEFAULT, task_class
 from sac.policy import load_sac, read_config
@@ -137,7 +137,7 @@ def find_checkpoint(path: str | Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    path = in_repository(path)
+    path = follow(in_repository(path))
     if not path.is_dir():
         raise UserError(_no_folder(path))
     if path.name == "pretrained_model":  # half of one of LeRobot's checkpoints
@@ -146,8 +146,8 @@ def find_checkpoint(path: str | Path) -> Path:
     if not checkpoints.is_dir():
         return path
     for name in ("best", "last"):
-        if (checkpoints / name).is_dir():
-            return checkpoints / name
+        if (found := follow(checkpoints / name)).is_dir():
+            return found
     if found := newest(checkpoints, "config.json", "model.safetensors"):  # a copy without links
         return found
     raise UserError(f"{path}: this run has saved no checkpoint yet, {checkpoints} has neither best nor last")
@@ -211,7 +211,10 @@ def fingerprint(path: str | Path) -> str:
         return str(path)
     folder, digest = find_weights(path), hashlib.sha256()
     for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
-        digest.update(file.name.encode() + file.read_bytes())
+        digest.update(file.name.encode())
+        with reading(file), open_regular(file) as content:
+            while piece := content.read(2**20):
+                digest.update(piece)
     return digest.hexdigest()
 
 

@@ -9,6 +9,10 @@
 Runs are resumable: re-run the same command. Ctrl-C saves first.
 """
 
+import common.start  # noqa: F401  before all other imports
+
+# isort: split
+
 import math
 import sys
 from contextlib import nullcontext
@@ -30,6 +34,7 @@ from act.learner import Learner
 from act.overview import start_up_table, warn_of_long_chunks
 from act.player import ChunkPlayer
 from act.trainer import Trainer
+from common.checkpoint import follow
 from common.config import config_path, parse, read_first, to_dict
 from common.device import choose_device, use_threads
 from common.errors import UserError, report_user_errors
@@ -169,7 +174,7 @@ def main(argv: list[str] | None = None) -> bool:
         "learning rates" if cosine else "",
     )
     if finished and is_main and config.push_to_hub:
-        print("published", publish(config.push_to_hub, run.folder / "checkpoints" / "best"))
+        print("published", publish(config.push_to_hub, follow(run.folder / "checkpoints" / "best")))
     return finished
 
 

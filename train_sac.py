@@ -7,6 +7,10 @@
 Runs are resumable: re-run the same command. Ctrl-C saves first.
 """
 
+import common.start  # noqa: F401  before all other imports
+
+# isort: split
+
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +20,7 @@ import torch
 
 from common.bounds import Seed, Steps, Threads
 from common.config import config_path, load_yaml, parse, read_first, to_dict
-from common.device import choose_device, use_threads
+from common.device import choose_device, flush_denormals, use_threads
 from common.errors import UserError, report_user_errors
 from common.logger import Logger
 from common.paths import LOGS, REPOSITORY
@@ -161,7 +165,7 @@ def main(argv: list[str] | None = None) -> bool:
     """Train; returns whether the training is finished."""
     config = read_config(argv)
     use_threads(config.threads)
-    torch.set_flush_denormal(True)  # Adam's moments decay into denormals, which CPUs handle slowly
+    flush_denormals()
 
     name = f"{find_config(argv).stem}_seed{config.seed}"
     with open_run("train_sac.py", config, argv, name, MAY_CHANGE_ON_RESUME) as run:

@@ -9,6 +9,7 @@
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,68 @@ from huggingface_hub import HfApi
 from lerobot.common import train_utils
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets.sampler import compute_sampler_state
-from lerobot.optim.optimizers import AdamWConfig, load_optimizer_state_dict
+from lerobot.optim.optimizers import AdamWConfig
 from lerobot.optim.schedulers import CosineDecayWithWarmupSchedulerConfig
-from lerobot.utils.constants import PRETRAINED_MODEL_DIR
-from lerobot.utils.random_utils import load_rng_state
-from safetensors import SafetensorError
+from lerobot.utils.constants import OPTIMIZER_STATE, PRETRAINED_MODEL_DIR, RNG_STATE, TRAINING_STEP
+from lerobot.utils.random_utils import deserialize_rng_state
+from lerobot.utils.utils import unflatten_dict
 
+from act.foreign import pipeline_config as decode_pipeline_config
 from act.kinds import find_kind, names
 from act.learner import Learner
-from common.checkpoint import TRAINING_STATE, newest, save_json, save_tensors
-from common.config import check_numbers
+from common.checkpoint import (
+    NAME,
+    TRAINING_STATE,
+    check_counts,
+    follow,
+    newest,
+    read_state,
+    save_json,
+    save_tensors,
+)
+from common.config import check_numbers, to_dict
 from common.errors import UserError, reason
 from common.hub import uploading
-from common.untrusted import load_json, load_tensors
+from common.untrusted import check_inside, load_json, load_tensors
 
 OURS = "trainer"
 TASK_FILE = "task.json"  # `policies.task_of` reads it
+EVALUATION = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class State:
+    """`trainer.json`."""
+
+    epoch: int = 0
+    drawn: int = 0  # samples of this epoch that have been learnt from
+    summed: int = 0  # updates in the sums of the metrics
+    metrics: dict = field(default_factory=dict)  # the latest logged
+    evaluation: dict = field(default_factory=dict)  # the latest summary
+    best: dict = field(default_factory=dict)  # that of the best checkpoint
+    kept: tuple[str, ...] = ()  # names of checkpoints that stay
+    dataset: str = ""  # its fingerprint
+    trains_batch_norms: bool = False
+
+    def validate(self) -> None:
+        check_counts(self, "epoch", "drawn", "summed")
+        if strange := [name for name, value in self.metrics.items() if not isinstance(value, float)]:
+            raise ValueError(f"metrics must hold numbers, {strange[0]!r:.50} is none")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`training_step.json`, LeRobot's; former ones have the step alone."""
+
+    step: int = 0
+    num_processes: int | None = None
+    batch_size: int | None = None  # per process
+
+    def validate(self) -> None:
+        check_counts(self, "step")
+        for name in ("num_processes", "batch_size"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def write(
@@ -88,23 +135,22 @@ def read(folder: Path, learner: Learner) -> tuple[dict[str, Any], dict[str, torc
         UserError: it is not whole, or of another policy.
     """
     training = folder / TRAINING_STATE
-    if not (training / "training_step.json").exists():
-        raise UserError(
-            f"{folder}: no checkpoint to resume from, {training.name}/training_step.json is missing"
-        )
+    if not (training / TRAINING_STEP).exists():
+        raise UserError(f"{folder}: no checkpoint to resume from, {training.name}/{TRAINING_STEP} is missing")
     state, tensors = read_ours(folder)
+    progress = read_progress(folder)
     model = load_tensors(folder / PRETRAINED_MODEL_DIR / "model.safetensors")
     check_format(folder / PRETRAINED_MODEL_DIR, model)
+    moments, generators = load_tensors(training / OPTIMIZER_STATE), load_tensors(training / RNG_STATE)
     try:
         _load_weights(learner.averaged, model)
         _load_weights(learner.policy, _part(tensors, "weights") or model)
-        learner.load_moments(load_optimizer_state_dict(training), _part(tensors, "norms"))
-        step = train_utils.load_training_step(training)
-        if step < 0:
-            raise ValueError(f"it says that it has been trained for {step} steps")
-        learner.continue_at(step)
-        load_rng_state(training)
-    except (OSError, KeyError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+        learner.load_moments(unflatten_dict(moments), _part(tensors, "norms"))
+        learner.continue_at(progress.step)
+        if not 0 <= generators["np_rng_state_index"].item() <= 624:  # NumPy would read beyond its numbers
+            raise ValueError("the state of NumPy's generator is damaged")
+        deserialize_rng_state(generators)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError, ArithmeticError) as error:
         raise UserError(f"{folder}: not the checkpoint of such a training: {reason(error)}") from None
     return state, tensors
 
@@ -116,18 +162,42 @@ def read_ours(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         UserError: it is damaged.
     """
     file = folder / TRAINING_STATE / f"{OURS}.json"
-    if not file.exists():
+    of_ours = file.with_suffix(".safetensors"), folder / EVALUATION, folder / PRETRAINED_MODEL_DIR / TASK_FILE
+    if not file.exists() and not any(path.exists() for path in of_ours):
         return {}, {}
-    state = load_json(file)
-    if not isinstance(state, dict):
-        raise UserError(f"{file}: not the state of a training")
-    return state, load_tensors(file.with_suffix(".safetensors"))
+    return _read_state(file), load_tensors(file.with_suffix(".safetensors"))
+
+
+def _read_state(file: Path) -> dict[str, Any]:
+    state = read_state(State, load_json(file), file, optional=("dataset", "trains_batch_norms"))
+    return to_dict(state)
+
+
+def read_progress(folder: Path) -> Progress:
+    """How far the training of a checkpoint, ours or LeRobot's, had come.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    file = folder / TRAINING_STATE / TRAINING_STEP
+    content = load_json(file)
+    if isinstance(content, dict):  # a later LeRobot may say more
+        content = {name: content[name] for name in ("step", "num_processes", "batch_size") if name in content}
+    return read_state(Progress, content, file, optional=("num_processes", "batch_size"))
 
 
 def read_latest_of_ours(checkpoints: Path) -> dict[str, Any]:
-    """`state` of the latest checkpoint that we wrote into a run, before LeRobot resumed it."""
+    """`state` of the latest checkpoint that we wrote into a run, before LeRobot resumed it.
+
+    Where that is gone nothing says which checkpoints were to stay: all are.
+    """
     latest = max(checkpoints.glob(f"*/{TRAINING_STATE}/{OURS}.json"), default=None)
-    return load_json(latest) if latest else {}
+    if latest:
+        return _read_state(latest)
+    return {
+        "best": {},
+        "kept": sorted(path.name for path in checkpoints.iterdir() if NAME.fullmatch(path.name)),
+    }
 
 
 def read_position(folder: Path, num_frames: int, batch_size: int) -> dict[str, int]:
@@ -137,10 +207,9 @@ def read_position(folder: Path, num_frames: int, batch_size: int) -> dict[str, i
         num_frames: of the dataset.
         batch_size: per process, where the checkpoint does not hold it.
     """
-    step = train_utils.load_training_step(folder / TRAINING_STATE)
-    batch_size = train_utils.load_training_batch_size(folder) or batch_size
-    processes = train_utils.load_training_num_processes(folder) or 1
-    return compute_sampler_state(step, num_frames, batch_size, processes)
+    progress = read_progress(folder)
+    batch_size, processes = progress.batch_size or batch_size, progress.num_processes or 1
+    return compute_sampler_state(progress.step, num_frames, batch_size, processes)
 
 
 def find_training(path: Path) -> Path:
@@ -149,9 +218,10 @@ def find_training(path: Path) -> Path:
     Raises:
         UserError: there is none.
     """
+    path = follow(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; --start-from takes a checkpoint or the folder of a run")
-    last = path / "checkpoints" / "last"
+    last = follow(path / "checkpoints" / "last")
     if not last.is_dir():  # a copy without links
         last = newest(last.parent, "train_config.json", TRAINING_STATE) or path
     found = path.parent if path.name == PRETRAINED_MODEL_DIR else last
@@ -171,18 +241,22 @@ def saved_pipeline_config(folder: Path, pipeline_config: TrainPipelineConfig) ->
         UserError: there is none that can be continued here.
     """
     model = folder / PRETRAINED_MODEL_DIR
+    content = load_json(model / "train_config.json")
+    described = content.get("policy") if isinstance(content, dict) else None
+    kind = described.get("type") if isinstance(described, dict) else "none"
+    if kind not in names():
+        raise UserError(f"{model}: this is a policy of type {kind!s:.50}; here are {', '.join(names())}")
     try:
-        saved = TrainPipelineConfig.from_pretrained(model)
+        saved = decode_pipeline_config(content)
     except Exception as error:  # draccus raises its own, of no common class
         check_format(model, load_tensors(model / "model.safetensors"))
         raise UserError(f"{model}: no training to start from: {reason(error)}") from None
     policy, schedule = saved.policy, saved.scheduler
-    if policy is None or policy.type not in names():
-        kind = policy.type if policy else "none"
-        raise UserError(f"{model}: this is a policy of type {kind}; here are {', '.join(names())}")
+    assert policy is not None
     check_numbers(find_kind(policy.type).settings, vars(policy), f"{model}: ")
     if not saved.use_policy_training_preset or not isinstance(saved.optimizer, AdamWConfig):
         raise UserError(f"{model}: was trained with another optimiser than AdamW, LeRobot's preset for ACT")
+    _check_continuable(saved, model)
     if isinstance(schedule, CosineDecayWithWarmupSchedulerConfig) and schedule.num_decay_steps == saved.steps:
         schedule.num_decay_steps = pipeline_config.steps  # it is to end with the training
     saved.dataset, saved.steps = pipeline_config.dataset, pipeline_config.steps
@@ -193,12 +267,27 @@ def saved_pipeline_config(folder: Path, pipeline_config: TrainPipelineConfig) ->
     return saved
 
 
+def _check_continuable(saved: TrainPipelineConfig, model: Path) -> None:
+    """Raise UserError where a training's optimiser, schedule, batch size or seed are impossible."""
+    try:
+        assert saved.optimizer
+        optimizer = saved.optimizer.build([torch.nn.Parameter(torch.zeros(1))])
+        if saved.scheduler:
+            saved.scheduler.build(optimizer, saved.steps)  # pyright: ignore[reportArgumentType]
+        if saved.batch_size < 1 or not 0 <= (saved.seed or 0) < 2**32:
+            raise ValueError(f"batch_size {saved.batch_size} or seed {saved.seed} is out of range")
+    except Exception as error:  # of no common class
+        raise UserError(f"{model}: its training cannot be continued: {reason(error)}") from None
+
+
 def publish(repository: str, folder: Path) -> str:
     """Upload a checkpoint's policy to the Hub, where `lerobot-eval` finds it; returns its address.
 
     Raises:
         UserError: no network, no token, or the Hub refuses.
     """
+    for path in (folder / PRETRAINED_MODEL_DIR).rglob("*"):  # else what a link leads to would be published
+        check_inside(path, folder)
     with uploading(repository, f"the policy is whole at {folder}", "again with the same command"):
         api = HfApi()
         api.create_repo(repository, repo_type="model", exist_ok=True)

@@ -20,6 +20,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from act.kinds import Batch, find_kind
 from act.optimizer import OptimizerConfig, parameter_groups
+from common.checkpoint import check_moments
+from common.device import flush_denormals
 from common.errors import UserError
 
 MATMUL_PRECISION = {
@@ -59,7 +61,7 @@ class Learner:
         torch.set_float32_matmul_precision(MATMUL_PRECISION[config.precision])
         torch.backends.cudnn.allow_tf32 = config.precision != "float32"
         torch.backends.cudnn.benchmark = True  # shapes do not change
-        torch.set_flush_denormal(True)  # Adam's moments decay into denormals, which CPUs handle slowly
+        flush_denormals()
 
         self.kind = find_kind(policy.config.type)
         self.metrics = (*self.kind.metrics, "Loss/gradient_norm")  # of an update, TensorBoard's names
@@ -171,14 +173,16 @@ class Learner:
         Raises:
             ValueError: the optimiser was another policy's.
         """
-        if len(known["state"]) not in (0, self.num_known):
-            raise ValueError(f"it has the moments of {len(known['state'])} tensors, not of {self.num_known}")
-        state = {int(index): moments for index, moments in known["state"].items()}
+        moments = known.get("state", {})  # none after no update
+        if len(moments) not in (0, self.num_known):
+            raise ValueError(f"it has the moments of {len(moments)} tensors, not of {self.num_known}")
+        state = {int(index): values for index, values in moments.items()}
         for key, value in norms.items():
             index, name = key.split(".")
             state.setdefault(int(index), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        check_moments(self.optimizer)
 
     def continue_at(self, step: int) -> None:
         """Count this many updates as done, and set the learning rates accordingly."""

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, PolicyFeature
-from lerobot.policies import make_pre_post_processors
 from lerobot.policies.act.modeling_act import ACTTemporalEnsembler
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.processor import PolicyProcessorPipeline
 from lerobot.utils.constants import ACTION
 
 from act.checkpoint import check_format
+from act.foreign import load_processors, policy_config
 from act.kinds import chunk_size, find_kind
 from common.config import check_numbers
 from common.errors import UserError, reason
@@ -58,6 +57,7 @@ class ChunkPlayer:
         self.policy = policy
         self.preprocessor = preprocessor
         self.postprocessor = postprocessor
+        self.task = task
         config = policy.config
         self.kind = find_kind(config.type)
         self.chunk_size = chunk_size(config)
@@ -122,6 +122,22 @@ class ChunkPlayer:
         actions = self._queues[np.arange(num_slots), self.n_action_steps - self._left]
         self._left -= 1
         return np.clip(actions, self.lowest, self.highest)
+
+    def act_once(self, source: str | Path) -> None:
+        """See that policy and processors fit together, and forget it.
+
+        Raises:
+            UserError: they do not, or the actions are not finite.
+        """
+        observations, _ = self.task.vector_env(1, self.image_size).reset(seed=[0])
+        try:
+            with torch.random.fork_rng():
+                finite = np.isfinite(self.act(observations)).all()
+        except Exception as error:  # LeRobot and PyTorch raise many kinds
+            raise UserError(f"{source}: this {self.kind.title} cannot act: {reason(error)}") from None
+        if not finite:
+            raise UserError(f"{source}: its actions are not finite numbers")
+        self._begin(0)
 
     def _begin(self, num_slots: int) -> None:
         """Empty queues for so many slots."""
@@ -220,22 +236,24 @@ def load_player(
     kind = find_kind(settings["type"])
     check_numbers(kind.settings, settings, f"{folder / 'config.json'}: ")
     try:
-        config = PreTrainedConfig.from_pretrained(folder)
+        config = policy_config(settings)
         if sum(weight.numel() for weight in weights.values()) < kind.least_size(config)[0]:
             raise ValueError("model.safetensors has fewer weights than config.json says")
         config.device = torch.device(device).type
         policy = kind.open_policy(config)
         policy.load_state_dict(weights)
-        processors = make_pre_post_processors(
-            config, str(folder), preprocessor_overrides={"device_processor": {"device": config.device}}
-        )
+        processors = load_processors(folder, config.device)
+    except UserError:
+        raise
     except Exception as error:  # draccus, LeRobot and PyTorch raise many kinds
         raise UserError(f"{folder}: this {kind.title} cannot be opened: {reason(error)}") from None
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise UserError(f"{folder}: some weights are not finite, so the training had diverged")
     kind.speed_up(policy)
     policy = policy.to(device).eval()
-    return ChunkPlayer(policy, *processors, task, n_action_steps, temporal_ensemble_coeff, source=folder)
+    player = ChunkPlayer(policy, *processors, task, n_action_steps, temporal_ensemble_coeff, source=folder)
+    player.act_once(folder)
+    return player
 
 
 def _check_ensemble(coeff: float, chunk_size: int, source: str | Path) -> None:

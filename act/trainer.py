@@ -21,7 +21,7 @@ from act.learner import Learner
 from act.sampler import Sampler
 from common.checkpoint import Checkpoints, save_json
 from common.errors import UserError, reason
-from common.training import Evaluation, Log, LoopConfig, crossed, evaluate, progress_bar
+from common.training import Evaluation, Log, LoopConfig, check_evaluation, crossed, evaluate, progress_bar
 
 NORM_SAMPLES = 1_024  # on which the average's batch norms are measured
 
@@ -118,6 +118,8 @@ class Trainer:
         """
         if self.is_main:
             self.checkpoints.tidy()
+            weights = sum(parameter.nbytes for parameter in self.learner.policy.parameters())
+            self.checkpoints.check_room(3 * weights)  # with Adam's moments
         config, total = self.config, self.pipeline_config.steps
         self._rate = perf_counter(), self.step
         with progress_bar(total, self.step, shown=self.is_main) as bar:
@@ -265,7 +267,7 @@ class Trainer:
             state,
             {"sums": self._sums},
         )
-        save_json(folder / "evaluation.json", self.evaluated)
+        save_json(folder / act_checkpoint.EVALUATION, self.evaluated)
 
     def load(self, folder: Path) -> None:
         """Resume from a checkpoint as if the training had not stopped; from LeRobot's as nearly as it allows.
@@ -278,8 +280,7 @@ class Trainer:
         state, tensors = act_checkpoint.read(folder, self.learner)
         ours = folder.resolve().parent == self.checkpoints.folder.resolve()  # and not another run's
         if ours:
-            latest = state or act_checkpoint.read_latest_of_ours(self.checkpoints.folder)
-            self.checkpoints.best, self.checkpoints.kept = latest.get("best", {}), latest.get("kept", [])
+            self._restore_checkpoints(folder, state)
         if not state:
             batch_size = self.pipeline_config.batch_size
             position = act_checkpoint.read_position(folder, self.frames.num_frames, batch_size)
@@ -294,8 +295,23 @@ class Trainer:
                 "or begin anew with another --run-name or --no-resume"
             )
         try:
+            check_evaluation(self.evaluation, state["evaluation"], {}, "step", self.step)
+            if state["drawn"] >= self.frames.num_frames:
+                raise ValueError(f"drawn must be below {self.frames.num_frames}, got {state['drawn']}")
             self.epoch, self.drawn, self._summed = state["epoch"], state["drawn"], state["summed"]
             self._metrics, self.evaluated = state["metrics"], state["evaluation"]
-            self._sums.copy_(tensors["sums"])
-        except (KeyError, RuntimeError, TypeError) as error:
+            sums = tensors["sums"]
+            if sums.shape != self._sums.shape or not sums.isfinite().all():
+                raise ValueError("the sums of its metrics are not those of this policy")
+            self._sums.copy_(sums)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise UserError(f"{folder}: not the state of such a training: {reason(error)}") from None
+
+    def _restore_checkpoints(self, folder: Path, state: dict[str, Any]) -> None:
+        """Which checkpoint is the best and which stay, by `state` of the run's last one."""
+        latest = state or act_checkpoint.read_latest_of_ours(self.checkpoints.folder)
+        try:
+            check_evaluation(self.evaluation, {}, latest["best"], "step", self.step)
+            self.checkpoints.restore(latest["best"], latest["kept"])
+        except ValueError as error:
             raise UserError(f"{folder}: not the state of such a training: {reason(error)}") from None

@@ -1,15 +1,17 @@
 """Checkpoint folders that are complete or absent, also after a kill at any moment.
 
 A folder is written under a temporary name, flushed to the disk and renamed. `last` and `best` are links to
-such folders, replaced in one step as well, so at every moment they lead to a whole checkpoint.
+such folders, replaced in one step as well, so at every moment they lead to a whole checkpoint. On a disk
+without links (exFAT, SMB) each is a text, the folder's name, as git writes them there: `follow` reads both.
 """
 
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from common.config import from_dict
 from common.errors import UserError, reason
+from common.untrusted import check_inside, read_text, remove, write_text
 
 TRAINING_STATE = "training_state"
+NAME = re.compile(r"step_\d+")  # of a checkpoint
+LEFT_BY_A_KILL = re.compile(rf"\.({NAME.pattern}|last|best)(\.deleted|\.partial)*\.partial")
 
 
 class Checkpoints:
@@ -28,9 +34,13 @@ class Checkpoints:
     Args:
         folder: where they are.
         unit: what an evaluation calls the steps that checkpoints are named by.
+
+    Raises:
+        UserError: the folder is a link that leads out of the run's.
     """
 
     def __init__(self, folder: Path, unit: str) -> None:
+        check_inside(folder, folder.parent)
         self.folder = folder
         self.unit = unit
         self.best: dict[str, Any] = {}  # evaluation of the best one
@@ -39,10 +49,29 @@ class Checkpoints:
     def path(self, steps: int) -> Path:
         return self.folder / f"step_{steps:08d}"
 
+    def restore(self, best: dict[str, Any], kept: Sequence[str]) -> None:
+        """Continue with the best one's evaluation and the names of those that stay.
+
+        Raises:
+            ValueError: these are none.
+        """
+        if strange := [name for name in kept if not NAME.fullmatch(name)]:
+            raise ValueError(f"kept must hold names of checkpoints, got {strange[0]!r:.50}")
+        self.best, self.kept = dict(best), list(kept)
+
     def keep(self, steps: int) -> None:
         """Keep the checkpoint of these steps."""
         if self.path(steps).name not in self.kept:
             self.kept.append(self.path(steps).name)
+
+    def check_room(self, size: int) -> None:
+        """Raise UserError where the disk has no room for one more of so many bytes."""
+        disk = shutil.disk_usage(self.folder.parent)
+        if disk.total and disk.free < size:  # some network disks say that they have nothing at all
+            raise UserError(
+                f"{self.folder}: a checkpoint takes {size / 2**20:,.0f} MB, and its disk has "
+                f"{disk.free / 2**20:,.0f} MB left: make room, or use another --logs"
+            )
 
     def save(self, steps: int, write: Callable[[Path], None]) -> None:
         """Write one, point `last` to it and `best` to the best one.
@@ -55,7 +84,12 @@ class Checkpoints:
         self.tidy()
 
     def tidy(self) -> None:
-        """Make the folder what `last` says: a kill may leave `best` behind it, and checkpoints beyond."""
+        """Make the folder what `last` says: a kill may leave `best` behind it, and checkpoints beyond.
+
+        Raises:
+            UserError: `last` leads to another run's, which does not say what is to stay of this one's.
+        """
+        check_inside(self.folder / "last", self.folder)
         if self.best:
             link(self.folder / "best", self.path(self.best[self.unit]))
         prune(self.folder, keep=lambda path: path.name in self.kept)
@@ -88,19 +122,21 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         UserError: the disk is full or cannot be written.
     """
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         return
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)
         temporary.mkdir(parents=True)
         write(temporary)
         for written in (temporary, *temporary.rglob("*")):
             flush(written)
+        if path.is_symlink():  # not a checkpoint of this run
+            path.unlink()
         temporary.rename(path)
         flush(path.parent)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)
         raise UserError(
             f"{path}: could not be written, earlier checkpoints are intact: {reason(error)}"
         ) from error
@@ -117,7 +153,9 @@ def link(name: Path, folder: Path) -> None:
     temporary = name.with_name(f".{name.name}.partial")
     try:
         temporary.unlink(missing_ok=True)
-        temporary.symlink_to(folder.name, target_is_directory=True)
+        if not _link(temporary, folder.name):
+            with temporary.open("x", encoding="utf-8") as file:
+                file.write(folder.name)
         if name.is_dir() and not name.is_symlink():
             _delete(name)
         temporary.replace(name)
@@ -125,19 +163,47 @@ def link(name: Path, folder: Path) -> None:
         raise UserError(f"{name}: could not be written, it leads where it led: {reason(error)}") from error
 
 
+def follow(name: Path) -> Path:
+    """The folder that `name`, perhaps `last` or `best`, leads to where the disk has no links; else `name`."""
+    try:
+        target = read_text(name, limit=100).strip()
+    except (OSError, ValueError):  # a folder, or nothing
+        return name
+    return name.with_name(target) if re.fullmatch(r"\w+", target) else name
+
+
+def has_links(folder: Path) -> bool:
+    """Whether links can be made in this folder."""
+    trial = folder / ".link.partial"
+    trial.unlink(missing_ok=True)
+    made = _link(trial, "nothing")
+    trial.unlink(missing_ok=True)
+    return made
+
+
+def _link(name: Path, target: str) -> bool:
+    try:
+        name.symlink_to(target, target_is_directory=True)
+    except OSError:
+        return False
+    return True
+
+
 def prune(checkpoints: Path, keep: Callable[[Path], bool]) -> None:
     """Delete what neither `last` nor `best` nor `keep` wants, and every training state but `last`'s."""
     if not checkpoints.is_dir():
         return
-    last, best = ((checkpoints / name).resolve() for name in ("last", "best"))
+    real = os.path.realpath  # unlike Path.resolve it raises nothing for a link to itself
+    last, best = (real(follow(checkpoints / name)) for name in ("last", "best"))
     for folder in list(checkpoints.iterdir()):
-        ours = folder.name.startswith("step_") or folder.name.endswith(".partial")
+        left = LEFT_BY_A_KILL.fullmatch(folder.name)
+        ours = left or NAME.fullmatch(folder.name)
         if folder.is_symlink() or not folder.is_dir() or not ours:
             continue
-        wanted = folder.resolve() in (last, best) or keep(folder)
-        if folder.name.endswith(".partial") or not wanted:
+        wanted = real(folder) in (last, best) or keep(folder)
+        if left or not wanted:
             _delete(folder)
-        elif folder.resolve() != last:
+        elif real(folder) != last:
             _delete(folder / TRAINING_STATE)
 
 
@@ -150,7 +216,44 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def save_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_state[State](kind: type[State], content: Any, source: Path, optional: Sequence[str] = ()) -> State:
+    """A training's state as its dataclass describes it, whose defaults are no fallbacks.
+
+    Args:
+        kind: as `common.config.from_dict` has it.
+        content: of the JSON file.
+        source: that file.
+        optional: fields that former files do not have.
+
+    Raises:
+        UserError: something is missing, unknown, of another type or out of range.
+    """
+    if not isinstance(content, dict):
+        raise UserError(f"{source}: not the state of a training")
+    names = [field.name for field in fields(kind)]  # pyright: ignore[reportArgumentType]
+    if missing := [name for name in names if name not in content and name not in optional]:
+        raise UserError(f"{source}: {missing[0]} is missing, so it is not the whole state of a training")
+    return from_dict(kind, content, f"{source}: ")
+
+
+def check_counts(state: Any, *names: str) -> None:
+    """Raise ValueError where one of these fields is negative."""
+    for name in names:
+        if getattr(state, name) < 0:
+            raise ValueError(f"{name} must not be negative, got {getattr(state, name)}")
+
+
+def check_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError where the state that an Adam has loaded is not that of its parameters."""
+    for parameter, moments in optimizer.state.items():
+        shapes = {name: value.shape for name, value in moments.items() if name != "step"}
+        if "step" not in moments or shapes != dict.fromkeys(("exp_avg", "exp_avg_sq"), parameter.shape):
+            raise ValueError(f"the optimiser's moments are not those of a tensor {tuple(parameter.shape)}")
+        if not all(value.isfinite().all() for value in moments.values()):
+            raise ValueError("the optimiser's moments are not finite")
 
 
 def flush(path: Path) -> None:
@@ -165,7 +268,7 @@ def flush(path: Path) -> None:
 def _delete(folder: Path) -> None:
     """Under a name of its own, so that a kill leaves no half of it under the old one."""
     doomed = folder.with_name(f".{folder.name.strip('.')}.deleted.partial")
-    shutil.rmtree(doomed, ignore_errors=True)
     with suppress(OSError):  # what cannot be deleted takes space and does no harm
+        remove(doomed)
         folder.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+        remove(doomed)

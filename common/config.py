@@ -4,7 +4,8 @@ A setting has one dotted name everywhere: `agent.lr` is a field of the dataclass
 and the flag `--agent.lr`. tyro makes the command line and `--help` out of the dataclasses; the comment beside
 a field is its help. Every field has a default and a plain type: bool, int, float, str, Path, Literal, a tuple
 or list of those, one of those or None, or another config class; `Annotated` adds bounds (`common/bounds.py`).
-A setting is given once, by one of its spellings. `~` in a path is the home.
+In JSON also a dict, of whatever it holds. A setting is given once, by one of its spellings. `~` in a path is
+the home.
 
 A config class may define `RENAMED`, a dict from former dotted names to today's; both are understood.
 
@@ -128,7 +129,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def save_yaml(config: Any, path: Path | str) -> None:
     """Write every field, in the order of the dataclass, as a YAML file that `parse` reads."""
-    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+    untrusted.write_text(Path(path), yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
 def load_yaml(path: Path | str) -> dict[str, Any]:
@@ -168,7 +169,7 @@ def _build[Config](config_class: type[Config], values: dict[str, Any], source: s
     """The defaults with `values` put in: types checked, `validate()` left for when the flags are in too."""
     kinds, changes, spelled = _kinds(config_class), {}, {}
     renamed = getattr(config_class, "RENAMED", {})
-    for name, value in _flatten(values):
+    for name, value in _flatten(values, whole=[key for key, kind in kinds.items() if kind is dict]):
         key = name.replace("-", "_")
         key = renamed.get(key, key)
         if (other := spelled.setdefault(key, name)) != name or key in changes:
@@ -298,12 +299,15 @@ def _kinds(config_class: type, prefix: str = "") -> dict[str, Any]:
     return kinds
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(
+    values: dict[str, Any], prefix: str = "", whole: Collection[str] = ()
+) -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flatten(value, f"{prefix}{name}.")
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and value and key not in whole:
+            yield from _flatten(value, f"{key}.", whole)
         else:
-            yield f"{prefix}{name}", value
+            yield key, value
 
 
 def _nearest(name: str, candidates: Collection[str]) -> str:

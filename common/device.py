@@ -1,5 +1,6 @@
 """Which device a script computes on."""
 
+import numpy as np
 import torch
 
 from common.errors import UserError
@@ -9,6 +10,13 @@ def use_threads(count: int) -> None:
     """Let PyTorch compute with so many CPU threads; 0 leaves the choice to it."""
     if count:
         torch.set_num_threads(count)
+
+
+def flush_denormals() -> None:
+    """Let the CPU take denormals, into which Adam's moments decay, for zeros: it handles them slowly."""
+    for kind in ("float32", "float64"):
+        np.finfo(kind)  # NumPy measures the smallest one once, and would complain from now on
+    torch.set_flush_denormal(True)
 
 
 def choose_device(name: str) -> torch.device:

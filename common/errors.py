@@ -6,8 +6,10 @@ import os
 import reprlib
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from common.start import check_where_one_is, hearing_ctrl_c
 
 LONGEST_LINE = 300  # characters that a person reads
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")  # PyTorch's words
@@ -57,20 +59,25 @@ def one_line(text: str) -> str:
 def report_user_errors() -> Iterator[None]:
     """Print a `UserError` as `error: ...` on stderr and exit with code 2.
 
-    A closed pipe (`| head`) ends the script silently, Ctrl-C, a full disk and a full memory with one line.
-    Nothing else is caught. Output is line-buffered, also into a file, so that a log is up to date.
+    A closed pipe (`| head`) ends the script silently; Ctrl-C, a full disk, a full memory and a name that is
+    not UTF-8 with one line. Nothing else is caught. Output is line-buffered, also into a file, so that a log
+    is up to date, and what its encoding does not have is written as an escape.
 
     Decorates a script's `main` (`@report_user_errors()`) or wraps a block (`with report_user_errors():`).
 
     Raises:
-        SystemExit: code 2, in place of a `UserError`, a full disk or memory; code 130 after Ctrl-C; code 141
-            after a closed pipe.
+        SystemExit: code 2, in place of a `UserError`, a full disk or memory or such a name; code 130 after
+            Ctrl-C; code 141 after a closed pipe.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
-        yield
-        sys.stdout.flush()
+        with hearing_ctrl_c():
+            check_where_one_is()
+            yield
+            if sys.stdout:
+                sys.stdout.flush()
     except UserError as error:
         _say(f"error: {error}")
         raise SystemExit(2) from None
@@ -78,15 +85,18 @@ def report_user_errors() -> Iterator[None]:
         _say("interrupted")
         raise SystemExit(130) from None
     except BrokenPipeError:
-        _close_stdout()
+        _silence(sys.stdout)
         raise SystemExit(141) from None
+    except UnicodeEncodeError as error:
+        _say(f"error: {error.object!r:.200}: this name is not UTF-8")
+        raise SystemExit(2) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = error.filename or "the disk, or where the output goes,"
         _say(f"error: {where} has no space left")
         if not error.filename:
-            _close_stdout()
+            _silence(sys.stdout)
         raise SystemExit(2) from None
     except (MemoryError, RuntimeError) as error:  # PyTorch's is a RuntimeError
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
@@ -96,11 +106,13 @@ def report_user_errors() -> Iterator[None]:
 
 
 def _say(line: str) -> None:
-    """On stderr, unless that goes to the full disk too."""
-    with suppress(OSError):
+    """One line on stderr, unless that goes to the full disk too."""
+    try:
         print(one_line(line), file=sys.stderr)
+    except OSError:
+        _silence(sys.stderr)
 
 
-def _close_stdout() -> None:
+def _silence(stream: TextIO) -> None:
     """Else the last flush fails as well."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

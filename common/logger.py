@@ -1,6 +1,8 @@
 """A run's numbers: `metrics.csv`, TensorBoard, and optionally Weights & Biases."""
 
 import csv
+import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,10 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from common.errors import UserError, reason
+from common.untrusted import append_text, check_inside, new_file, read_text, write_text
 from common.video import encode_gif
+
+MAX_BYTES = 2**30  # of metrics.csv
 
 
 class Logger:
@@ -39,8 +44,10 @@ class Logger:
         with _told_where(folder):
             try:
                 self.rows = [row for row in _read(self.path) if int(row["step"]) <= resumed_at]
-            except (KeyError, ValueError):
-                raise UserError(f"{self.path}: damaged; move it away to continue without it") from None
+            except (KeyError, ValueError, csv.Error) as error:
+                raise UserError(
+                    f"{self.path}: damaged ({reason(error)}); move it away to continue without it"
+                ) from None
             self.columns = list(dict.fromkeys(["step", *(name for row in self.rows for name in row)]))
             self._rewrite()
             self.tensorboard = EventFile(folder, first_step=resumed_at + 1)
@@ -63,8 +70,9 @@ class Logger:
                 self.columns += new
                 self._rewrite()
             else:
-                with self.path.open("a", newline="") as file:
-                    csv.DictWriter(file, self.columns).writerow(row)
+                line = io.StringIO(newline="")
+                csv.DictWriter(line, self.columns).writerow(row)
+                append_text(self.path, line.getvalue())
             self.tensorboard.add(step, [{"tag": k, "simple_value": v} for k, v in scalars.items()])
         if self.wandb:
             self.wandb.log(scalars, step=step)
@@ -84,12 +92,10 @@ class Logger:
             self.wandb.finish()
 
     def _rewrite(self) -> None:
-        temporary = self.path.with_suffix(".partial")
-        with temporary.open("w", newline="") as file:
+        with new_file(self.path) as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(self.rows)
-        temporary.replace(self.path)
 
 
 class EventFile:
@@ -104,7 +110,7 @@ class EventFile:
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
-        self.file = (folder / f"events.out.tfevents.{time():.6f}.{gethostname()}").open("ab")
+        self.file = (folder / f"events.out.tfevents.{time():.6f}.{gethostname()}").open("xb")
         self.records = RecordWriter(self.file)
         self._write(file_version="brain.Event:2")
         self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
@@ -124,31 +130,44 @@ class EventFile:
 def _read(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
-    text = path.read_text()
+    text = read_text(path, MAX_BYTES)
     whole = text[: text.rfind("\n") + 1]  # a full disk may have cut the last line
     # Empty cells are columns that the row did not have.
-    return [{k: v for k, v in row.items() if v} for row in csv.DictReader(whole.splitlines())]
+    return [{k: v for k, v in row.items() if k and v} for row in csv.DictReader(whole.splitlines())]
 
 
 def _wandb_run(folder: Path, project: str, config: dict | None) -> Any:
     """The folder's run at Weights & Biases; a resumed training continues it."""
+    name = _wandb_id(folder / "wandb_id")
+    check_inside(folder / "wandb", folder)
     import wandb  # an import that takes a second, and most runs do without
 
     with _told_where(folder):
-        file = folder / "wandb_id"
-        if not file.exists():
-            file.write_text(uuid4().hex[:8])
         try:
             return wandb.init(
                 project=project,
                 dir=folder,
                 name=folder.name,
-                id=file.read_text(),
+                id=name,
                 resume="allow",
                 config=config,
             )
         except wandb.Error as error:
             raise UserError(f"wandb_project {project}: {reason(error)}") from None
+
+
+def _wandb_id(file: Path) -> str:
+    """What the file holds; a new one where there is none."""
+    with _told_where(file.parent):
+        if not file.exists():
+            write_text(file, uuid4().hex[:8])
+        try:
+            name = read_text(file).strip()
+        except ValueError:
+            name = ""
+    if not re.fullmatch(r"[\w-]{1,64}", name):  # it becomes part of a path
+        raise UserError(f"{file}: not the id of a run; move it away to begin a new one")
+    return name
 
 
 @contextmanager

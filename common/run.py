@@ -1,8 +1,7 @@
-"""A run is a folder: choosing it, locking it, resuming from it, and stopping on a signal."""
+"""A run is a folder: choosing it, locking it and resuming from it."""
 
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -10,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.checkpoint import TRAINING_STATE, link, newest
+from common.checkpoint import TRAINING_STATE, follow, has_links, link, newest
 from common.config import differences, from_dict, load_yaml, save_yaml, to_dict
 from common.errors import UserError
+from common.signals import StopRequest
+from common.untrusted import append_text, check_inside
 
 LEAVES_THE_RESULT = ("logs", "run_name", "resume", "device", "threads", "wandb_project")  # of a training
 
@@ -26,7 +27,7 @@ class Run:
     script: str  # its file's name
     argv: Sequence[str] | None
     last: Path | None  # the checkpoint to resume from
-    stop: "StopRequest"
+    stop: StopRequest
     is_main: bool = True  # the process that writes and prints
 
     def begin(self, table: dict[str, str], resumed: str = "") -> None:
@@ -98,6 +99,8 @@ def open_run(
     """
     folder = share(choose_folder(config.logs, config.run_name or name, config.resume))
     with only_process_in(folder) if is_main else nullcontext(), StopRequest() as stop:
+        if is_main and not has_links(folder):
+            _warn(f"{folder}: no links on this disk, so last and best are texts; LeRobot cannot follow them")
         changeable = (*LEAVES_THE_RESULT, *may_change)
         last = share(last_checkpoint(folder, config, changeable) if is_main else None)
         yield Run(folder, config, script, argv, last, stop, is_main)
@@ -135,8 +138,9 @@ def last_checkpoint(folder: Path, config: Any, may_change: Sequence[str]) -> Pat
     Raises:
         UserError: the run has another configuration, or its checkpoint is gone.
     """
-    saved, last = folder / "config.yaml", folder / "checkpoints" / "last"
-    if saved.exists() and last.parent.exists():
+    saved, name = folder / "config.yaml", folder / "checkpoints" / "last"
+    check_inside(name.parent, folder)
+    if saved.exists() and name.parent.exists():
         values = load_yaml(saved)
         task = values.get("task", getattr(config, "FORMER_TASK", config.task))
         if task != config.task:  # whose other settings have other names
@@ -151,10 +155,13 @@ def last_checkpoint(folder: Path, config: Any, may_change: Sequence[str]) -> Pat
                 f"{folder} was trained with another configuration ({'; '.join(changed)}): "
                 "resume with its settings, or start a new run with another --run-name or --no-resume"
             )
-    if last.is_symlink() and not last.exists():
-        raise UserError(f"{last} leads to {last.readlink()}, which is gone: --no-resume starts a new run")
+    last = follow(name)
+    if (name.is_symlink() or last != name) and not last.exists():
+        target = name.readlink() if name.is_symlink() else last.name
+        raise UserError(f"{name} leads to {target}, which is gone: --no-resume starts a new run")
     if not last.exists():
         _find_last(last)
+        last = follow(name)
     return last if last.exists() else None
 
 
@@ -184,13 +191,10 @@ def write_down(folder: Path, config: Any, command: str) -> None:
     """
     saved = folder / "config.yaml"
     try:
-        partial = saved.with_suffix(".partial")  # a kill must not leave half a config
-        save_yaml(config, partial)
-        partial.replace(saved)
-        with (folder / "command.txt").open("a", encoding="utf-8") as commands:
-            commands.write(f"{command}\n")
+        save_yaml(config, saved)
+        append_text(folder / "command.txt", f"{command}\n")
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
+        raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None
 
 
 def same_command(folder: Path, resume: bool) -> str:
@@ -209,62 +213,21 @@ def only_process_in(folder: Path, doing: str = "training") -> Iterator[None]:
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another process is {doing} there") from None
-        yield
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Defer Ctrl-C and SIGTERM to the end of this short block."""
-    held: list[int] = []
-    signals = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.signal(number, lambda number, _: held.append(number)) for number in signals}
+        raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise UserError(f"{folder}: another process is {doing} there") from None
+    except OSError as error:  # NFS and Lustre may have no locks
+        _warn(f"{folder}: cannot be locked ({error.strerror}), so start no other process that writes there")
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        for number in held:
-            signal.raise_signal(number)
+        os.close(lock)
 
 
-class StopRequest:
-    """The first Ctrl-C or SIGTERM sets a flag that the loop polls; a second one interrupts at once.
-
-    Args:
-        after: what the loop will still do, for the person who waits.
-
-    Example:
-        with StopRequest() as stop:
-            trainer.train(logger, stop)
-    """
-
-    def __init__(self, after: str = "this step or evaluation, to save") -> None:
-        self.after = after
-        self.signal: int | None = None
-
-    def __call__(self) -> bool:
-        return self.signal is not None
-
-    def __enter__(self) -> "StopRequest":
-        self._previous = {
-            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _frame: Any) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = number
-        os.write(2, f"\nstopping after {self.after} (again: at once)\n".encode())  # print may be interrupted
+def _warn(sentence: str) -> None:
+    print(f"warning: {sentence}", file=sys.stderr)

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from common.bounds import Between, Count, Seed, Steps
 from common.checkpoint import Checkpoints
+from common.errors import reason
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,27 @@ def evaluate(
     if may_be_best and (not best or evaluation.rank(numbers) >= evaluation.rank(best)):
         checkpoints.best = numbers
     return numbers
+
+
+def check_evaluation(evaluation: Evaluation, latest: dict, best: dict, unit: str, steps: int) -> None:
+    """Raise ValueError where a saved state's evaluations are not such as `evaluate` makes.
+
+    Args:
+        latest, best: their summaries; empty where there was none.
+        unit: what they call the step.
+        steps: of the training so far.
+    """
+    for numbers in filter(None, (latest, best)):
+        step = numbers.get(unit)
+        if type(step) is not int or not 0 <= step <= steps:
+            raise ValueError(f"{unit} of an evaluation must be from 0 to {steps}, got {step!r:.50}")
+    try:
+        rank = evaluation.rank(best) if best else ()
+        evaluation.line(latest) if latest else ""
+        if any(not isinstance(value, int | float) or value != value for value in rank):
+            raise ValueError("is ranked by something else than numbers")
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"evaluation or best is not one of this task: {reason(error)}") from None
 
 
 def crossed(every: int, before: int, now: int) -> bool:

@@ -8,6 +8,7 @@ old one and takes its place, so what a link there leads to stays as it is.
 import json
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,7 +63,7 @@ def load_json(path: Path) -> Any:
     Raises:
         UserError: the file is missing or not JSON of bounded size, depth and numbers.
     """
-    with _reading(path):
+    with reading(path):
         return parse_json(read_text(path))
 
 
@@ -106,7 +107,7 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         UserError: the file is missing or not whole.
     """
-    with _reading(path):
+    with reading(path):
         with open_regular(path):
             pass
         with safe_open(path, framework="pt") as file:
@@ -161,8 +162,28 @@ def append_text(path: Path, text: str) -> None:
         file.write(text)
 
 
+def remove(path: Path) -> None:
+    """Delete a folder, a file or a link, which leaves alone what it leads to; nothing where nothing is.
+
+    Raises:
+        OSError: a file or link cannot be deleted; a folder is left, or half of it.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def check_inside(path: Path, folder: Path) -> None:
+    """Raise UserError where a link leads out of the folder, so that nothing elsewhere is changed."""
+    real = Path(os.path.realpath(path))
+    if not real.is_relative_to(os.path.realpath(folder)):
+        raise UserError(f"{path}: leads out of {folder}, to {real}: links in it have to stay in it")
+
+
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
+    """Raise a UserError that names the file where the block finds it missing or damaged."""
     try:
         yield
     except FileNotFoundError:

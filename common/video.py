@@ -1,13 +1,17 @@
 """Frames to an MP4 that browsers, notebooks and slides play, or to a GIF that a README shows."""
 
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 
 import imageio.v2 as imageio
 import imageio.v3
 import numpy as np
+from imageio_ffmpeg import get_ffmpeg_exe
 
 from common.errors import UserError, reason
+from common.signals import deaf_children
+from common.untrusted import new_file
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None:
@@ -24,6 +28,10 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None
     temporary = path.with_name(f".partial_{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # a link there would be written through
+        if hasattr(signal, "pthread_sigmask"):  # Windows has none
+            with deaf_children():
+                get_ffmpeg_exe()  # tries it out once, and takes one that Ctrl-C has ended for a broken one
         # 4:2:0 is what players expect, hence even sides; imageio would rescale to multiples of 16.
         with imageio.get_writer(temporary, fps=fps, codec="libx264", quality=8, macro_block_size=2) as writer:
             for frame in frames:
@@ -43,7 +51,8 @@ def write_gif(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode_gif(np.stack(list(frames)), fps))
+        with new_file(path, "wb") as file:
+            file.write(encode_gif(np.stack(list(frames)), fps))
     except OSError as error:
         raise UserError(f"{path}: could not be written: {reason(error)}") from None
 

@@ -2,4 +2,6 @@
 
 import gymnasium
 
+import common.start  # noqa: F401  before Numba is imported
+
 gymnasium.register("pusht_fast/PushT-v0", entry_point="envs.pusht.simulator:PushTEnv", max_episode_steps=300)

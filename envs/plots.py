@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from common.untrusted import new_file
 from envs.interfaces import Episode
 
 SUCCESS, FAILURE = "#2f6db5", "#e2711d"  # blue and orange, distinct for every eye
@@ -37,4 +38,5 @@ def save_figure(figure: Figure, path: Path) -> None:
         axes.grid(color=TRACK, linewidth=0.8)
         axes.set_axisbelow(True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with new_file(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=150)

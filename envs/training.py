@@ -140,12 +140,25 @@ class TrainingEnv:
         return state, arrays | self.codec.state_dict()
 
     def load_state_dict(self, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> np.ndarray:
-        """Play the episodes of `state_dict` again up to where they were; returns their observations."""
+        """Play the episodes of `state_dict` again up to where they were; returns their observations.
+
+        Raises:
+            ValueError: it is not such a state; other errors are possible.
+        """
         self.rng.bit_generator.state, self.env_steps = state["rng"], state["env_steps"]
+        if type(self.env_steps) is not int or self.env_steps < 0:
+            raise ValueError(f"env.env_steps must not be negative, got {self.env_steps!r:.50}")
+        for name in ("seeds", "start_states", "returns"):
+            if arrays[name].shape != getattr(self, name).shape:
+                raise ValueError(f"env.{name} has the shape {arrays[name].shape}")
         self.seeds, self.returns = arrays["seeds"].copy(), arrays["returns"].copy()
         self.start_states = arrays["start_states"].copy()
         lengths = arrays["lengths"]
         actions = arrays["targets" if "targets" in arrays else "actions"]  # the former name
+        if lengths.shape != (self.num_envs,) or lengths.min() < 0 or lengths.sum() != len(actions):
+            raise ValueError("env.lengths are not those of its actions")
+        if not np.isfinite(actions).all():
+            raise ValueError("env.actions holds numbers that are not finite")
         self._actions = [list(played) for played in np.split(actions, np.cumsum(lengths)[:-1])]
         everywhere = np.ones(self.num_envs, bool)
         self._raw, _ = self.env.reset(seed=self.seeds, options=self._options(everywhere))

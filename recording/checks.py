@@ -29,7 +29,7 @@ from common.lerobot_files import (
 )
 from common.untrusted import load_json
 from recording.dataset import NOTES, Dataset, Notes
-from recording.files import NumberedFile, count_frames
+from recording.files import NumberedFile, count_frames, foreign_file
 from recording.schema import IMAGE, Recipe
 
 STATISTICS = "min", "max", "mean", "std", *(f"q{int(100 * share):02d}" for share in DEFAULT_QUANTILES)
@@ -58,6 +58,29 @@ def check_root(root: Path) -> None:
 def is_dataset(root: Path) -> bool:
     """Whether a folder is a LeRobot dataset of any kind and state, or what is left of one of ours."""
     return (root / INFO).is_file() or (root / NOTES).is_file()
+
+
+def check_replaceable(root: Path) -> None:
+    """Raise UserError where a folder is no dataset by its contents, or holds something else besides."""
+    described = ((INFO, ("codebase_version", "features")), (NOTES, ("recipe",)))
+    if not any(_has_keys(root / file, keys) for file, keys in described):
+        raise UserError(
+            f"{root}: not a LeRobot dataset, so --overwrite does not touch it; choose another --root"
+        )
+    if foreign := foreign_file(root):
+        raise UserError(
+            f"{root}: holds {foreign}, which is no part of a dataset and would be deleted: move it away, or "
+            "choose another --root"
+        )
+
+
+def _has_keys(file: Path, keys: tuple[str, ...]) -> bool:
+    """Whether it is a JSON object with these keys."""
+    try:
+        content = load_json(file)
+    except UserError:
+        return False
+    return isinstance(content, dict) and all(key in content for key in keys)
 
 
 def open_dataset(root: Path) -> Dataset:

@@ -31,9 +31,9 @@ from pandas import DataFrame, Index
 from common.checkpoint import save_json
 from common.errors import UserError
 from common.lerobot_files import INFO, STATS, TASKS, parquet_files, read_table
-from common.run import undisturbed
+from common.signals import undisturbed
 from envs.recording import Recordable
-from recording.files import NumberedFile, extend, extend_rows, extend_video, last_file, shorten
+from recording.files import NumberedFile, extend, extend_rows, extend_video, foreign_file, last_file, shorten
 from recording.schema import (
     IMAGE,
     Recipe,
@@ -49,7 +49,9 @@ FRAMES_PER_FILE = 10_000  # 13 MB of pictures of 96 x 96; the most that an `appe
 EPISODES_PER_FILE = 1_000
 NOTES = Path("meta/recording.json")
 SUMMARY = INFO, STATS, TASKS, NOTES
-CARD = Path("README.md"), Path("card")  # they describe the dataset as it is: when it grows, they are dropped
+CARD = tuple(
+    map(Path, ("README.md", "card/contact_sheet.png", "card/episodes.mp4", "card/lengths.png"))
+)  # they describe the dataset as it is: when it grows, they are dropped
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ class Dataset:
         length = last["length"]
         notes = replace(self.notes, successes=self.notes.successes - last["success"])
         if self.episodes == 1:
+            if foreign := foreign_file(self.root):
+                raise UserError(f"{self.root}: its only episode stays, because {foreign} would go with it")
             remove(self.root)  # LeRobot opens no dataset without episodes
             self._remember(notes, 0, 0)
             return
@@ -186,7 +190,7 @@ class Dataset:
 
     def _link(self, new: Path, leave_out: set[Path]) -> None:
         if self.episodes:
-            link_all(self.root, new, lambda path: path not in leave_out and Path(path.parts[0]) not in CARD)
+            link_all(self.root, new, lambda path: path not in leave_out and path not in CARD)
 
     def _table(self, episode: RecordedEpisode, row: dict[str, Any]) -> pa.Table:
         """The frames of an episode as LeRobot stores them."""

@@ -3,6 +3,8 @@
 Nothing is changed in place. A file that grows is written anew, because the version before has the old one.
 """
 
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -23,6 +25,17 @@ from common.lerobot_files import parquet_files, read_table, reading
 from common.untrusted import open_regular
 
 FILES_PER_FOLDER = 1_000  # LeRobot's default
+
+CHUNK, EPISODE, KEY = r"chunk-\d{3,}", r"episode[-_]\d{6,}", r"[\w.-]+"
+WRITTEN = re.compile(  # what LeRobot of any version, the Hub, the system and we put into a dataset
+    rf"meta/(info|stats|recording)\.json|meta/(tasks|subtasks)\.parquet"
+    rf"|meta/(tasks|episodes|episodes_stats)\.jsonl|meta/episodes/{CHUNK}/file-\d{{3,}}\.parquet"
+    rf"|data/{CHUNK}/(file-\d{{3,}}|{EPISODE})\.parquet"
+    rf"|videos/({KEY}/{CHUNK}/file-\d{{3,}}|{CHUNK}/{KEY}/{EPISODE})\.mp4"
+    rf"|images/{KEY}/{EPISODE}/frame[-_]\d{{6,}}\.(png|tiff?)"
+    r"|README\.md|card/(contact_sheet\.png|episodes\.mp4|lengths\.png)"
+    r"|\.gitattributes|\.cache/huggingface/.+|(.+/)?\.DS_Store"
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,12 @@ def last_file(folder: Path) -> NumberedFile:
     """The last Parquet file below `folder`, which numbers them from 0 without a gap."""
     files = parquet_files(folder)
     return NumberedFile(len(files) - 1, pq.read_metadata(files[-1]).num_rows) if files else NumberedFile()
+
+
+def foreign_file(root: Path) -> Path | None:
+    """A file in a dataset's folder that is no part of it, by its relative path; links are not followed."""
+    paths = (Path(folder, name).relative_to(root) for folder, _, names in os.walk(root) for name in names)
+    return min((path for path in paths if not WRITTEN.fullmatch(path.as_posix())), default=None)
 
 
 def row_groups(path: Path) -> Iterator[pa.Table]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.errors import UserError
-from common.run import StopRequest
+from common.signals import StopRequest
 from envs.recording import Demonstration, Recordable
 from recording.dataset import Dataset
 from recording.episodes import complete

@@ -6,7 +6,7 @@ from contextlib import closing
 from tqdm import tqdm
 
 from common.errors import UserError
-from common.run import StopRequest
+from common.signals import StopRequest
 from recording.dataset import Dataset, Notes
 from recording.schema import RecordedEpisode
 from recording.workers import BlockRecorder, recorded_blocks

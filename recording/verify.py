@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.lerobot_files import STATS, check_film, decode_picture, parquet_files, read_table, reading
-from common.run import StopRequest
+from common.signals import StopRequest
 from envs.recording import Recordable
 from envs.rollout import replay
 from recording.dataset import Dataset, all_stats

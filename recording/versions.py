@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.checkpoint import flush
@@ -28,7 +28,13 @@ def writing_to(root: Path) -> Iterator[None]:
     Raises:
         UserError: another process records there, or the disk cannot be written.
     """
+    if root.is_mount():
+        raise UserError(
+            f"{root}: a disk is mounted there, so it cannot be replaced as a whole: --root {root / 'data'}"
+        )
     workplace = _workplace(root)
+    if workplace.is_symlink():
+        raise UserError(f"{workplace}: is a link, and what it leads to would be changed: delete the link")
     with only_process_in(workplace, "recording"):
         previous = workplace / "previous"
         if previous.exists() and not root.exists():
@@ -38,7 +44,12 @@ def writing_to(root: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            shutil.rmtree(workplace, ignore_errors=True)
+            _delete(workplace / "next")
+            if root.exists():  # else it is all that there is
+                _delete(previous)
+            (workplace / ".lock").unlink(missing_ok=True)
+            with suppress(OSError):  # something is left in it
+                workplace.rmdir()
 
 
 @contextmanager

@@ -11,12 +11,12 @@ depend on the number of shards.
 
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 
 import cv2
@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from common.device import choose_device
 from common.errors import UserError
+from common.signals import deaf_children
 from envs.interfaces import Policy
 from policies import load_policy, task_of
 from recording.episodes import RecordingEnv, record_episodes
@@ -124,10 +125,10 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, its_end = context.Pipe(duplex=False)
         self.process = context.Process(target=_work, args=(its_end, recorder, first, stride), daemon=True)
-        # Ctrl-C goes to all processes, and the parent decides: the worker ignores it from its first line on.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        self.process.start()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        with deaf_children():
+            resource_tracker.ensure_running()  # else it starts with the first worker, and unblocks signals
+            with deaf_children():
+                self.process.start()
         its_end.close()  # else the worker's death would not end the pipe
 
     def next_block(self) -> list[RecordedEpisode]:

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from common.bounds import Above, Between, NotNegative, Positive, Several, Share
+from common.checkpoint import check_moments
 from common.errors import show
 from common.memory import check_fits
 from common.seeding import restore_generator
@@ -239,6 +240,7 @@ class SAC:
                     moments.setdefault(int(index), {})[key] = tensor
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            check_moments(optimizer)
 
     def _modules(self) -> dict[str, torch.nn.Module]:
         return {

@@ -39,4 +39,12 @@ class Detours:
         return {"offsets": self.offsets.copy(), "left": self.left.copy()}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        self.offsets, self.left = state["offsets"].copy(), state["left"].copy()
+        """Hold what `state_dict` returned.
+
+        Raises:
+            ValueError: it is of other environments.
+        """
+        offsets, left = state["offsets"].copy(), state["left"].copy()
+        if (offsets.shape, left.shape) != (self.offsets.shape, self.left.shape) or (left < 0).any():
+            raise ValueError("detours are not those of these environments")
+        self.offsets, self.left = offsets, left

@@ -149,7 +149,16 @@ class ReplayBuffer:
         return {name: rows[: self.size] for name, rows in self.storage._asdict().items()}
 
     def load_state_dict(self, state: dict[str, torch.Tensor], position: int) -> None:
-        """Hold what `state_dict` returned; the next transition goes to row `position`."""
-        self.position, self.size = position, len(state["rewards"])
+        """Hold what `state_dict` returned; the next transition goes to row `position`.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        size = len(state["rewards"])
+        if not 0 <= position < self.capacity or (size < self.capacity and position != size):
+            raise ValueError(f"replay_position must be {size % self.capacity}, got {position}")
         for name, rows in self.storage._asdict().items():
-            rows[: self.size] = state[name]
+            if state[name].shape != (size, *rows.shape[1:]):  # else they would be repeated
+                raise ValueError(f"{name} has the shape {tuple(state[name].shape)}")
+            rows[:size] = state[name]
+        self.position, self.size = position, size

@@ -5,7 +5,7 @@ It knows the environment as an `envs.interfaces.TrainingEnv` and the evaluation 
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
@@ -16,9 +16,9 @@ import torch
 from common import checkpoint, untrusted
 from common.bounds import Above, Between, Count, Share, Steps
 from common.checkpoint import Checkpoints
-from common.errors import UserError
+from common.errors import UserError, reason
 from common.seeding import restore_generator
-from common.training import Evaluation, Log, LoopConfig, crossed, evaluate, progress_bar
+from common.training import Evaluation, Log, LoopConfig, check_evaluation, crossed, evaluate, progress_bar
 from envs.interfaces import TrainingEnv
 from sac.agent import SAC
 from sac.augmentation import Mirror
@@ -40,6 +40,25 @@ class TrainingConfig(LoopConfig):
     video_every: Steps = 800_000  # env steps between rollouts shown in TensorBoard; 0: none
     eval_episodes: Count = 200  # per evaluation, the same seeds each time
     best_from: Steps = 0  # env steps before which no checkpoint is the best
+
+
+@dataclass(frozen=True)
+class Counters:
+    """`counters.json` of a training's state: all that is no tensor."""
+
+    env_steps: int = 0
+    updates: int = 0
+    replay_position: int = 0  # where the next transition goes
+    evaluation: dict = field(default_factory=dict)  # the latest summary
+    best: dict = field(default_factory=dict)  # that of the best checkpoint
+    kept: tuple[str, ...] = ()  # names of checkpoints that stay
+    returns: tuple[float, ...] = ()  # of the latest episodes
+    successes: tuple[bool | float, ...] = ()  # of the latest episodes
+    exploration: dict = field(default_factory=dict)  # state of its generator
+    env: dict = field(default_factory=dict)
+
+    def validate(self) -> None:
+        checkpoint.check_counts(self, "env_steps", "updates", "replay_position")
 
 
 class Trainer:
@@ -101,6 +120,7 @@ class Trainer:
             UserError: a loss is not finite, or a checkpoint cannot be written.
         """
         self.checkpoints.tidy()
+        self.checkpoints.check_room(self._checkpoint_bytes())
         config, total = self.config, self.total_env_steps
         started, resumed_at, updates_before = perf_counter(), self.env_steps, self.agent.updates
         with progress_bar(total, self.env_steps) as bar:
@@ -156,10 +176,13 @@ class Trainer:
 
     def _learn(self) -> None:
         """`utd` updates per environment step since learning began."""
-        due = int((self.env_steps - self.config.start_steps) * self.config.utd)
+        due = self._updates_due(self.env_steps)
         while self.agent.updates < due and self.buffer.size:
             batch = self.buffer.sample(self.agent.config.batch_size, self.sampling)
             self._metrics = self.agent.update(self.augment(batch) if self.augment else batch)
+
+    def _updates_due(self, env_steps: int) -> int:
+        return max(int((env_steps - self.config.start_steps) * self.config.utd), 0)
 
     def _log(self, logger: Log, seconds: float, env_steps: int, updates: int) -> None:
         self._check_finite()
@@ -215,6 +238,12 @@ class Trainer:
         self._check_finite()
         self.checkpoints.save(self.env_steps, self._write)
 
+    def _checkpoint_bytes(self) -> int:
+        """What a checkpoint takes in the end, but for little things."""
+        filled = min(1.0, self.total_env_steps / self.buffer.capacity)
+        replay = sum(rows.nbytes for rows in self.buffer.storage)
+        return int(filled * replay) + sum(tensor.nbytes for tensor in self.agent.state_dict().values())
+
     def _write(self, folder: Path) -> None:
         trained = {"env_steps": self.env_steps, "updates": self.agent.updates, "evaluation": self.evaluated}
         checkpoint.save_json(folder / "config.json", self.policy_config | {"trained": trained})
@@ -255,7 +284,8 @@ class Trainer:
             UserError: it is not whole, or not of this configuration.
         """
         state = folder / checkpoint.TRAINING_STATE
-        counters = untrusted.load_json(state / "counters.json")
+        file = state / "counters.json"
+        counters = checkpoint.read_state(Counters, untrusted.load_json(file), file)
         flat = untrusted.load_tensors(state / "tensors.safetensors")
 
         def part(name: str) -> dict[str, torch.Tensor]:
@@ -271,19 +301,28 @@ class Trainer:
                 "--no-resume starts a new run"
             )
         try:
-            self.agent.load_state_dict(part("agent"), counters["updates"])
-            self.buffer.load_state_dict(part("replay"), counters["replay_position"])
+            self._check_state(counters, flat)
+            self.agent.load_state_dict(part("agent"), counters.updates)
+            self.buffer.load_state_dict(part("replay"), counters.replay_position)
             self.window.load_state_dict(part("window"))
-            restore_generator(self.sampling, flat["trainer.sampling"], counters["updates"])
-            self.exploration.bit_generator.state = counters["exploration"]
+            restore_generator(self.sampling, flat["trainer.sampling"], counters.updates)
+            self.exploration.bit_generator.state = counters.exploration
             self.detours.load_state_dict({name: tensor.numpy() for name, tensor in part("detours").items()})
             env_arrays = {name: tensor.numpy() for name, tensor in part("env").items()}
-            self.observations = self.env.load_state_dict(counters["env"], env_arrays)
-            self.env_steps, self.evaluated = int(counters["env_steps"]), dict(counters["evaluation"])
-            self.checkpoints.best, self.checkpoints.kept = dict(counters["best"]), list(counters["kept"])
-            self.returns.extend(counters["returns"])
-            self.successes.extend(counters["successes"])
+            self.observations = self.env.load_state_dict(counters.env, env_arrays)
+            self.env_steps, self.evaluated = counters.env_steps, counters.evaluation
+            self.checkpoints.restore(counters.best, counters.kept)
+            self.returns.extend(counters.returns)
+            self.successes.extend(counters.successes)
             self._metrics = part("metrics")
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())  # torch's take several lines
-            raise UserError(f"{state}: not the state of such a training: {reason}") from None
+        except (LookupError, AttributeError, RuntimeError, TypeError, ValueError, ArithmeticError) as error:
+            raise UserError(f"{state}: not the state of such a training: {reason(error)}") from None
+
+    def _check_state(self, counters: Counters, flat: dict[str, torch.Tensor]) -> None:
+        """Raise ValueError where parts of a state are none of this training, before any is used."""
+        for name, values in flat.items():
+            if not name.startswith("env.") and not values.isfinite().all():
+                raise ValueError(f"{name} holds numbers that are not finite")
+        check_evaluation(self.evaluation, counters.evaluation, counters.best, "env_steps", counters.env_steps)
+        if counters.updates > self._updates_due(counters.env_steps):
+            raise ValueError(f"updates are too many for {counters.env_steps} env steps")

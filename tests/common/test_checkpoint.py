@@ -1,3 +1,4 @@
+import os
 import shutil
 from pathlib import Path
 
@@ -101,6 +102,50 @@ def test_a_copied_checkpoint_makes_room_for_the_link(tmp_path):
     checkpoint.link(tmp_path / "last", tmp_path / "step_2")
     assert (tmp_path / "last").readlink() == Path("step_2")
     assert names(tmp_path) == {"last", "step_1", "step_2"}
+
+
+@pytest.fixture
+def without_links(monkeypatch) -> None:
+    def denied(*arguments, **options):
+        raise PermissionError(1, "Operation not permitted")  # exFAT's
+
+    monkeypatch.setattr(os, "symlink", denied)
+
+
+def test_without_links_a_text_leads_there(tmp_path, without_links, monkeypatch):
+    last = tmp_path / "last"
+    assert not checkpoint.has_links(tmp_path) and names(tmp_path) == set()
+    for number in (1, 2):
+        folder = save(tmp_path, number)
+        checkpoint.link(last, folder)
+        assert checkpoint.follow(last) == folder and last.read_text() == folder.name
+    checkpoint.prune(tmp_path, keep=lambda path: False)
+    assert names(tmp_path) == {"last", "step_2"}
+    assert (tmp_path / "step_2" / checkpoint.TRAINING_STATE).exists()
+    monkeypatch.undo()  # moved to another disk
+    assert checkpoint.has_links(tmp_path)
+    checkpoint.link(last, save(tmp_path, 3))
+    assert last.is_symlink() and checkpoint.follow(last) == last
+
+
+@pytest.mark.parametrize("text", ["", "../step_1", "..", "/etc", "step_1/x", "a\nb", "x" * 1000, "\x00"])
+def test_only_a_name_is_followed(tmp_path, text):
+    (tmp_path / "last").write_text(text)
+    assert checkpoint.follow(tmp_path / "last") == tmp_path / "last"
+
+
+def test_following_waits_for_nothing(tmp_path):
+    os.mkfifo(tmp_path / "last")
+    for path in (tmp_path / "last", tmp_path / "absent", tmp_path):
+        assert checkpoint.follow(path) == path
+
+
+def test_a_checkpoint_that_does_not_fit_is_told_before(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints", "steps")
+    free = shutil.disk_usage(tmp_path).free
+    checkpoints.check_room(free // 2)
+    with pytest.raises(UserError, match="a checkpoint takes .* MB, and its disk has .* MB left"):
+        checkpoints.check_room(2 * free)
 
 
 def test_prune_keeps_what_is_needed_and_no_more(tmp_path):

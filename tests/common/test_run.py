@@ -1,12 +1,13 @@
-import signal
+import errno
+import fcntl
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from common import run
 from common.errors import UserError
-from common.run import StopRequest, choose_folder, last_checkpoint, only_process_in, write_down
+from common.run import choose_folder, last_checkpoint, only_process_in, write_down
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,11 @@ def test_config_and_commands_are_written_down(begun):
 
 
 def test_a_kill_leaves_the_old_config(begun, monkeypatch):
-    def killed(config, path):
-        path.write_text("lr: 0.")
+    def killed(path, target):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(run, "save_yaml", killed)
+        patched.setattr(Path, "replace", killed)
         write_down(begun, Config(steps=20), "python x.py --steps 20")
     assert last_checkpoint(begun, Config(), may_change=())
 
@@ -103,14 +103,27 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         pytest.fail("went on")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_and_the_second_interrupts(number, capfd):
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with StopRequest() as stop:
-        assert not stop()
-        signal.raise_signal(number)
-        assert stop()
-        assert "stopping after this step" in capfd.readouterr().err
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(number)
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_is_told(tmp_path, code, monkeypatch, capsys):
+    def fail(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with only_process_in(tmp_path):
+        told = capsys.readouterr().err
+    assert told.startswith(f"warning: {tmp_path}: cannot be locked ({os.strerror(code)})")
+
+
+def test_a_lock_empties_and_makes_no_file_of_others(tmp_path):
+    """A stranger's run may have anything of that name."""
+    lock, theirs = tmp_path / ".lock", tmp_path / "theirs"
+    theirs.write_text("their work")
+    os.link(theirs, lock)
+    with only_process_in(tmp_path):
+        pass
+    for target in (theirs, tmp_path / "new"):
+        lock.unlink()
+        lock.symlink_to(target)
+        with pytest.raises(UserError, match=r"\.lock: cannot be written"), only_process_in(tmp_path):
+            pytest.fail("went on")
+    assert theirs.read_text() == "their work" and not (tmp_path / "new").exists()

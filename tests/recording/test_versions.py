@@ -87,3 +87,11 @@ def test_folders_of_lerobot_may_be_links_and_other_links_stay_links(tmp_path):
     assert files(root) == whole | {"new": "1"}
     assert not (root / "data").is_symlink() and (elsewhere / "data/chunk-000/a").exists()
     assert (root / "more").is_symlink() and (root / "broken").is_symlink()
+
+
+def test_a_folder_that_cannot_be_replaced_is_told_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(type(tmp_path), "is_mount", lambda path: path.name == "data")
+    with pytest.raises(UserError, match="data: a disk is mounted there"), writing_to(tmp_path / "data"):
+        pytest.fail("went on")
+    with writing_to(tmp_path / "data" / "in_it"):
+        pass

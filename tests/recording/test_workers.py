@@ -1,6 +1,7 @@
 """What goes wrong in workers; those of these tests are forked, since a new Python takes seconds to start."""
 
 import multiprocessing
+import signal
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
+from common.signals import TO_STOP
 from recording import workers
 from recording.schema import Recipe
 from recording.workers import BlockRecorder, recorded_blocks
@@ -101,3 +103,17 @@ def test_other_processes_are_left_alone(forked, tmp_path):
         process.join(timeout=0 if process is other else 30)
     assert multiprocessing.active_children() == [other]
     other.kill()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what is blocked")
+def test_a_worker_hears_no_signal_from_its_first_line_on():
+    """Also the first one, with which multiprocessing starts a process of its own that unblocks signals."""
+    workers.resource_tracker._resource_tracker._stop()  # pyright: ignore
+    worker = workers._Worker(BlockRecorder(Recipe(), "scripted"), 0, 1)
+    try:
+        status = Path(f"/proc/{worker.process.pid}/status").read_text()
+    finally:
+        worker.close()
+    blocked = int(status.split("SigBlk:")[1].split()[0], 16)
+    assert all(blocked >> (number - 1) & 1 for number in TO_STOP)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])

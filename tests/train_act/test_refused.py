@@ -98,8 +98,8 @@ def test_a_damaged_checkpoint_is_a_sentence(train, refused, tmp_path, name):
     ("name", "content", "message"),
     [
         ("trainer.json", "[]", "not the state of a training"),
-        ("trainer.json", '{"epoch": 0}', "trained on another dataset"),
-        ("training_step.json", '{"step": -1}', "it says that it has been trained for -1 steps"),
+        ("trainer.json", '{"epoch": 0}', "trainer.json: drawn is missing"),
+        ("training_step.json", '{"step": -1}', "training_step.json: step must not be negative, got -1"),
     ],
 )
 def test_a_checkpoint_that_tells_nonsense_is_a_sentence(train, refused, tmp_path, name, content, message):

@@ -86,6 +86,21 @@ def test_processes_stop_together_when_one_is_asked_to_and_go_on(tiny, dataset, t
         assert torch.equal(ours["model.safetensors"][name], weight), name
 
 
+def test_on_a_disk_without_links_it_goes_on_and_is_started_from(train, tmp_path, monkeypatch, capfd):
+    def denied(*arguments, **options):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "symlink", denied)
+    assert train("--steps", "4")
+    last = tmp_path / "run" / "checkpoints" / "last"
+    assert last.read_text() == "step_00000004"
+    assert train("--steps", "6")
+    assert "at 4 steps" in capfd.readouterr().out
+    for start in (tmp_path / "run", last):
+        assert train("--steps", "8", "--start-from", str(start), "--run-name", "other", "--no-resume")
+        assert "at 6 steps" in capfd.readouterr().out
+
+
 def test_mirror_images_are_drawn_too_and_in_the_same_order_after_a_stop(train, tmp_path, monkeypatch):
     """26 frames and their images are 13 batches of 4."""
     batch, learn, steps, drawn = train_act.Frames.batch, train_act.Trainer._learn, count(1), []

@@ -1,5 +1,6 @@
 """Training from the command line: stopped, killed, diverging, on a full disk; and started again."""
 
+import os
 import runpy
 import shutil
 import signal
@@ -11,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+import policies
 import train_sac
-from common.checkpoint import save_tensors
 from common.untrusted import load_json, load_tensors
 from envs.training import TrainingEnv
 from tests.runs import sentence
@@ -25,7 +26,7 @@ def test_signals_stop_it_and_the_same_command_goes_on(uninterrupted, train, tmp_
     signals = {
         14: signal.SIGINT,
         200: signal.SIGTERM,
-        294: signal.SIGTERM,
+        294: signal.SIGHUP,
         402: signal.SIGINT,
         600: signal.SIGINT,
     }
@@ -103,6 +104,36 @@ def test_kill_9_at_random_moments(tiny, tmp_path):
     assert_same_run(run, tmp_path / "expected" / "run")
 
 
+def test_on_a_disk_without_links_it_goes_on_and_is_found(uninterrupted, train, tmp_path, monkeypatch, capfd):
+    def denied(*arguments, **options):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "symlink", denied)
+    monkeypatch.setattr(policies, "LOGS", tmp_path)
+    train("--total-env-steps", "800")
+    assert capfd.readouterr().err.startswith("warning: ") and (tmp_path / "run/checkpoints/last").is_file()
+    train()
+    assert "at 800 env steps" in capfd.readouterr().out
+    best = (uninterrupted / "checkpoints/best").resolve().name
+    for way in (tmp_path / "run", tmp_path / "run/checkpoints/best", policies.default_policy()):
+        assert policies.find_checkpoint(way) == tmp_path / "run" / "checkpoints" / best
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    monkeypatch.undo()
+    for name in ("last", "best"):
+        leads = tmp_path / "copy/checkpoints" / name
+        target = leads.read_text()
+        leads.unlink()
+        leads.symlink_to(target)
+    assert_same_run(tmp_path / "copy", uninterrupted)
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_first_step(refused, tmp_path, monkeypatch):
+    small = type(shutil.disk_usage(tmp_path))(2**20, 2**20 - 1, 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: small)
+    monkeypatch.setattr(TrainingEnv, "step", lambda *_: pytest.fail("a step"))
+    assert "a checkpoint takes" in refused()
+
+
 def test_no_resume_begins_anew_beside_it(train, tmp_path):
     short = ("--total-env-steps", "200", "--training.eval-every", "200")
     train(*short)
@@ -124,11 +155,14 @@ def test_a_training_that_diverges_stops_and_saves(refused, train, tmp_path):
 
 
 @pytest.mark.parametrize("log_every", ["40", "100000"], ids=["found by the log", "found by the checkpoint"])
-def test_weights_that_are_not_numbers_stop_it_and_last_stays(refused, started, log_every):
-    tensors = started / "checkpoints" / "last" / "training_state" / "tensors.safetensors"
-    poisoned = load_tensors(tensors)
-    poisoned["agent.actor.network.0.weight"][0, 0] = float("nan")
-    save_tensors(tensors, poisoned)
+def test_weights_that_are_not_numbers_stop_it_and_last_stays(refused, started, log_every, monkeypatch):
+    load = train_sac.Trainer.load
+
+    def load_and_poison(trainer, folder):
+        load(trainer, folder)
+        trainer.agent.actor.network[0].weight.data[0, 0] = float("nan")
+
+    monkeypatch.setattr(train_sac.Trainer, "load", load_and_poison)
     told = refused(*MORE, "--training.log-every", log_every)
     assert "is not finite after" in told
     (failed,) = started.glob("failed_*")

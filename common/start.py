@@ -1,0 +1,137 @@
+"""What must be so before a script's imports, which take seconds: each script imports this module first.
+
+Libraries find a place for their caches, standard streams exist, names are UTF-8, and Ctrl-C is no traceback.
+Where all of that is so already, nothing changes.
+"""
+
+import getpass
+import os
+import signal
+import stat
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def unwritable_caches() -> dict[str, Path]:
+    """The variables that move a library's cache, where its default cannot be written; and that default.
+
+    Folders of what was fetched stay where they are, if they are there: they can still be read.
+    """
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111  Path.expanduser raises where there is none
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    hub = Path(os.environ.get("HF_HOME") or cache / "huggingface")
+    modules = REPOSITORY / "envs" / "pusht"  # Numba's first choice, beside the source
+    computed = {
+        "NUMBA_CACHE_DIR": modules if _can_write(modules) else cache / "numba",
+        "HF_DATASETS_CACHE": hub / "datasets",
+        "MPLCONFIGDIR": Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "matplotlib",
+        "TRITON_CACHE_DIR": home / ".triton",
+    }
+    fetched = {"HF_HOME": hub, "TORCH_HOME": cache / "torch"}
+    fetched = {name: folder for name, folder in fetched.items() if not os.path.exists(folder)}  # noqa: PTH110
+    missing = {name: folder for name, folder in (computed | fetched).items() if not _can_write(folder)}
+    return {name: folder for name, folder in missing.items() if name == "HF_HOME" or name not in os.environ}
+
+
+def find_caches() -> None:
+    """Give what has no place for its cache one in the temporary folder, by environment variables.
+
+    Raises:
+        SystemExit: code 2, that cannot be written either.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container whose user has no name: torch's cache is called so
+        os.environ["LOGNAME"] = f"uid_{os.getuid()}"
+    if names := unwritable_caches():
+        try:
+            folder = _own_temporary_folder()
+        except OSError as error:
+            _refuse(f"no folder for caches ({error.strerror}): set TMPDIR to one that can be written")
+        os.environ |= {name: str(folder / name.lower()) for name in names}
+
+
+def _can_write(folder: Path) -> bool:
+    """Whether files can be made there, or where it would have to be made."""
+    while not os.path.exists(folder) and folder != folder.parent:  # noqa: PTH110  Path.exists may raise
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return folder.is_absolute()
+    except OSError:
+        return False
+
+
+def _own_temporary_folder() -> Path:
+    """The same one for each start, unless somebody else has made it: Numba executes what is in its cache."""
+    folder = Path(tempfile.gettempdir()) / f"caches_of_{getpass.getuser()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
+    return folder if ours else Path(tempfile.mkdtemp())
+
+
+def check_where_one_is() -> None:
+    """Raise SystemExit, code 2, where the working directory was deleted: some libraries do not bear that."""
+    try:
+        os.getcwd()  # noqa: PTH109  Path.cwd() is the same
+    except OSError as error:
+        _refuse(f"the folder that this was started in: {error.strerror}; cd to another one")
+
+
+def _refuse(sentence: str) -> NoReturn:
+    print(f"error: {sentence}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def open_streams() -> None:
+    """Lead closed standard streams to nowhere: the next file that is opened would take their number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123  stays open
+
+
+def _is_our_script() -> bool:
+    """Whether one of this repository's scripts was started; others may import this module."""
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    return file is not None and Path(file).parent in (REPOSITORY, REPOSITORY / "benchmarks")
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    os.write(2, b"interrupted\n")
+    os._exit(130)
+
+
+@contextmanager
+def hearing_ctrl_c() -> Iterator[None]:
+    """Within this block Ctrl-C is an exception; before and after it, of one of our scripts, just the end."""
+    ends = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is _end
+    if ends:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if ends:
+            signal.signal(signal.SIGINT, _end)
+
+
+open_streams()
+find_caches()
+if _is_our_script():
+    check_where_one_is()
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:  # a locale of another encoding
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)

@@ -1,0 +1,176 @@
+"""A stranger's policy runs nothing, whatever its files say: none of the forms makes its file."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.configs.train import TrainPipelineConfig
+from lerobot.policies import make_pre_post_processors
+from lerobot.processor import PolicyProcessorPipeline
+
+import collect_dataset
+import evaluate
+from act.foreign import load_processors, pipeline_config, policy_config
+from common.untrusted import load_json
+from policies import load_policy
+from tests.security.payloads import CALLS, MARK, STEPS, TEXTS, pickled
+
+FILES = ("policy_preprocessor.json", "policy_postprocessor.json")
+
+
+@pytest.fixture
+def mark(policy, tmp_path, monkeypatch):
+    """The file that a payload would make; what payloads need lies beside the policy, where one stands too."""
+    mark = tmp_path / "MARK"
+    (policy / "evil.py").write_text(f"open({str(mark)!r}, 'w')\nclass Step: pass\n")
+    for name in ("evil.pkl", "evil.safetensors", "pytorch_model.bin"):
+        (policy / name).write_bytes(pickled(str(mark)))
+    (policy.parent / "evil.safetensors").write_bytes(pickled(str(mark)))
+    monkeypatch.chdir(policy)
+    monkeypatch.syspath_prepend(str(policy))
+    yield mark
+    sys.modules.pop("evil", None)
+    assert not mark.exists()
+
+
+def put(file: Path, text: str, mark: Path) -> None:
+    file.write_text(text.replace(MARK, str(mark)), encoding="utf-8")
+
+
+def add_step(file: Path, step, mark: Path) -> None:
+    content = json.loads(file.read_text())
+    put(file, json.dumps(content | {"steps": [*content["steps"], step]}), mark)
+
+
+def test_the_payloads_are_live(policy, tmp_path):
+    """LeRobot's own way to open them makes the file."""
+    add_step(policy / FILES[0], CALLS["open"], tmp_path / "MARK")
+    with pytest.raises(Exception):  # noqa: B017  after the call
+        PolicyProcessorPipeline.from_pretrained(policy, config_filename=FILES[0])
+    assert (tmp_path / "MARK").exists()
+
+
+def test_what_is_lerobots_is_opened_as_lerobot_opens_it(policy, trainings):
+    ours = load_processors(policy, "cpu")
+    config = PreTrainedConfig.from_pretrained(policy)
+    assert policy_config(load_json(policy / "config.json")) == config
+    for one, other in zip(ours, make_pre_post_processors(config, str(policy)), strict=True):
+        assert one.get_config() == other.get_config()
+        torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
+        assert (one.to_transition, one.to_output) == (other.to_transition, other.to_output)
+
+    folder = trainings[0] / "act/run/checkpoints/last/pretrained_model"
+    training = load_json(folder / "train_config.json")
+    assert pipeline_config(training) == TrainPipelineConfig.from_pretrained(folder)
+    assert pipeline_config(training | {"use_rabc": False}) == pipeline_config(training)
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_no_step_but_lerobots_own_is_made(policy, mark, told, file, step):
+    add_step(policy / file, step, mark)
+    os.mkfifo(policy / "pipe.safetensors")
+    assert str(policy) in told(load_policy, policy)
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_no_processor_but_lerobots_own_is_opened(policy, mark, told, file, text):
+    put(policy / file, text, mark)
+    assert file in told(load_policy, policy)
+
+
+@pytest.mark.parametrize("name", ["Popen", "exec", "torch.load", "an own module"])
+@pytest.mark.parametrize(
+    "door",
+    [
+        lambda policy: evaluate.main(["--policy", str(policy), "--episodes", "1"]),
+        lambda policy: collect_dataset.main(["--policy", str(policy), "--root", str(policy.parent / "data")]),
+    ],
+    ids=["evaluate", "collect_dataset"],
+)
+def test_every_script_opens_it_that_way(policy, mark, told, name, door):
+    add_step(policy / FILES[1], CALLS[name], mark)
+    assert "may run code" in told(door, policy)
+
+
+CONFIGS = {  # changes of config.json
+    "a plugin's type": {"type": "evil"},
+    "a path as type": {"type": "../evil"},
+    "another policy of LeRobot's": {"type": "smolvla"},
+    "a list as type": {"type": ["act"]},
+    "no type": {"type": None},
+    "auto_map": {"auto_map": {"AutoModel": "evil.Step"}},
+    "no function of torchvision": {"vision_backbone": "../evil"},
+    "a target": {"_target_": "evil.Step"},
+    "normalised otherwise": {"normalization_mapping": {"STATE": {"class": "evil.Step"}}},
+    "features of no type": {"input_features": {"observation.state": {"type": "evil", "shape": [2]}}},
+    "no features": {"input_features": None, "output_features": None},
+}
+
+
+@pytest.mark.parametrize("change", CONFIGS.values(), ids=CONFIGS)
+def test_a_configuration_imports_nothing(policy, mark, told, change):
+    content = json.loads((policy / "config.json").read_text())
+    (policy / "config.json").write_text(json.dumps(content | change))
+    assert str(policy) in told(load_policy, policy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pretrained_backbone_weights": "http://127.0.0.1:9/evil.pth"},
+        {"use_peft": True, "pretrained_path": "evil/adapter"},
+        {"repo_id": "evil/policy", "push_to_hub": True},
+    ],
+    ids=["backbone", "adapter", "push"],
+)
+def test_what_a_configuration_points_to_is_not_fetched(policy, mark, change):
+    """It plays as it does without."""
+    content = json.loads((policy / "config.json").read_text())
+    (policy / "config.json").write_text(json.dumps(content | change))
+    (policy / "adapter_config.json").write_text('{"base_model_name_or_path": "evil/base"}')
+    assert load_policy(policy).n_action_steps == 3
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", *FILES])
+@pytest.mark.parametrize("how", ["pickle", "pipe", "folder", "device", "loop"])
+def test_a_file_of_another_kind_is_a_sentence(policy, mark, told, name, how):
+    path = policy / name
+    path.unlink()
+    if how == "pickle":
+        path.write_bytes(pickled(str(mark)))
+    elif how == "pipe":
+        os.mkfifo(path)
+    elif how == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if how == "device" else path)
+    assert str(policy) in told(load_policy, policy)
+
+
+def test_opening_leaves_no_file_behind(policy, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    before = sorted(policy.rglob("*"))
+    load_policy(policy)
+    assert sorted(policy.rglob("*")) == before and not list((tmp_path / "temporary").iterdir())
+
+
+def test_a_policy_that_cannot_act_is_a_sentence(policy, told):
+    """Each of its parts is whole, and they do not fit together."""
+    for change, said in (
+        ({"rename_map": {"observation.state": "elsewhere"}}, "cannot act"),
+        ({"eps": float("nan")}, "not finite"),
+    ):
+        file = policy / FILES[0]
+        text, content = file.read_text(), json.loads(file.read_text())
+        for step in content["steps"]:
+            step["config"] |= {name: value for name, value in change.items() if name in step["config"]}
+        file.write_text(json.dumps(content))
+        assert said in told(load_policy, policy)
+        file.write_text(text)

@@ -25,7 +25,7 @@ from safetensors.numpy import load_file
 import act.player
 import act.trainer
 import collect_dataset
-import common.run
+import common.signals
 import demo
 import envs.pusht.task
 import evaluate
@@ -109,7 +109,7 @@ def beating(method: Callable) -> Callable:
 
 
 STARTED = [math.inf]  # CPU time when the input was opened
-common.run.StopRequest.__call__ = beating(common.run.StopRequest.__call__)  # asked before each update
+common.signals.StopRequest.__call__ = beating(common.signals.StopRequest.__call__)  # asked before each update
 PushTVectorEnv.step = beating(PushTVectorEnv.step)
 envs.pusht.task.PushTVectorEnv = partial(PushTVectorEnv, max_episode_steps=20)  # of trainings and evaluations
 torch.set_num_threads(1)

@@ -7,7 +7,7 @@
 Each input is opened in a process of its own, forked from this one, which has imported everything. It ends
 
     right    and what was opened says what the file says, which the target compares in a second way
-    refused  by a `UserError`, or by exit code 2 and one line on stderr, of at most 300 characters
+    refused  by exit code 2 and one line on stderr, of at most 300 characters
     runs     after 2 s of CPU time environments still make steps, or the training still asks before each
              update whether to stop: long work was asked for, and is being done
 
@@ -50,7 +50,7 @@ from random import Random
 import targets
 from targets import Case, Runs, Target, Wrong
 
-from common.errors import UserError
+from common.errors import report_user_errors
 
 CPU_S, WALL_S, GIGABYTES, LONGEST = 20, 60, 4, 300
 warnings.filterwarnings("ignore", "This process")  # has jemalloc's thread, which does not mind a fork
@@ -147,11 +147,10 @@ def attempt(target: Target, case: Case, rng: Random | None) -> Outcome:
 
 def _open(target: Target, case: Case) -> Outcome:
     try:
-        target.open(case)
+        with report_user_errors():
+            target.open(case)
     except Runs:
         return Outcome("runs")
-    except UserError as error:
-        return _refused(str(error))
     except Wrong as error:
         return Outcome("wrong", str(error))
     except SystemExit as stop:

@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from common.config import from_dict
+from common.errors import UserError
 from envs.pusht.observations import features
 from envs.pusht.rewards import REWARDS, Transition
 from envs.pusht.task import PushT
@@ -236,5 +238,5 @@ def test_starts_near_the_goal_spread_as_configured():
     ],
 )
 def test_impossible_configurations_are_refused(options, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        PushT(**options).validate()
+    with pytest.raises(UserError, match=complaint):
+        from_dict(PushT, options)

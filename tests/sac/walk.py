@@ -107,6 +107,7 @@ def make_trainer(
 
 def run(folder: Path, plays: int = 1000, **changes) -> tuple[Trainer, Rows]:
     """Start, or go on, as the script does, until the end or for so many plays."""
+    folder.mkdir(parents=True, exist_ok=True)  # as the script does to hold it
     trainer, rows = make_trainer(folder, **changes), Rows()
     last = folder / "checkpoints" / "last"
     if last.exists():

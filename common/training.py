@@ -97,7 +97,8 @@ def check_evaluation(evaluation: Evaluation, latest: dict, best: dict, unit: str
             raise ValueError(f"{unit} of an evaluation must be from 0 to {steps}, got {step!r:.50}")
     try:
         for numbers in filter(None, (latest, best)):
-            evaluation.rank(numbers), evaluation.scalars(numbers)  # it has all that they look at
+            for look in (evaluation.rank, evaluation.scalars):
+                look(numbers)  # which has all that it needs
             several = [value if isinstance(value, list) else [value] for value in numbers.values()]
             if not all(value is None or abs(value) < LARGEST for value in chain(*several)):
                 raise ValueError("not all of it are numbers of bearable size")

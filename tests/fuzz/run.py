@@ -26,6 +26,7 @@ SCRATCH = Path(os.environ.get("FUZZ_SCRATCH") or tempfile.mkdtemp(prefix="fuzz_"
 os.environ |= {"FUZZ_SCRATCH": str(SCRATCH)}  # a spawned worker imports this file again
 os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "SDL_VIDEODRIVER": "dummy", "TQDM_DISABLE": "1"}
 os.environ |= {"HF_HOME": str(SCRATCH / "caches"), "MPLCONFIGDIR": str(SCRATCH / "caches"), "COLUMNS": "80"}
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(SCRATCH / "caches")
 sys.path.insert(0, str(ROOT))
 
 import argparse

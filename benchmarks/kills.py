@@ -69,6 +69,9 @@ JOBS: dict[str, tuple[Callable, str]] = {  # the script's main, and its flags
         "--import-human {inputs}/people.npz --observations keypoints --root {folder}/job --resume",
     ),
 }
+# But where a second Ctrl-C comes while pymunk frees a body, which cffi tells and goes on from.
+TRACEBACK = re.compile(r"^(?!Exception ignored).*
+Traceback", re.MULTILINE)
 SIGNALS: dict[str, tuple[list[signal.Signals], bool]] = {  # sent in turn; to all its processes
     "KILL": ([signal.SIGKILL], False),
     "TERM": ([signal.SIGTERM], False),
@@ -211,7 +214,9 @@ def disturbed(
         if code is None:
             os.killpg(child, signal.SIGKILL)
             told.append("hung")
-        if "Traceback" in log or (name == "STOP, CONT" and code != 0):
+        if not all_gone(child):
+            told.append("its workers did not end")
+        if TRACEBACK.search(f"\n{log}") or (name == "STOP, CONT" and code != 0):
             told.append(log)
         if name in SAVES and code == 1:
             counts[job, name, "saved"] += 1
@@ -225,6 +230,18 @@ def disturbed(
     elif differing := differences(content(folder / "job"), expected):
         told.append(f"other than undisturbed: {', '.join(differing)}")
     return told
+
+
+def all_gone(group: int) -> bool:
+    """Whether all processes of a group end. Forked workers, unlike spawned ones, hold the lock until they do."""
+    for _ in range(10 * LONGEST_S):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    os.killpg(group, signal.SIGKILL)
+    return False
 
 
 def how_far(log: str) -> int | None:

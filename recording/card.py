@@ -36,6 +36,8 @@ def write_card(folder: Path, dataset: Dataset, repo_id: str) -> None:
     frames |= {name: frames[name].reshape(len(frames[name]), -1) for name in ("action", "sim.state")}
     shown = np.unique(np.linspace(0, len(rows["length"]) - 1, EPISODES_SHOWN).astype(int))
     episodes = [_drawn(task, frames, number, rows["success"][number]) for number in shown]
+    if (folder / "card").is_symlink():  # what it leads to is not ours
+        (folder / "card").unlink()
     (folder / "card").mkdir(exist_ok=True)
     Image.fromarray(_contact_sheet(episodes)).save(folder / "card/contact_sheet.png")
     write_video(folder / "card/episodes.mp4", mosaic(episodes), task.fps)

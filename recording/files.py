@@ -34,7 +34,8 @@ WRITTEN = re.compile(  # what LeRobot of any version, the Hub, the system and we
     rf"|videos/({KEY}/{CHUNK}/file-\d{{3,}}|{CHUNK}/{KEY}/{EPISODE})\.mp4"
     rf"|images/{KEY}/{EPISODE}/frame[-_]\d{{6,}}\.(png|tiff?)"
     r"|README\.md|card/(contact_sheet\.png|episodes\.mp4|lengths\.png)"
-    r"|\.gitattributes|\.cache/huggingface/.+|(.+/)?\.DS_Store"
+    r"|\.gitattributes|(.+/)?\.DS_Store"
+    r"|\.cache/huggingface/((down|up)load/.+\.(metadata|lock|incomplete)|\.gitignore|CACHEDIR\.TAG)"
 )
 
 

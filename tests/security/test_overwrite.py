@@ -52,7 +52,13 @@ def test_what_only_has_the_names_is_no_dataset(tmp_path, told, files):
     [
         *("thesis.tex", "meta/notes.txt", "data/mine.parquet", "data/chunk-000/file-000.parquet.bak"),
         *("card/mine.png", "videos/film.mp4", ".hidden", "data/chunk-000/deep/er/file-000.parquet"),
-        *("README.md/thesis.tex", "images/photo.png", "meta/info.json.old", "models/a/model.safetensors"),
+        *(
+            "README.md/thesis.tex",
+            "images/photo.png",
+            ".cache/huggingface/thesis.tex",
+            "meta/info.json.old",
+            "models/a/model.safetensors",
+        ),
     ],
 )
 def test_a_file_of_somebodys_is_named(make_dataset, tmp_path, told, name):
@@ -85,10 +91,15 @@ def test_a_dataset_is_replaced_and_what_is_linked_stays(make_dataset, tmp_path):
     (root / "card" / "mine.png").write_text("mine")
     assert overwrite_by_resume(root)
     assert (root / "card" / "mine.png").read_text() == "mine"
+    (root / "card").rename(tmp_path / "card")
+    (root / "card").symlink_to(tmp_path / "card")
+    before = contents(tmp_path / "card")
+    assert overwrite_by_resume(root, episodes=3)
+    assert contents(tmp_path / "card") == before
 
 
-def overwrite_by_resume(root: Path) -> bool:
-    return collect_dataset.main(f"--root {root} --policy scripted --resume --episodes 2".split())
+def overwrite_by_resume(root: Path, episodes: int = 2) -> bool:
+    return collect_dataset.main(f"--root {root} --policy scripted --resume --episodes {episodes}".split())
 
 
 def test_the_folder_beside_it_is_emptied_of_ours_alone(tmp_path):

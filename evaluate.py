@@ -28,7 +28,7 @@ from common.device import choose_device, use_threads
 from common.errors import UserError, report_user_errors
 from common.provenance import provenance
 from common.run import command_line
-from common.untrusted import check_inside
+from common.untrusted import check_inside, writing
 from common.video import write_gif, write_video
 from envs import summary
 from envs.films import film, mosaic
@@ -174,14 +174,6 @@ def destination(name: str, config: Config) -> tuple[Path, str]:
     return Path("logs/evaluate") / name, stem
 
 
-def make_folders(*folders: Path) -> None:
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{folder}: this folder cannot be made: {error.strerror}") from None
-
-
 @report_user_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, description=__doc__)
@@ -204,7 +196,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     json_path = config.json or folder / f"evaluation_{stem}.json"
     for name_below in ("plots", "videos"):
         check_inside(folder / name_below, folder)
-    make_folders(folder / "plots", json_path.parent)
+    with writing(folder):
+        for needed in (folder / "plots", json_path.parent):
+            needed.mkdir(parents=True, exist_ok=True)
 
     num_envs = min(config.num_envs, config.episodes)
     env = task.vector_env(num_envs, policy.image_size, stock=config.env == "stock")
@@ -216,14 +210,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     numbers["wall_s"] = wall_s
     print(table(task, numbers))
 
-    try:
+    with writing(folder):
         if config.json and config.json.exists() and not config.json.is_file():  # such as /dev/stdout
             config.json.write_text(json.dumps(numbers, indent=2) + "\n")
         else:
             save_json(json_path, numbers)
         paths = [json_path, *draw(folder / "plots", stem, task, episodes, numbers)]
-    except OSError as error:
-        raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None
     if config.record:
         try:
             paths += record(folder / "videos", stem, task, episodes, config)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from common.start import check_where_one_is, hearing_ctrl_c
+from common.start import check_working_directory, interrupts_raise
 
 LONGEST_LINE = 300  # characters that a person reads
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")  # PyTorch's words
@@ -73,8 +73,8 @@ def report_user_errors() -> Iterator[None]:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
-        with hearing_ctrl_c():
-            check_where_one_is()
+        with interrupts_raise():
+            check_working_directory()
             yield
             if sys.stdout:
                 sys.stdout.flush()

@@ -5,9 +5,8 @@ episode's length from one of them and its frames from another. Here they are bou
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from errno import errorcode
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from string import Formatter
 from typing import IO, Any
@@ -19,7 +18,8 @@ import pyarrow.parquet as pq
 from av.error import FFmpegError
 from PIL import Image
 
-from common.errors import UserError, reason
+from common import untrusted
+from common.errors import UserError
 from common.untrusted import load_json, open_regular
 
 INFO, STATS, TASKS = Path("meta/info.json"), Path("meta/stats.json"), Path("meta/tasks.parquet")
@@ -35,21 +35,9 @@ DAMAGE = (  # what readers of Parquet, JSON, videos and pictures (SyntaxError) r
 REPAIR = "take it from a copy, or record anew elsewhere"
 
 
-@contextmanager
-def reading(path: Path | str) -> Iterator[None]:
-    """Tell in one sentence why `path` could not be read in this block, as far as that is known.
-
-    Raises:
-        UserError: it is missing, damaged, or the system does not let it be read.
-    """
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename or path}: missing; {REPAIR}") from None
-    except DAMAGE as error:
-        if isinstance(error, OSError) and error.errno in errorcode:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-        raise UserError(f"{path}: damaged ({reason(error)[:150]}); {REPAIR}") from None
+def reading(path: Path | str) -> AbstractContextManager[None]:
+    """As `common.untrusted.reading`, for what reads a dataset's files."""
+    return untrusted.reading(path, DAMAGE, f"; {REPAIR}")
 
 
 def parquet_files(folder: Path) -> list[Path]:

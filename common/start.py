@@ -80,7 +80,7 @@ def _own_temporary_folder() -> Path:
     return folder if ours else Path(tempfile.mkdtemp())
 
 
-def check_where_one_is() -> None:
+def check_working_directory() -> None:
     """Raise SystemExit, code 2, where the working directory was deleted: some libraries do not bear that."""
     try:
         os.getcwd()  # noqa: PTH109  Path.cwd() is the same
@@ -115,7 +115,7 @@ def _end(_number: int, _frame: FrameType | None) -> None:
 
 
 @contextmanager
-def hearing_ctrl_c() -> Iterator[None]:
+def interrupts_raise() -> Iterator[None]:
     """Within this block Ctrl-C is an exception; before and after it, of one of our scripts, just the end."""
     ends = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is _end
     if ends:
@@ -130,7 +130,7 @@ def hearing_ctrl_c() -> Iterator[None]:
 open_streams()
 find_caches()
 if _is_our_script():
-    check_where_one_is()
+    check_working_directory()
     if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:  # a locale of another encoding
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -12,6 +12,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import errorcode
 from pathlib import Path
 from typing import IO, Any
 
@@ -182,16 +183,34 @@ def check_inside(path: Path, folder: Path) -> None:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Raise a UserError that names the file where the block finds it missing or damaged."""
+def reading(
+    path: Path | str, damage: tuple[type[Exception], ...] = (ValueError, SafetensorError), advice: str = ""
+) -> Iterator[None]:
+    """Raise a UserError that says why `path` could not be read in this block, as far as that is known.
+
+    Args:
+        path: named in the error, unless the missing file is known.
+        damage: what a reader raises for a damaged file.
+        advice: ends the sentence about a missing or damaged one.
+    """
     try:
         yield
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing, so its folder is not whole") from None
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename or path}: missing{advice}") from None
+    except (OSError, *damage) as error:
+        if isinstance(error, OSError) and error.errno in errorcode:  # and no number of a library's own
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{path}: damaged ({reason(error)[:150]}){advice}") from None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise a UserError that names the file, or else `path`, where this block cannot write."""
+    try:
+        yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or reason(error)})") from None
-    except (ValueError, SafetensorError) as error:
-        raise UserError(f"{path}: damaged or truncated ({reason(error)})") from None
+        why = error.strerror or reason(error)
+        raise UserError(f"{error.filename or path}: cannot be written: {why}") from None
 
 
 def _bounded_int(digits: str) -> int:

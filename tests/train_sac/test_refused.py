@@ -152,7 +152,7 @@ def spoil_folder(state: Path) -> None:
 
 
 SPOILT = {
-    "truncated tensors": (spoil_tensors, "tensors.safetensors: damaged or truncated"),
+    "truncated tensors": (spoil_tensors, "tensors.safetensors: damaged"),
     "missing counters": (spoil_counters, "counters.json: missing"),
     "missing state": (spoil_state, "counters.json: missing"),
     "another layout": (spoil_layout, "training_state: not the state of such a training"),

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 
 from tqdm import tqdm
 
-from common.bounds import Between, Count, Number, Seed
+from common.bounds import Between, Count, CountOrNone, ParallelEnvs, Seed
 from common.checkpoint import save_json
 from common.config import parse
 from common.device import choose_device, use_threads
@@ -51,11 +51,11 @@ class Config:
     n_action_steps: int | None = None  # of an ACT's chunk played before it looks again; None: as trained
     temporal_ensemble_coeff: float | None = None  # average an ACT's overlapping chunks; its authors: 0.01
     record: bool = False  # write videos
-    videos: Number = 10  # episodes recorded with --record, from the first seed on
-    failure_videos: Number = 3  # failed episodes recorded besides
+    videos: CountOrNone = 10  # episodes recorded with --record, from the first seed on
+    failure_videos: CountOrNone = 3  # failed episodes recorded besides
     output: Path | None = None  # folder; None: the policy's run, or logs/evaluate/<policy>
     json: Path | None = None  # file of the numbers; None: evaluation_<checkpoint>.json in the output folder
-    num_envs: Annotated[int, Between(1, 10**4)] = 100  # episodes played at a time
+    num_envs: ParallelEnvs = 100  # episodes played at a time
     device: Literal["auto", "cpu", "cuda", "mps"] = "cpu"  # of the networks; small ones are fast there
     threads: Annotated[int, Between(1, 1_024)] = 1  # CPU threads of PyTorch
 

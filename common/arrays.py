@@ -149,10 +149,8 @@ def _read_chunk(file: Path, compressor: Any, size: int) -> bytes:
 
 
 def _decode(codec: str, data: bytes, size: int) -> bytes:
-    if codec == "blosc" and struct.unpack_from("<I4xI", data, 4) != (
-        size,
-        len(data),
-    ):  # which C-Blosc believes
+    sizes = size, len(data)
+    if codec == "blosc" and struct.unpack_from("<I4xI", data, 4) != sizes:  # C-Blosc believes its header
         raise ValueError("a chunk is cut, or not as long as its header says")
     try:
         import numcodecs  # pyright: ignore[reportMissingImports]  only compressed zarr folders require it, so it is not in requirements.txt

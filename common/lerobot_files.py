@@ -115,11 +115,15 @@ def inside(root: Path, path: str) -> Path:
     return root / path
 
 
-def read_episodes(root: Path) -> pa.Table:
+def read_episodes(root: Path, info: dict[str, Any]) -> pa.Table:
     """The table of episodes, without their statistics, each where the one before it ends.
 
+    Args:
+        root: of the dataset.
+        info: what `read_info` returned.
+
     Raises:
-        UserError: it is missing, damaged, or contradicts itself.
+        UserError: it is missing, damaged, or contradicts itself or the description.
     """
     tables, number, total = [], 0, 0
     for path in parquet_files(root / "meta/episodes"):
@@ -137,6 +141,12 @@ def read_episodes(root: Path) -> pa.Table:
         tables.append(table)
     if not tables:
         raise UserError(f"{root / 'meta/episodes'}: missing; {REPAIR}")
+    described = info["total_episodes"], info["total_frames"]
+    if described != (number, total):
+        raise UserError(
+            f"{root}: damaged: {INFO} says {described[0]} episodes of {described[1]} frames, "
+            f"meta/episodes holds {number} of {total}; {REPAIR}"
+        )
     with reading(root / "meta/episodes"):
         return pa.concat_tables(tables).replace_schema_metadata(None)
 
@@ -171,8 +181,8 @@ def check_frames(root: Path, lengths: np.ndarray, fps: float) -> None:
                 raise ValueError(f"the timestamp in row {late.argmax()} is not that of its frame")
     if position != total:
         raise UserError(
-            f"{root}: damaged: its tables hold {position} frames{' or more' if position > total else ''}, "
-            f"its description says {total}"
+            f"{root}: damaged: data holds {position} frames{' or more' if position > total else ''}, "
+            f"{INFO} says {total}; {REPAIR}"
         )
 
 

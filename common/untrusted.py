@@ -235,7 +235,7 @@ class _PlainLoader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="aliases are not understood", problem_mark=event.start_mark)
+            raise _at(event, "aliases are not understood")
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise RecursionError
@@ -246,28 +246,27 @@ class _PlainLoader(yaml.SafeLoader):
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         number = node.value if node.tag == "tag:yaml.org,2002:int" else ""
         if len(number) > MAX_DIGITS:
-            problem = f"an integer of {len(number)} digits"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+            raise _at(node, f"an integer of {len(number)} digits")
         if re.fullmatch(r"[-+]?(0[0-7_]+|[^xb]*:[^xb]*)", number):  # 010 is 8 and 1:30 is 90 to YAML 1.1
-            problem = f"{number} is no number in decimal"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+            raise _at(node, f"{number} is no number in decimal")
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
-            kind = node.tag.rpartition(":")[2]
-            raise yaml.MarkedYAMLError(problem=f"no {kind}", problem_mark=node.start_mark) from None
+            raise _at(node, f"no {node.tag.rpartition(':')[2]}") from None
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         lines: dict[str, int] = {}
         for key_node, _ in node.value:
-            key, problem = key_node.value, ""
+            key = key_node.value
             if key_node.tag != "tag:yaml.org,2002:str":
-                problem = (
-                    f"a key must be a word, got {show(key) if isinstance(key, str) else 'a list or mapping'}"
-                )
-            elif key in lines:
-                problem = f"{show(key)[1:-1]} is given twice, in line {lines[key]} too"
-            if problem:
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
+                what = show(key) if isinstance(key, str) else "a list or mapping"
+                raise _at(key_node, f"a key must be a word, got {what}")
+            if key in lines:
+                raise _at(key_node, f"{show(key)[1:-1]} is given twice, in line {lines[key]} too")
             lines[key] = key_node.start_mark.line + 1
         return super().construct_mapping(node, deep)
+
+
+def _at(place: Any, problem: str) -> yaml.MarkedYAMLError:
+    """An error that knows the line of a node or an event."""
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)

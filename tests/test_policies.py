@@ -185,7 +185,7 @@ BROKEN = {
         {"action_mode": "sideways"},
         "config.json: action_mode: expected one of absolute, relative, delta",
     ),
-    "no repeat": ({"action_repeat": 0}, "config.json: action_repeat must be positive, got 0"),
+    "no repeat": ({"action_repeat": 0}, "config.json: action_repeat must be at least 1, got 0"),
     "newer than this code": ({"frame_stack": 4}, "config.json: unknown key frame_stack"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: missing"),
     "absurd layer": ({"hidden_sizes": [10**9]}, "hidden_sizes must be at most 65536, got 1000000000"),

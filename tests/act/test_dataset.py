@@ -51,11 +51,11 @@ def test_features_of_another_shape_are_refused(datasets, tmp_path):
         (lambda root: shutil.rmtree(root / "meta" / "episodes"), "meta/episodes: missing"),
         (truncate("data/*/*.parquet"), "damaged"),
         (truncate("meta/episodes/*/*.parquet"), r"file-000.parquet: damaged \("),
-        (change_info(total_frames=27), "says 3 episodes of 27 frames, its table of episodes has 3 of 26"),
-        (change_info(total_episodes=4), "says 4 episodes of 26 frames, its table of episodes has 3 of 26"),
+        (change_info(total_frames=27), "says 3 episodes of 27 frames, meta/episodes holds 3 of 26"),
+        (change_info(total_episodes=4), "says 4 episodes of 26 frames, meta/episodes holds 3 of 26"),
         (
             lambda root: rewrite(root, "data/*/*.parquet", lambda table: table.slice(0, 25)),
-            "hold 25 frames, its description says 26",
+            "holds 25 frames, meta/info.json says 26",
         ),
         (
             lambda root: rewrite(root, "meta/episodes/*/*.parquet", lambda table: table.slice(1)),

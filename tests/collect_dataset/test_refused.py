@@ -57,7 +57,7 @@ def change_column(root, name, change):
         ),
         ("--root short --resume", "short: damaged: meta/info.json says 7 episodes"),
         ("--verify nowhere", "nowhere: no such folder"),
-        ("--seed 99999999999999999999 --root new", "seed must be at most 2.62"),
+        ("--seed 99999999999999999999 --root new", "seed must be at most 4611686018427387904"),
         ("--repo-id pusht --root new", "repo_id must be of the form user/dataset, got pusht"),
         ("--verify data --resume", "resume must be left out with --verify"),
         ("--policy scripted --sampled --root new", "scripted: this policy has no distribution"),

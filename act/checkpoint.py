@@ -38,7 +38,7 @@ from common.checkpoint import (
     save_tensors,
 )
 from common.config import check_numbers, to_dict
-from common.errors import UserError, reason
+from common.errors import UserError, reason, show
 from common.hub import uploading
 from common.untrusted import check_inside, load_json, load_tensors
 
@@ -64,7 +64,7 @@ class State:
 
     def validate(self) -> None:
         if strange := [name for name, value in self.metrics.items() if not isinstance(value, float)]:
-            raise ValueError(f"metrics must hold numbers, {strange[0]!r:.50} is none")
+            raise ValueError(f"metrics must hold numbers, {show(strange[0])} is none")
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ def saved_pipeline_config(folder: Path, pipeline_config: TrainPipelineConfig) ->
     described = content.get("policy") if isinstance(content, dict) else None
     kind = described.get("type") if isinstance(described, dict) else "none"
     if kind not in names():
-        raise UserError(f"{model}: this is a policy of type {kind!s:.50}; here are {', '.join(names())}")
+        raise UserError(f"{model}: this is a policy of type {show(kind)}; here are {', '.join(names())}")
     try:
         saved = decode_pipeline_config(content)
     except Exception as error:  # draccus raises its own, of no common class

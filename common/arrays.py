@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import UserError
+from common.errors import UserError, show
 from common.untrusted import load_json, open_regular
 
 MAX_BYTES = 3_000_000_000  # of pictures: Diffusion Policy's are 2.8 GB of float32
@@ -140,9 +140,8 @@ def _read_chunk(file: Path, compressor: Any, size: int) -> bytes:
     elif codec in NUMCODECS:
         block = _decode(codec, data, size)
     else:
-        raise ValueError(
-            f"it is compressed with {codec!r:.40}, which is not one of {', '.join(NUMCODECS)}, zlib"
-        )
+        known = ", ".join([*NUMCODECS, *STANDARD])
+        raise ValueError(f"it is compressed with {show(codec)}, which is not one of {known}")
     if len(block) != size:
         raise ValueError(f"{file.name} is cut, or not as long as its header says")
     return block

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from common.config import from_dict
-from common.errors import UserError, reason
+from common.errors import UserError, reason, show
 from common.untrusted import check_inside, read_text, remove, write_text
 
 TRAINING_STATE = "training_state"
@@ -56,7 +56,7 @@ class Checkpoints:
             ValueError: these are none.
         """
         if strange := [name for name in kept if not NAME.fullmatch(name)]:
-            raise ValueError(f"kept must hold names of checkpoints, got {strange[0]!r:.50}")
+            raise ValueError(f"kept must hold names of checkpoints, got {show(strange[0])}")
         self.best, self.kept = dict(best), list(kept)
 
     def keep(self, steps: int) -> None:

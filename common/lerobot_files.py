@@ -19,7 +19,7 @@ from av.error import FFmpegError
 from PIL import Image
 
 from common import untrusted
-from common.errors import UserError
+from common.errors import UserError, show
 from common.untrusted import load_json, open_regular
 
 INFO, STATS, TASKS = Path("meta/info.json"), Path("meta/stats.json"), Path("meta/tasks.parquet")
@@ -81,15 +81,15 @@ def read_info(root: Path) -> dict[str, Any]:
             hint = f"LeRobot has a converter: {CONVERTER}" if old else "which is newer"
             raise UserError(f"{root}: a dataset of version {version:.20}, not {VERSION}; {hint}")
         if not (isinstance(info["fps"], int | float) and 0 < info["fps"] <= 10_000):
-            raise ValueError(f"{info['fps']!r:.40} frames per second")
+            raise ValueError(f"{show(info['fps'])} frames per second")
         for name in ("total_episodes", "total_frames"):
             if type(info[name]) is not int or not 0 <= info[name] <= MAX_FRAMES:
-                raise ValueError(f"{name} is {info[name]!r:.40}")
+                raise ValueError(f"{name} is {show(info[name])}")
         for name, feature in info["features"].items():
             shape, kind = feature["shape"], feature["dtype"]
             whole = isinstance(kind, str) and isinstance(shape, list) and all(type(n) is int for n in shape)
             if not whole or not all(0 < n <= MAX_SIDE for n in shape) or "/" in name:
-                raise ValueError(f"the feature {name!r:.40} is of type {kind!r:.20} and shape {shape!r:.40}")
+                raise ValueError(f"the feature {show(name)} is of type {show(kind)} and shape {show(shape)}")
         for template in ("data_path", "video_path"):
             _check_template(info.get(template) or "")
     return info
@@ -100,7 +100,7 @@ def _check_template(template: str) -> None:
     for _, field, spec, conversion in Formatter().parse(template):
         known = field in (None, "video_key", "chunk_index", "file_index") and not conversion
         if not known or not re.fullmatch(r"0?\d?d?", spec or ""):
-            raise ValueError(f"{template!r:.60} is no pattern of paths")
+            raise ValueError(f"{show(template)} is no pattern of paths")
     inside(Path(), template)
 
 
@@ -111,7 +111,7 @@ def inside(root: Path, path: str) -> Path:
         ValueError: it leads elsewhere.
     """
     if Path(path).is_absolute() or ".." in Path(path).parts:
-        raise ValueError(f"{path!r:.60} leads out of the dataset")
+        raise ValueError(f"{show(path)} leads out of the dataset")
     return root / path
 
 
@@ -268,4 +268,4 @@ def check_statistics(stats: Any, shapes: dict[str, tuple[int, ...]], parts: Sequ
                 raise ValueError(f"the {part} of {name} in its statistics is not {shape} finite numbers")
     for name, parts_of_it in stats.items():  # LeRobot makes tensors of all of them
         if not all(np.asarray(values).dtype.kind in "biuf" for values in parts_of_it.values()):
-            raise ValueError(f"the statistics of {name!r:.40} are not all numbers")
+            raise ValueError(f"the statistics of {show(name)} are not all numbers")

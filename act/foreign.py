@@ -84,7 +84,7 @@ def read_processor(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         name, settings, state = step.get("registry_name"), step.get("config", {}), step.get("state_file")
         if not isinstance(name, str) or name not in STEPS or "class" in step:
             what = step.get("class", name)
-            raise UserError(f"{where} is {show(what)}, which is not opened: it may run code of its author's")
+            raise UserError(f"{where} is {show(what)}, which is not opened, because it could run code")
         if not isinstance(settings, dict) or not settings.keys() <= STEPS[name]:
             raise UserError(f"{where}, {name}, has other settings than LeRobot's: {show(settings)}")
         if settings.get("tokenizer_name", TOKENIZERS[0]) not in TOKENIZERS:

@@ -1,7 +1,7 @@
-"""Arrays from `.npz` files and zarr folders that somebody else made.
+"""Arrays from `.npz` files and zarr folders that somebody else may have made.
 
-A header is believed only where it can be true: sizes are bounded, types are numbers, and a compression is one
-of a short list, because numcodecs has one that unpickles.
+Headers are checked first: sizes have limits, types are numbers, and codecs come from a short list, because
+numcodecs has one that unpickles.
 """
 
 import bz2
@@ -71,7 +71,7 @@ def _check_size(shape: Sequence[int], dtype: np.dtype) -> None:
     if dtype.kind not in "biuf":
         raise ValueError(f"it holds an array of {dtype}, not of numbers")
     if math.prod(shape) * dtype.itemsize > (MAX_BYTES if len(shape) == 4 else MAX_OTHER_BYTES):
-        raise ValueError(f"it says that it holds an array of {math.prod(shape):,} numbers, too many")
+        raise ValueError(f"its header says {math.prod(shape):,} numbers, too many")
 
 
 def zarr_arrays(path: Path) -> dict[str, Path]:

@@ -1,6 +1,6 @@
-"""Which numbers a setting may be: `lr: Annotated[float, Above(0, 1e3)] = 3e-4` in a config class.
+"""Bounds of numeric settings: `lr: Annotated[float, Above(0, 1e3)] = 3e-4` in a config class.
 
-An upper bound is no advice: it is what no experiment needs, and what would hang or overflow.
+Upper bounds are no recommendations: beyond them a script would hang or overflow.
 """
 
 import math

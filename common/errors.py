@@ -1,4 +1,4 @@
-"""Mistakes of the person at the prompt: one line instead of a traceback."""
+"""Errors for the person at the prompt: one line instead of a traceback."""
 
 import errno
 import io

@@ -1,4 +1,4 @@
-"""The words of a command line: which flags there are, and what each is given."""
+"""The words of a command line: its flags, and the values that each is given."""
 
 import re
 from collections.abc import Iterator, Sequence

@@ -78,7 +78,7 @@ def read_info(root: Path) -> dict[str, Any]:
         version = info["codebase_version"]
         if version != VERSION:
             old = [int(number) for number in version.removeprefix("v").split(".")] < [3, 0]
-            hint = f"LeRobot has a converter: {CONVERTER}" if old else "which is newer"
+            hint = f"LeRobot has a converter: {CONVERTER}" if old else "it is newer than this LeRobot"
             raise UserError(f"{root}: a dataset of version {version:.20}, not {VERSION}; {hint}")
         if not (isinstance(info["fps"], int | float) and 0 < info["fps"] <= 10_000):
             raise ValueError(f"{show(info['fps'])} frames per second")
@@ -265,7 +265,7 @@ def check_statistics(stats: Any, shapes: dict[str, tuple[int, ...]], parts: Sequ
             values = np.asarray(there[part])
             right = values.dtype.kind in "iuf" and values.shape == shape and np.isfinite(values).all()
             if not right:
-                raise ValueError(f"the {part} of {name} in its statistics is not {shape} finite numbers")
+                raise ValueError(f"the {part} of {name} must be finite numbers of shape {shape}")
     for name, parts_of_it in stats.items():  # LeRobot makes tensors of all of them
         if not all(np.asarray(values).dtype.kind in "biuf" for values in parts_of_it.values()):
             raise ValueError(f"the statistics of {show(name)} are not all numbers")

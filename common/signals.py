@@ -1,4 +1,4 @@
-"""What asks a process to stop: Ctrl-C, SIGTERM, and SIGHUP of a terminal that closes."""
+"""Signals that ask a process to stop: Ctrl-C, SIGTERM, and SIGHUP of a terminal that closes."""
 
 import os
 import signal
@@ -42,9 +42,9 @@ def deferring_stop_signals() -> Iterator[None]:
 
 @contextmanager
 def blocking_stop_signals() -> Iterator[None]:
-    """Processes that start in this short block hear none of it; here it is deferred to the end.
+    """Processes started in this short block never get these signals; this process gets them after it.
 
-    Ctrl-C goes to all processes of a terminal, and this one decides what becomes of the others.
+    Ctrl-C goes to all processes of a terminal, and this one decides when the others end.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
@@ -56,7 +56,7 @@ def blocking_stop_signals() -> Iterator[None]:
 class StopRequest:
     """The first Ctrl-C or SIGTERM sets a flag that the loop polls; a second one interrupts at once.
 
-    So does SIGHUP, but only set it: a terminal that closes may send several, and its shell a SIGTERM besides.
+    SIGHUP only sets the flag: a terminal that closes may send several, and its shell a SIGTERM too.
 
     Args:
         after: what the loop will still do, for the person who waits.
@@ -93,7 +93,7 @@ class StopRequest:
 
 
 def _leave_terminal() -> None:
-    """Lead output to nowhere where the terminal is gone: else the next line ends the script."""
+    """Send output to /dev/null where the terminal is gone, else the next line ends the script."""
     for descriptor in (1, 2):
         try:
             os.write(descriptor, b"\n")

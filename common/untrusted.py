@@ -1,8 +1,8 @@
-"""What comes from outside: checkpoints, runs, datasets and settings that somebody else may have made.
+"""Reads and writes files in folders that somebody else may have made: checkpoints, runs, datasets, settings.
 
-Reading executes nothing, waits for nothing and fills no memory: only regular files of a bounded size, JSON
-and YAML of plain values, safetensors. Writing follows no link: a file is made under a fresh name beside the
-old one and takes its place, so what a link there leads to stays as it is.
+Reading executes nothing, never waits, and has limits: regular files of a bounded size, JSON and YAML of plain
+values, safetensors. Writing follows no link: a file is made under a new name beside the old one and replaces
+it, so that the file which a link leads to stays as it is.
 """
 
 import json
@@ -252,7 +252,7 @@ class _PlainLoader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
-            raise _at(node, f"no {node.tag.rpartition(':')[2]}") from None
+            raise _at(node, f"this is no {node.tag.rpartition(':')[2]}") from None
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         lines: dict[str, int] = {}

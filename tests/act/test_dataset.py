@@ -66,11 +66,11 @@ def test_features_of_another_shape_are_refused(datasets, tmp_path):
         (lambda root: change_stats(root, lambda s: s["action"].pop("std")), "has no statistics of action"),
         (
             lambda root: change_stats(root, lambda s: s["action"].__setitem__("mean", [1.0, 2.0, 3.0])),
-            r"the mean of action in its statistics is not \(2,\) finite numbers",
+            r"the mean of action must be finite numbers of shape \(2,\)",
         ),
         (
             lambda root: change_stats(root, lambda s: s["action"].__setitem__("std", [1.0, float("nan")])),
-            r"the std of action in its statistics is not \(2,\) finite numbers",
+            r"the std of action must be finite numbers of shape \(2,\)",
         ),
         (
             change_info(codebase_version="v2.1"),
@@ -166,8 +166,14 @@ DATA, EPISODES = "data/*/*.parquet", "meta/episodes/*/*.parquet"
             ),
             "leads out of the dataset",
         ),
-        (change_info(codebase_version="v3.1"), "a dataset of version v3.1, not v3.0; which is newer"),
-        (change_info(codebase_version="v4.0"), "a dataset of version v4.0, not v3.0; which is newer"),
+        (
+            change_info(codebase_version="v3.1"),
+            "a dataset of version v3.1, not v3.0; it is newer",
+        ),
+        (
+            change_info(codebase_version="v4.0"),
+            "a dataset of version v4.0, not v3.0; it is newer",
+        ),
         (change_info(codebase_version=None), "info.json: damaged"),
         (change_info(total_frames=10**15), "total_frames is 1000000000000000"),
         (change_info(fps="ten"), "'ten' frames per second"),
@@ -186,11 +192,11 @@ DATA, EPISODES = "data/*/*.parquet", "meta/episodes/*/*.parquet"
         (lambda root: change_stats(root, lambda s: s.update(action=None)), "has no statistics of action"),
         (
             lambda root: change_stats(root, lambda s: s["action"].update(mean=None)),
-            r"mean of action in its statistics is not \(2,\) finite numbers",
+            r"mean of action must be finite numbers of shape \(2,\)",
         ),
         (
             lambda root: change_stats(root, lambda s: s["action"].update(std=["1", "2"])),
-            r"std of action in its statistics is not \(2,\) finite numbers",
+            r"std of action must be finite numbers of shape \(2,\)",
         ),
         (
             lambda root: change_stats(root, lambda s: s.update(x={"min": "low"})),

@@ -174,6 +174,14 @@ def destination(name: str, config: Config) -> tuple[Path, str]:
     return Path("logs/evaluate") / name, stem
 
 
+def write_numbers(path: Path, numbers: dict[str, Any], is_named: bool) -> None:
+    """Write JSON, into a device such as /dev/stdout only where `--json` names it."""
+    if is_named and path.exists() and not path.is_file():
+        path.write_text(json.dumps(numbers, indent=2) + "\n")
+    else:
+        save_json(path, numbers)
+
+
 @report_user_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, description=__doc__)
@@ -211,10 +219,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(table(task, numbers))
 
     with writing(folder):
-        if config.json and config.json.exists() and not config.json.is_file():  # such as /dev/stdout
-            config.json.write_text(json.dumps(numbers, indent=2) + "\n")
-        else:
-            save_json(json_path, numbers)
+        write_numbers(json_path, numbers, is_named=config.json is not None)
         paths = [json_path, *draw(folder / "plots", stem, task, episodes, numbers)]
     if config.record:
         try:

@@ -80,8 +80,11 @@ def change_column(root, name, change):
         ("--root 'a*/new'", r"LeRobot opens no dataset whose path has \* in it"),
         ("--root linked/new", "a::b/new: LeRobot opens no dataset whose path has :: in it"),
         (f"--root {'n' * 230}", "must have at most 200 bytes"),
-        ("--root future --resume", "future: a dataset of version v3.1, not v3.0; it is newer than this LeRobot"),
-        ("--verify future", "future: a dataset of version v3.1, not v3.0; it is newer than this LeRobot"),
+        (
+            "--root future --resume",
+            "future: a dataset of version v3.1, not v3.0; it is newer",
+        ),
+        ("--verify future", "future: a dataset of version v3.1, not v3.0; it is newer"),
         ("--root odd --resume", "file-000.parquet: damaged .action is not finite everywhere"),
         ("--root shifted --resume", "file-000.parquet: damaged .episode_index in row"),
         ("--root negative --resume", "recording.json: 9 successes in -1 attempts"),

@@ -93,8 +93,8 @@ def find_config(argv: list[str] | None) -> Path:
     """
     task = read_first("task", argv, None, DEFAULT)
     task_class(task)
-    path = config_path(argv, REPOSITORY / "configs" / f"sac_{task}.yaml")
-    assert path
+    of_task = REPOSITORY / "configs" / f"sac_{task}.yaml"
+    path = config_path(argv, of_task) or of_task  # `--config None` reads neither
     own = load_yaml(path).get("task", DEFAULT)
     if read_first("task", argv, None, own) != own:
         raise UserError(

@@ -249,8 +249,8 @@ def check_counts(state: Any, *names: str) -> None:
 def check_moments(optimizer: torch.optim.Optimizer) -> None:
     """Raise ValueError where the state that an Adam has loaded is not that of its parameters."""
     for parameter, moments in optimizer.state.items():
-        shapes = {name: value.shape for name, value in moments.items() if name != "step"}
-        if "step" not in moments or shapes != dict.fromkeys(("exp_avg", "exp_avg_sq"), parameter.shape):
+        shapes = {name: value.shape for name, value in moments.items()}
+        if shapes != dict.fromkeys(("exp_avg", "exp_avg_sq"), parameter.shape) | {"step": torch.Size()}:
             raise ValueError(f"the optimiser's moments are not those of a tensor {tuple(parameter.shape)}")
         if not all(value.isfinite().all() for value in moments.values()):
             raise ValueError("the optimiser's moments are not finite")

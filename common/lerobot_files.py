@@ -41,8 +41,15 @@ def reading(path: Path | str) -> AbstractContextManager[None]:
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """Those of `data` or of `meta/episodes`, in their order, also behind links."""
-    return sorted(folder.glob("*/*.parquet"))
+    """Those of `data` or of `meta/episodes`, in their order, also behind links.
+
+    Raises:
+        UserError: one is no regular file, such as a pipe, on which reading never ends.
+    """
+    files = sorted(folder.glob("*/*.parquet"))
+    if irregular := [file for file in files if not file.is_file()]:
+        raise UserError(f"{irregular[0]}: no regular file; {REPAIR}")
+    return files
 
 
 def all_files(root: Path) -> list[Path]:

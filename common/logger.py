@@ -133,7 +133,10 @@ def _read(path: Path) -> list[dict[str, str]]:
     text = read_text(path, MAX_BYTES)
     whole = text[: text.rfind("\n") + 1]  # a full disk may have cut the last line
     # Empty cells are columns that the row did not have.
-    return [{k: v for k, v in row.items() if k and v} for row in csv.DictReader(whole.splitlines())]
+    rows = list(csv.DictReader(whole.splitlines()))
+    if any(None in row for row in rows):
+        raise ValueError("a row is longer than the first")
+    return [{k: v for k, v in row.items() if v} for row in rows]
 
 
 def _wandb_run(folder: Path, project: str, config: dict | None) -> Any:

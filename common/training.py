@@ -1,6 +1,7 @@
 """What the training loops of SAC and of imitation share: settings, progress bar, evaluation."""
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated, Any, Protocol
 
 import numpy as np
@@ -29,6 +30,9 @@ LOOP_SETTINGS_BEFORE = {  # names that `train_act.py` had for them
     "training.save_freq": "training.keep_every",
     "training.video_freq": "training.video_every",
 }
+
+
+LARGEST = 1e15  # number of an evaluation that is believed
 
 
 class Evaluation(Protocol):
@@ -92,10 +96,12 @@ def check_evaluation(evaluation: Evaluation, latest: dict, best: dict, unit: str
         if type(step) is not int or not 0 <= step <= steps:
             raise ValueError(f"{unit} of an evaluation must be from 0 to {steps}, got {show(step)}")
     try:
-        rank = evaluation.rank(best) if best else ()
-        evaluation.line(latest) if latest else ""
-        if any(not isinstance(value, int | float) or value != value for value in rank):
-            raise ValueError("is ranked by something else than numbers")
+        for numbers in filter(None, (latest, best)):
+            for look in (evaluation.rank, evaluation.scalars):
+                look(numbers)  # which has all that it needs
+            several = [value if isinstance(value, list) else [value] for value in numbers.values()]
+            if not all(value is None or abs(value) < LARGEST for value in chain(*several)):
+                raise ValueError("not all of it are numbers of bearable size")
     except (LookupError, TypeError, ValueError) as error:
         raise ValueError(f"evaluation or best is not one of this task: {reason(error)}") from None
 

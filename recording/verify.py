@@ -308,10 +308,16 @@ def _columns(dataset: Dataset, row: dict[str, Any], table: pa.Table) -> dict[str
     """An episode's values by feature, pictures (T, side, side, 3) uint8 RGB.
 
     Raises:
-        UserError: a picture or the video is damaged.
+        UserError: a value is missing, or a picture or the video is damaged.
     """
     recipe, file = dataset.notes.recipe, _file(row)
-    values = {name: np.array(table[name].to_pylist()) for name in table.column_names if name != IMAGE}
+    values = {}
+    with reading(dataset.root / file.data):
+        for name in set(table.column_names) - {IMAGE}:
+            missing = table[name].null_count
+            values[name] = np.array([] if missing else table[name].to_pylist())
+            if missing or values[name].dtype == object:
+                raise ValueError(f"{name} is missing in a frame of episode {row['episode_index']}")
     if recipe.observations != "pixels":
         return values
     with reading(dataset.root / (file.video(IMAGE) if recipe.video else file.data)):

@@ -210,7 +210,7 @@ DATA, EPISODES = "data/*/*.parquet", "meta/episodes/*/*.parquet"
             change_feature("observation.image", shape=[64, 64, 3]),
             "statistics|a picture of 16 x 16, not 64 x 64",
         ),
-        (to_pipe(DATA), "it is no regular file"),
+        (to_pipe(DATA), "no regular file"),
         (to_pipe("meta/info.json"), "not the folder of a LeRobot dataset"),
         (lambda root: (root / "meta/info.json").write_bytes(b"\xff\xfe"), "info.json: damaged"),
     ],

@@ -29,7 +29,9 @@ def read(folder: Path) -> list[tuple[int, dict[str, float]]]:
     return [(int(row.pop("step")), {k: float(v) for k, v in row.items() if v}) for row in rows]
 
 
-@pytest.mark.parametrize("damaged", [b"stp,a\n1,2\n", b"step,a\none,2\n", b"step\n\xff\n"])
+@pytest.mark.parametrize(
+    "damaged", [b"stp,a\n1,2\n", b"step,a\none,2\n", b"step\n\xff\n", b"step,a\n1,2,3\n"]
+)
 def test_a_damaged_file_is_named(tmp_path, damaged):
     (tmp_path / "metrics.csv").write_bytes(damaged)
     with pytest.raises(UserError, match=r"metrics\.csv: damaged .*; move it away"):

@@ -139,7 +139,8 @@ def attempt(target: Target, case: Case, rng: Random | None) -> Outcome:
         left = list((case.folder.parent / "cwd").glob("executed"))
         left += [path for path, data in before.items() if not path.exists() or path.read_bytes() != data]
         for name in ("tmp", "home", "outside", *(["cwd"] if not target.writes else [])):
-            left += [path for path in (case.folder.parent / name).iterdir() if path not in before]
+            there = set((case.folder.parent / name).iterdir()) - before.keys()
+            left += [path for path in there if not path.name.startswith("torchinductor_")]  # PyTorch's cache
         if left:
             return Outcome("left behind", str(left[0].relative_to(case.folder.parent)), changed)
     return outcome

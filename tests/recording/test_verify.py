@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 import signal
@@ -267,6 +268,23 @@ def filmed(record_block, make_recipe, tmp_path_factory):
     dataset = Dataset(root, Notes(make_recipe(video=True)))
     dataset.append(record_block(video=True)[:2], dataset.notes)
     return root
+
+
+@pytest.mark.parametrize("column", ["action", "next.reward", "sim.state", "task_index"])
+def test_a_missing_value_is_named(column, dataset):
+    doctor(dataset, column, 4, lambda value: None)
+    with pytest.raises(UserError, match=rf"file-000.parquet: damaged .{column} is missing in a frame"):
+        verify(dataset)
+
+
+@pytest.mark.parametrize("file", [FRAMES, EPISODES, VIDEO, "meta/info.json", "meta/tasks.parquet"])
+def test_no_pipe_is_waited_for(file, dataset, filmed, tmp_path):
+    root = tmp_path / "piped"
+    shutil.copytree(filmed if file == VIDEO else dataset.root, root)
+    (root / file).unlink()
+    os.mkfifo(root / file)
+    with pytest.raises(UserError, match=Path(file).name):
+        open_dataset(root)
 
 
 @pytest.mark.parametrize(

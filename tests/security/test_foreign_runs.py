@@ -104,6 +104,7 @@ TENSORS = {
         "detours.offsets": lambda t: t.repeat(2, 1),
         "agent.log_alpha": nan,
         "agent.optimizer.actor.0.exp_avg": lambda t: t[:1],
+        "agent.optimizer.critics.1.step": lambda t: t.repeat(0),
         "trainer.sampling": lambda t: torch.zeros_like(t),
     },
     "act": {
@@ -113,6 +114,7 @@ TENSORS = {
         "rng_state:torch_rng_state": lambda t: t[:3],
         "optimizer_state:state/0/exp_avg": lambda t: t[:1],
         "optimizer_state:state/0/exp_avg_sq": nan,
+        "optimizer_state:state/1/step": lambda t: t.repeat(0),
         "optimizer_state:state": lambda t: torch.zeros(1),
     },
 }

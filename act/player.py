@@ -124,7 +124,7 @@ class ChunkPlayer:
         return np.clip(actions, self.lowest, self.highest)
 
     def act_once(self, source: str | Path) -> None:
-        """See that policy and processors fit together, and forget it.
+        """Check by one decision that policy and processors fit together; nothing of it is kept.
 
         Raises:
             UserError: they do not, or the actions are not finite.

@@ -84,7 +84,7 @@ class Checkpoints:
         self.tidy()
 
     def tidy(self) -> None:
-        """Make the folder what `last` says: a kill may leave `best` behind it, and checkpoints beyond.
+        """Bring `best` and the folder up to date with `last`, after a kill too.
 
         Raises:
             UserError: `last` leads to another run's, which does not say what is to stay of this one's.
@@ -220,7 +220,7 @@ def save_json(path: Path, content: Any) -> None:
 
 
 def read_state[State](kind: type[State], content: Any, source: Path, optional: Sequence[str] = ()) -> State:
-    """A training's state as its dataclass describes it, whose defaults are no fallbacks.
+    """Read a training's state into its dataclass; a missing field is an error and not its default.
 
     Args:
         kind: as `common.config.from_dict` has it.

@@ -1,7 +1,8 @@
-"""The files of a LeRobot dataset (v3.0), which somebody else may have written, before LeRobot reads them.
+"""Reads and checks the files of a LeRobot dataset (v3.0), which somebody else may have written.
 
-LeRobot trusts them: it asks the Hub for one that is missing, makes paths of what they say, and takes an
-episode's length from one of them and its frames from another. Here they are bounded and compared.
+LeRobot does not check them: it asks the Hub for a missing one, formats paths that they contain, and takes an
+episode's length from one and its frames from another. Here their sizes have limits, and they must agree.
+`act` and `recording` share this module; it needs Parquet, pictures and videos, but not LeRobot.
 """
 
 import re
@@ -53,7 +54,7 @@ def parquet_files(folder: Path) -> list[Path]:
 
 
 def all_files(root: Path) -> list[Path]:
-    """Everything below that is no folder, and LeRobot's files also behind links to folders."""
+    """Every file and link below `root`; of links to folders, the files that LeRobot reads behind them."""
     patterns = "data/*/*", "meta/*", "meta/episodes/*/*", "videos/*/*/*"
     found = {*root.rglob("*"), *(path for pattern in patterns for path in root.glob(pattern))}
     links = {path for path in found if path.is_symlink() and path.relative_to(root).parts[0] not in FOLDERS}
@@ -103,7 +104,7 @@ def read_info(root: Path) -> dict[str, Any]:
 
 
 def _check_template(template: str) -> None:
-    """Raise ValueError where formatting it could do more than to put names and numbers into a path."""
+    """Raise ValueError where formatting it would do more than put names and numbers into a path."""
     for _, field, spec, conversion in Formatter().parse(template):
         known = field in (None, "video_key", "chunk_index", "file_index") and not conversion
         if not known or not re.fullmatch(r"0?\d?d?", spec or ""):

@@ -149,7 +149,7 @@ def check_same_recipe(root: Path, saved: Recipe, asked: Recipe) -> None:
 
 
 def check_values(dataset: Dataset) -> None:
-    """Raise UserError where something is not finite or not in its place: nothing is added to that."""
+    """Raise UserError where a value is not finite or not in its place: such a dataset gets no episodes."""
     notes = dataset.notes
     if notes.next_seed < notes.recipe.seed:
         raise UserError(f"{dataset.root / NOTES}: next_seed {notes.next_seed} is before the first seed")

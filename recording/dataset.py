@@ -173,7 +173,7 @@ class Dataset:
 
     @contextmanager
     def _next_version(self, episodes: int, frames: int) -> Iterator[Path]:
-        """As `next_version`, but nothing takes the place of `root` that does not hold so much."""
+        """As `next_version`, but a version that does not hold so much never replaces `root`."""
         with next_version(self.root) as new:
             yield new
             files = (parquet_files(new / name) for name in ("meta/episodes", "data"))

@@ -253,7 +253,7 @@ class ACT:
         return policy, f"ResNet: {backbone}"
 
     def least_size(self, config: ACTConfig) -> tuple[int, int]:
-        """The transformers' matrices; the attention over the chunk, kept where some of it is dropped."""
+        """The transformers' matrices; per sample the attention over the chunk, which dropout keeps."""
         width, chunk = config.dim_model, config.chunk_size
         layers = config.n_encoder_layers + 2 * config.n_decoder_layers
         layers += config.n_vae_encoder_layers if config.use_vae else 0

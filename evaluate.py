@@ -21,14 +21,14 @@ from typing import Annotated, Any, Literal
 
 from tqdm import tqdm
 
-from common.bounds import Between, Count, Number, Seed
+from common.bounds import Between, Count, CountOrNone, ParallelEnvs, Seed
 from common.checkpoint import save_json
 from common.config import parse
 from common.device import choose_device, use_threads
 from common.errors import UserError, report_user_errors
 from common.provenance import provenance
 from common.run import command_line
-from common.untrusted import check_inside
+from common.untrusted import check_inside, writing
 from common.video import write_gif, write_video
 from envs import summary
 from envs.films import film, mosaic
@@ -51,11 +51,11 @@ class Config:
     n_action_steps: int | None = None  # of an ACT's chunk played before it looks again; None: as trained
     temporal_ensemble_coeff: float | None = None  # average an ACT's overlapping chunks; its authors: 0.01
     record: bool = False  # write videos
-    videos: Number = 10  # episodes recorded with --record, from the first seed on
-    failure_videos: Number = 3  # failed episodes recorded besides
+    videos: CountOrNone = 10  # episodes recorded with --record, from the first seed on
+    failure_videos: CountOrNone = 3  # failed episodes recorded besides
     output: Path | None = None  # folder; None: the policy's run, or logs/evaluate/<policy>
     json: Path | None = None  # file of the numbers; None: evaluation_<checkpoint>.json in the output folder
-    num_envs: Annotated[int, Between(1, 10**4)] = 100  # episodes played at a time
+    num_envs: ParallelEnvs = 100  # episodes played at a time
     device: Literal["auto", "cpu", "cuda", "mps"] = "cpu"  # of the networks; small ones are fast there
     threads: Annotated[int, Between(1, 1_024)] = 1  # CPU threads of PyTorch
 
@@ -174,12 +174,12 @@ def destination(name: str, config: Config) -> tuple[Path, str]:
     return Path("logs/evaluate") / name, stem
 
 
-def make_folders(*folders: Path) -> None:
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{folder}: this folder cannot be made: {error.strerror}") from None
+def write_numbers(path: Path, numbers: dict[str, Any], is_named: bool) -> None:
+    """Write JSON, into a device such as /dev/stdout only where `--json` names it."""
+    if is_named and path.exists() and not path.is_file():
+        path.write_text(json.dumps(numbers, indent=2) + "\n")
+    else:
+        save_json(path, numbers)
 
 
 @report_user_errors()
@@ -204,7 +204,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     json_path = config.json or folder / f"evaluation_{stem}.json"
     for name_below in ("plots", "videos"):
         check_inside(folder / name_below, folder)
-    make_folders(folder / "plots", json_path.parent)
+    with writing(folder):
+        for needed in (folder / "plots", json_path.parent):
+            needed.mkdir(parents=True, exist_ok=True)
 
     num_envs = min(config.num_envs, config.episodes)
     env = task.vector_env(num_envs, policy.image_size, stock=config.env == "stock")
@@ -216,14 +218,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     numbers["wall_s"] = wall_s
     print(table(task, numbers))
 
-    try:
-        if config.json and config.json.exists() and not config.json.is_file():  # such as /dev/stdout
-            config.json.write_text(json.dumps(numbers, indent=2) + "\n")
-        else:
-            save_json(json_path, numbers)
+    with writing(folder):
+        write_numbers(json_path, numbers, is_named=config.json is not None)
         paths = [json_path, *draw(folder / "plots", stem, task, episodes, numbers)]
-    except OSError as error:
-        raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None
     if config.record:
         try:
             paths += record(folder / "videos", stem, task, episodes, config)

@@ -11,7 +11,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from huggingface_hub import HfApi
@@ -27,10 +27,10 @@ from lerobot.utils.utils import unflatten_dict
 from act.foreign import pipeline_config as decode_pipeline_config
 from act.kinds import find_kind, names
 from act.learner import Learner
+from common.bounds import Between, Steps
 from common.checkpoint import (
     NAME,
     TRAINING_STATE,
-    check_counts,
     follow,
     newest,
     read_state,
@@ -38,22 +38,23 @@ from common.checkpoint import (
     save_tensors,
 )
 from common.config import check_numbers, to_dict
-from common.errors import UserError, reason
+from common.errors import UserError, reason, show
 from common.hub import uploading
 from common.untrusted import check_inside, load_json, load_tensors
 
 OURS = "trainer"
 TASK_FILE = "task.json"  # `policies.task_of` reads it
 EVALUATION = "evaluation.json"
+CountIfKnown = Annotated[int | None, Between(1, 10**7)]
 
 
 @dataclass(frozen=True)
 class State:
     """`trainer.json`."""
 
-    epoch: int = 0
-    drawn: int = 0  # samples of this epoch that have been learnt from
-    summed: int = 0  # updates in the sums of the metrics
+    epoch: Steps = 0
+    drawn: Steps = 0  # samples of this epoch that have been learnt from
+    summed: Steps = 0  # updates in the sums of the metrics
     metrics: dict = field(default_factory=dict)  # the latest logged
     evaluation: dict = field(default_factory=dict)  # the latest summary
     best: dict = field(default_factory=dict)  # that of the best checkpoint
@@ -62,24 +63,17 @@ class State:
     trains_batch_norms: bool = False
 
     def validate(self) -> None:
-        check_counts(self, "epoch", "drawn", "summed")
         if strange := [name for name, value in self.metrics.items() if not isinstance(value, float)]:
-            raise ValueError(f"metrics must hold numbers, {strange[0]!r:.50} is none")
+            raise ValueError(f"metrics must hold numbers, {show(strange[0])} is none")
 
 
 @dataclass(frozen=True)
 class Progress:
     """`training_step.json`, LeRobot's; former ones have the step alone."""
 
-    step: int = 0
-    num_processes: int | None = None
-    batch_size: int | None = None  # per process
-
-    def validate(self) -> None:
-        check_counts(self, "step")
-        for name in ("num_processes", "batch_size"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+    step: Steps = 0
+    num_processes: CountIfKnown = None
+    batch_size: CountIfKnown = None  # per process
 
 
 def write(
@@ -245,7 +239,7 @@ def saved_pipeline_config(folder: Path, pipeline_config: TrainPipelineConfig) ->
     described = content.get("policy") if isinstance(content, dict) else None
     kind = described.get("type") if isinstance(described, dict) else "none"
     if kind not in names():
-        raise UserError(f"{model}: this is a policy of type {kind!s:.50}; here are {', '.join(names())}")
+        raise UserError(f"{model}: this is a policy of type {show(kind)}; here are {', '.join(names())}")
     try:
         saved = decode_pipeline_config(content)
     except Exception as error:  # draccus raises its own, of no common class

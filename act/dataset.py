@@ -21,7 +21,7 @@ from lerobot.datasets.video_utils import FrameTimestampError, decode_video_frame
 from lerobot.utils.constants import ACTION, IMAGENET_STATS
 from lerobot.utils.feature_utils import dataset_to_policy_features
 
-from common.bounds import NotNegative, Number
+from common.bounds import CountOrNone, NotNegative
 from common.errors import UserError, reason
 from common.lerobot_files import (
     DAMAGE,
@@ -49,7 +49,7 @@ class DatasetConfig:
 
     root: Path | None = None  # folder of a LeRobot dataset; None: repo_id's, from LeRobot's cache or the Hub
     repo_id: str = ""  # its name on the Hub; empty: local/<folder>
-    episodes: Number = 0  # learn from the first so many; 0: all
+    episodes: CountOrNone = 0  # learn from the first so many; 0: all
     recorded_by: str = ""  # the command that records it; shown where the dataset is missing
     mirror: bool = False  # learn from each episode a second time, as seen in the mirror; if the task has one
     imagenet_stats: bool = True  # normalise pictures as ImageNet's are, not by the dataset's own numbers
@@ -119,7 +119,7 @@ class _Description(LeRobotDatasetMetadata):
                 feature["names"] = [*axes, "channel"] if height_first else ["channel", *axes]
         self.info = DatasetInfo.from_dict(info)
         self.tasks = None
-        self.episodes = Dataset(read_episodes(self.root)) if info["total_episodes"] else None
+        self.episodes = Dataset(read_episodes(self.root, info)) if info["total_episodes"] else None
         self.stats = load_json(self.root / STATS)
 
 
@@ -135,15 +135,9 @@ def _fetch(repo_id: str) -> _Description:
 
 
 def _check_whole(meta: LeRobotDatasetMetadata) -> None:
-    """Raise UserError where the parts of the description do not fit together, or the frames to them."""
+    """Raise UserError where frames, features and statistics do not fit the table of episodes."""
     root = meta.root
-    lengths = np.array(episodes_of(meta)["length"])
-    if (len(lengths), lengths.sum()) != (meta.total_episodes, meta.total_frames):
-        raise UserError(
-            f"{root}: this dataset is damaged: its description says {meta.total_episodes} episodes of "
-            f"{meta.total_frames} frames, its table of episodes has {len(lengths)} of {lengths.sum()}"
-        )
-    check_frames(root, lengths, meta.fps)
+    check_frames(root, np.array(episodes_of(meta)["length"]), meta.fps)
     with reading(root / INFO):
         features = features_of(meta)
     with reading(root / STATS):

@@ -1,9 +1,10 @@
-"""A stranger's checkpoint in LeRobot's form: its JSON becomes objects of LeRobot's, and runs nothing.
+"""Opens checkpoints in LeRobot's layout, perhaps a stranger's, without running anything that they name.
 
-LeRobot's own `from_pretrained` imports and calls whatever a processor's `class` names. Here only the steps
-below are made, with the settings that they save themselves, and every file is read by `common.untrusted`.
+LeRobot's own `from_pretrained` imports and calls whatever a processor's `class` names. Here a processor has
+only the steps listed below, with settings that LeRobot saves for them. `common.untrusted` reads the files.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from lerobot.processor.converters import (
     transition_to_policy_action,
 )
 
-from common.errors import UserError
+from common.errors import UserError, show
 from common.untrusted import load_json, load_tensors
 
 NORMALIZER = {"eps", "features", "norm_map", "normalize_observation_keys"}
@@ -83,21 +84,15 @@ def read_processor(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         name, settings, state = step.get("registry_name"), step.get("config", {}), step.get("state_file")
         if not isinstance(name, str) or name not in STEPS or "class" in step:
             what = step.get("class", name)
-            raise UserError(f"{where} is {what!r:.60}, which is not opened: it may run code of its author's")
+            raise UserError(f"{where} is {show(what)}, which is not opened, because it could run code")
         if not isinstance(settings, dict) or not settings.keys() <= STEPS[name]:
-            raise UserError(f"{where}, {name}, has other settings than LeRobot's: {settings!r:.60}")
+            raise UserError(f"{where}, {name}, has other settings than LeRobot's: {show(settings)}")
         if settings.get("tokenizer_name", TOKENIZERS[0]) not in TOKENIZERS:
             raise UserError(f"{where}: tokenizer_name must be {TOKENIZERS[0]}")
         checked.append({"registry_name": name, "config": dict(settings)})
         if state is not None:
-            if (
-                not isinstance(state, str)
-                or Path(state).name != state
-                or Path(state).suffix != ".safetensors"
-            ):
-                raise UserError(
-                    f"{where}: state_file must be a .safetensors file beside it, got {state!r:.60}"
-                )
+            if not isinstance(state, str) or not re.fullmatch(r"[\w.-]+\.safetensors", state):
+                raise UserError(f"{where}: state_file must name a .safetensors beside it, got {show(state)}")
             checked[-1]["state_file"] = state
             states[state.removesuffix(".safetensors")] = load_tensors(file.with_name(state))
     return {"name": file.stem, "steps": checked}, states

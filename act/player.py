@@ -124,7 +124,7 @@ class ChunkPlayer:
         return np.clip(actions, self.lowest, self.highest)
 
     def act_once(self, source: str | Path) -> None:
-        """See that policy and processors fit together, and forget it.
+        """Check by one decision that policy and processors fit together; nothing of it is kept.
 
         Raises:
             UserError: they do not, or the actions are not finite.
@@ -231,6 +231,15 @@ def load_player(
     Raises:
         UserError: it is not whole, or not a policy for this task.
     """
+    policy, processors = _open_policy(folder, device)
+    player = ChunkPlayer(policy, *processors, task, n_action_steps, temporal_ensemble_coeff, source=folder)
+    player.act_once(folder)
+    return player
+
+
+def _open_policy(
+    folder: Path, device: torch.device | str
+) -> tuple[PreTrainedPolicy, tuple[PolicyProcessorPipeline, PolicyProcessorPipeline]]:
     weights, settings = load_tensors(folder / "model.safetensors"), load_json(folder / "config.json")
     check_format(folder, weights)
     kind = find_kind(settings["type"])
@@ -250,10 +259,7 @@ def load_player(
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise UserError(f"{folder}: some weights are not finite, so the training had diverged")
     kind.speed_up(policy)
-    policy = policy.to(device).eval()
-    player = ChunkPlayer(policy, *processors, task, n_action_steps, temporal_ensemble_coeff, source=folder)
-    player.act_once(folder)
-    return player
+    return policy.to(device).eval(), processors
 
 
 def _check_ensemble(coeff: float, chunk_size: int, source: str | Path) -> None:

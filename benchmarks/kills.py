@@ -1,18 +1,18 @@
-"""Disturb whatever takes long at random moments, resume it, and compare its end with an undisturbed one's.
+"""Send signals to long jobs at random moments, resume them, and compare the results with undisturbed ones.
 
     python benchmarks/kills.py                           200 signals, about half an hour; prints a table
     python benchmarks/kills.py --signals 20 --seed 2     others
 
-A try is one signal to a tiny training or recording, which is then started anew with the same command. After
-two of them, or when it has ended before, it runs to its end. Lost is a try where
+A try is one signal to a tiny training or recording, which is then started again with the same command. After
+two tries it runs to its end. A try is lost if
 
-* the end differs in a bit: weights, training state and replay, logged numbers, or the files of the dataset;
-* it hangs, ends with a traceback, or does not resume;
-* TERM, HUP or INT, once, ended it after its work had begun, and not all of that work was saved. It says how
-  far it was; a training's checkpoint must be of that very step, a dataset must have as many episodes. Those
-  of these tries that are not counted as saved came before the work had begun, or in its last step.
+* the result differs in a bit: weights, training state and replay, logged numbers, or files of the dataset;
+* the job hangs, ends with a traceback, or does not resume;
+* one TERM, HUP or INT ended it after its work had begun, and not all of that work was saved. The job prints
+  how far it was: its checkpoint must be of that step, its dataset must have as many episodes. Tries that are
+  not counted as saved came before the work had begun, or in its last step.
 
-Each start is forked from this process, which has imported everything: imports take longer than all the rest.
+Each start is forked from this process, which has imported everything, because imports take the longest.
 """
 
 import functools

@@ -1,7 +1,7 @@
-"""Arrays from `.npz` files and zarr folders that somebody else made.
+"""Arrays from `.npz` files and zarr folders that somebody else may have made.
 
-A header is believed only where it can be true: sizes are bounded, types are numbers, and a compression is one
-of a short list, because numcodecs has one that unpickles.
+Headers are checked first: sizes have limits, types are numbers, and codecs come from a short list, because
+numcodecs has one that unpickles.
 """
 
 import bz2
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import UserError
+from common.errors import UserError, show
 from common.untrusted import load_json, open_regular
 
 MAX_BYTES = 3_000_000_000  # of pictures: Diffusion Policy's are 2.8 GB of float32
@@ -71,7 +71,7 @@ def _check_size(shape: Sequence[int], dtype: np.dtype) -> None:
     if dtype.kind not in "biuf":
         raise ValueError(f"it holds an array of {dtype}, not of numbers")
     if math.prod(shape) * dtype.itemsize > (MAX_BYTES if len(shape) == 4 else MAX_OTHER_BYTES):
-        raise ValueError(f"it says that it holds an array of {math.prod(shape):,} numbers, too many")
+        raise ValueError(f"its header says {math.prod(shape):,} numbers, too many")
 
 
 def zarr_arrays(path: Path) -> dict[str, Path]:
@@ -140,19 +140,16 @@ def _read_chunk(file: Path, compressor: Any, size: int) -> bytes:
     elif codec in NUMCODECS:
         block = _decode(codec, data, size)
     else:
-        raise ValueError(
-            f"it is compressed with {codec!r:.40}, which is not one of {', '.join(NUMCODECS)}, zlib"
-        )
+        known = ", ".join([*NUMCODECS, *STANDARD])
+        raise ValueError(f"it is compressed with {show(codec)}, which is not one of {known}")
     if len(block) != size:
         raise ValueError(f"{file.name} is cut, or not as long as its header says")
     return block
 
 
 def _decode(codec: str, data: bytes, size: int) -> bytes:
-    if codec == "blosc" and struct.unpack_from("<I4xI", data, 4) != (
-        size,
-        len(data),
-    ):  # which C-Blosc believes
+    sizes = size, len(data)
+    if codec == "blosc" and struct.unpack_from("<I4xI", data, 4) != sizes:  # C-Blosc believes its header
         raise ValueError("a chunk is cut, or not as long as its header says")
     try:
         import numcodecs  # pyright: ignore[reportMissingImports]  only compressed zarr folders require it, so it is not in requirements.txt

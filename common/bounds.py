@@ -1,6 +1,6 @@
-"""Which numbers a setting may be: `lr: Annotated[float, Above(0, 1e3)] = 3e-4` in a config class.
+"""Bounds of numeric settings: `lr: Annotated[float, Above(0, 1e3)] = 3e-4` in a config class.
 
-An upper bound is no advice: it is what no experiment needs, and what would hang or overflow.
+Upper bounds are no recommendations: beyond them a script would hang or overflow.
 """
 
 import math
@@ -26,12 +26,7 @@ class Between:
             return ""
         if (self.least, self.most) == (0, 1):
             return "must be between 0 and 1"
-        if self.too_small(number):
-            return self.lowest()
-        power = int(self.most).bit_length()
-        powers = {2**power - 1: f"below 2^{power}", 2 ** (power - 1): f"at most 2^{power - 1}"}
-        most = powers.get(int(self.most)) if power > 30 else None
-        return f"must be {most or f'at most {self.most}'}"
+        return self.lowest() if self.too_small(number) else f"must be at most {self.most}"
 
     def too_small(self, number: float) -> bool:
         return number < self.least
@@ -57,10 +52,12 @@ Pixels = Annotated[float, Above(0, 1e4)]
 Seed = Annotated[int, Between(0, 2**62)]
 Steps = Annotated[int, Between(0, 10**12)]
 Count = Annotated[int, Between(1, 10**7)]  # of what is played, recorded or drawn
-Number = Annotated[int, Between(0, 10**7)]  # the same, or none
-Several = Annotated[int, Above(0, 1_000)]  # of what is computed one after the other
+CountOrNone = Annotated[int, Between(0, 10**7)]  # the same, or 0
+Several = Annotated[int, Between(1, 1_000)]  # of what is computed one after the other
+ParallelEnvs = Annotated[int, Between(1, 10_000)]  # environments stepped together
 Horizon = Annotated[int, Between(1, 10_000)]  # steps ahead
 Width = Annotated[int, Between(1, 2**17)]  # of a layer
+Widths = Annotated[tuple[int, ...], Between(1, 2**16)]  # of several
 Depth = Annotated[int, Between(1, 1_000)]  # layers
 Threads = Annotated[int, Between(0, 1_024)]  # some thousands more crash PyTorch
 ANY_INT = Between(-(10**15), 10**15)

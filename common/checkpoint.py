@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from common.config import from_dict
-from common.errors import UserError, reason
+from common.errors import UserError, reason, show
 from common.untrusted import check_inside, read_text, remove, write_text
 
 TRAINING_STATE = "training_state"
@@ -56,7 +56,7 @@ class Checkpoints:
             ValueError: these are none.
         """
         if strange := [name for name in kept if not NAME.fullmatch(name)]:
-            raise ValueError(f"kept must hold names of checkpoints, got {strange[0]!r:.50}")
+            raise ValueError(f"kept must hold names of checkpoints, got {show(strange[0])}")
         self.best, self.kept = dict(best), list(kept)
 
     def keep(self, steps: int) -> None:
@@ -84,7 +84,7 @@ class Checkpoints:
         self.tidy()
 
     def tidy(self) -> None:
-        """Make the folder what `last` says: a kill may leave `best` behind it, and checkpoints beyond.
+        """Bring `best` and the folder up to date with `last`, after a kill too.
 
         Raises:
             UserError: `last` leads to another run's, which does not say what is to stay of this one's.
@@ -220,7 +220,7 @@ def save_json(path: Path, content: Any) -> None:
 
 
 def read_state[State](kind: type[State], content: Any, source: Path, optional: Sequence[str] = ()) -> State:
-    """A training's state as its dataclass describes it, whose defaults are no fallbacks.
+    """Read a training's state into its dataclass; a missing field is an error and not its default.
 
     Args:
         kind: as `common.config.from_dict` has it.

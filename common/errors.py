@@ -1,4 +1,4 @@
-"""Mistakes of the person at the prompt: one line instead of a traceback."""
+"""Errors for the person at the prompt: one line instead of a traceback."""
 
 import errno
 import io
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from common.start import check_where_one_is, hearing_ctrl_c
+from common.start import check_working_directory, interrupts_raise
 
 LONGEST_LINE = 300  # characters that a person reads
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")  # PyTorch's words
@@ -73,36 +73,40 @@ def report_user_errors() -> Iterator[None]:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
-        with hearing_ctrl_c():
-            check_where_one_is()
+        with interrupts_raise():
+            check_working_directory()
             yield
             if sys.stdout:
                 sys.stdout.flush()
-    except UserError as error:
-        _say(f"error: {error}")
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        _say("interrupted")
-        raise SystemExit(130) from None
-    except BrokenPipeError:
-        _silence(sys.stdout)
-        raise SystemExit(141) from None
-    except UnicodeEncodeError as error:
-        _say(f"error: {error.object!r:.200}: this name is not UTF-8")
-        raise SystemExit(2) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except BaseException as error:
+        code, line = _ending(error)
+        if code is None:
             raise
-        where = error.filename or "the disk, or where the output goes,"
-        _say(f"error: {where} has no space left")
-        if not error.filename:
+        if line:
+            _say(line)
+        if isinstance(error, OSError) and not error.filename:
             _silence(sys.stdout)
-        raise SystemExit(2) from None
-    except (MemoryError, RuntimeError) as error:  # PyTorch's is a RuntimeError
-        if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
-            raise
-        _say(f"error: the memory is full ({reason(error)}): try a smaller batch, network or buffer")
-        raise SystemExit(2) from None
+        raise SystemExit(code) from None
+
+
+def _ending(error: BaseException) -> tuple[int | None, str]:
+    """Exit code and last line of a script that ends like this; no code for what is none of these."""
+    match error:
+        case UserError():
+            return 2, f"error: {error}"
+        case KeyboardInterrupt():
+            return 130, "interrupted"
+        case BrokenPipeError():
+            return 141, ""
+        case UnicodeEncodeError():
+            return 2, f"error: {error.object!r:.200}: this name is not UTF-8"
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return 2, f"error: {error.filename or 'the disk, or where the output goes,'} has no space left"
+    # PyTorch's is a RuntimeError
+    full = isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+    if full or isinstance(error, MemoryError):
+        return 2, f"error: the memory is full ({reason(error)}): try a smaller batch, network or buffer"
+    return None, ""
 
 
 def _say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""The words of a command line: which flags there are, and what each is given."""
+"""The words of a command line: its flags, and the values that each is given."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -47,7 +47,7 @@ def rename(argv: Sequence[str], renamed: dict[str, str]) -> list[str]:
 
 
 def check_given_once(argv: Sequence[str], kinds: dict[str, Any]) -> None:
-    """Refuse a setting with several values, of which tyro takes the last without a word.
+    """Refuse a setting with several values, of which tyro would take the last.
 
     Args:
         argv: as typed.

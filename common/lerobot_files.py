@@ -1,13 +1,13 @@
-"""The files of a LeRobot dataset (v3.0), which somebody else may have written, before LeRobot reads them.
+"""Reads and checks the files of a LeRobot dataset (v3.0), which somebody else may have written.
 
-LeRobot trusts them: it asks the Hub for one that is missing, makes paths of what they say, and takes an
-episode's length from one of them and its frames from another. Here they are bounded and compared.
+LeRobot does not check them: it asks the Hub for a missing one, formats paths that they contain, and takes an
+episode's length from one and its frames from another. Here their sizes have limits, and they must agree.
+`act` and `recording` share this module; it needs Parquet, pictures and videos, but not LeRobot.
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from errno import errorcode
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from string import Formatter
 from typing import IO, Any
@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from av.error import FFmpegError
 from PIL import Image
 
-from common.errors import UserError, reason
+from common import untrusted
+from common.errors import UserError, show
 from common.untrusted import load_json, open_regular
 
 INFO, STATS, TASKS = Path("meta/info.json"), Path("meta/stats.json"), Path("meta/tasks.parquet")
@@ -35,21 +36,9 @@ DAMAGE = (  # what readers of Parquet, JSON, videos and pictures (SyntaxError) r
 REPAIR = "take it from a copy, or record anew elsewhere"
 
 
-@contextmanager
-def reading(path: Path | str) -> Iterator[None]:
-    """Tell in one sentence why `path` could not be read in this block, as far as that is known.
-
-    Raises:
-        UserError: it is missing, damaged, or the system does not let it be read.
-    """
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename or path}: missing; {REPAIR}") from None
-    except DAMAGE as error:
-        if isinstance(error, OSError) and error.errno in errorcode:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-        raise UserError(f"{path}: damaged ({reason(error)[:150]}); {REPAIR}") from None
+def reading(path: Path | str) -> AbstractContextManager[None]:
+    """As `common.untrusted.reading`, for what reads a dataset's files."""
+    return untrusted.reading(path, DAMAGE, f"; {REPAIR}")
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -65,7 +54,7 @@ def parquet_files(folder: Path) -> list[Path]:
 
 
 def all_files(root: Path) -> list[Path]:
-    """Everything below that is no folder, and LeRobot's files also behind links to folders."""
+    """Every file and link below `root`; of links to folders, the files that LeRobot reads behind them."""
     patterns = "data/*/*", "meta/*", "meta/episodes/*/*", "videos/*/*/*"
     found = {*root.rglob("*"), *(path for pattern in patterns for path in root.glob(pattern))}
     links = {path for path in found if path.is_symlink() and path.relative_to(root).parts[0] not in FOLDERS}
@@ -97,29 +86,29 @@ def read_info(root: Path) -> dict[str, Any]:
         version = info["codebase_version"]
         if version != VERSION:
             old = [int(number) for number in version.removeprefix("v").split(".")] < [3, 0]
-            hint = f"LeRobot has a converter: {CONVERTER}" if old else "which is newer"
+            hint = f"LeRobot has a converter: {CONVERTER}" if old else "it is newer than this LeRobot"
             raise UserError(f"{root}: a dataset of version {version:.20}, not {VERSION}; {hint}")
         if not (isinstance(info["fps"], int | float) and 0 < info["fps"] <= 10_000):
-            raise ValueError(f"{info['fps']!r:.40} frames per second")
+            raise ValueError(f"{show(info['fps'])} frames per second")
         for name in ("total_episodes", "total_frames"):
             if type(info[name]) is not int or not 0 <= info[name] <= MAX_FRAMES:
-                raise ValueError(f"{name} is {info[name]!r:.40}")
+                raise ValueError(f"{name} is {show(info[name])}")
         for name, feature in info["features"].items():
             shape, kind = feature["shape"], feature["dtype"]
             whole = isinstance(kind, str) and isinstance(shape, list) and all(type(n) is int for n in shape)
             if not whole or not all(0 < n <= MAX_SIDE for n in shape) or "/" in name:
-                raise ValueError(f"the feature {name!r:.40} is of type {kind!r:.20} and shape {shape!r:.40}")
+                raise ValueError(f"the feature {show(name)} is of type {show(kind)} and shape {show(shape)}")
         for template in ("data_path", "video_path"):
             _check_template(info.get(template) or "")
     return info
 
 
 def _check_template(template: str) -> None:
-    """Raise ValueError where formatting it could do more than to put names and numbers into a path."""
+    """Raise ValueError where formatting it would do more than put names and numbers into a path."""
     for _, field, spec, conversion in Formatter().parse(template):
         known = field in (None, "video_key", "chunk_index", "file_index") and not conversion
         if not known or not re.fullmatch(r"0?\d?d?", spec or ""):
-            raise ValueError(f"{template!r:.60} is no pattern of paths")
+            raise ValueError(f"{show(template)} is no pattern of paths")
     inside(Path(), template)
 
 
@@ -130,15 +119,19 @@ def inside(root: Path, path: str) -> Path:
         ValueError: it leads elsewhere.
     """
     if Path(path).is_absolute() or ".." in Path(path).parts:
-        raise ValueError(f"{path!r:.60} leads out of the dataset")
+        raise ValueError(f"{show(path)} leads out of the dataset")
     return root / path
 
 
-def read_episodes(root: Path) -> pa.Table:
+def read_episodes(root: Path, info: dict[str, Any]) -> pa.Table:
     """The table of episodes, without their statistics, each where the one before it ends.
 
+    Args:
+        root: of the dataset.
+        info: what `read_info` returned.
+
     Raises:
-        UserError: it is missing, damaged, or contradicts itself.
+        UserError: it is missing, damaged, or contradicts itself or the description.
     """
     tables, number, total = [], 0, 0
     for path in parquet_files(root / "meta/episodes"):
@@ -156,6 +149,12 @@ def read_episodes(root: Path) -> pa.Table:
         tables.append(table)
     if not tables:
         raise UserError(f"{root / 'meta/episodes'}: missing; {REPAIR}")
+    described = info["total_episodes"], info["total_frames"]
+    if described != (number, total):
+        raise UserError(
+            f"{root}: damaged: {INFO} says {described[0]} episodes of {described[1]} frames, "
+            f"meta/episodes holds {number} of {total}; {REPAIR}"
+        )
     with reading(root / "meta/episodes"):
         return pa.concat_tables(tables).replace_schema_metadata(None)
 
@@ -190,8 +189,8 @@ def check_frames(root: Path, lengths: np.ndarray, fps: float) -> None:
                 raise ValueError(f"the timestamp in row {late.argmax()} is not that of its frame")
     if position != total:
         raise UserError(
-            f"{root}: damaged: its tables hold {position} frames{' or more' if position > total else ''}, "
-            f"its description says {total}"
+            f"{root}: damaged: data holds {position} frames{' or more' if position > total else ''}, "
+            f"{INFO} says {total}; {REPAIR}"
         )
 
 
@@ -274,7 +273,7 @@ def check_statistics(stats: Any, shapes: dict[str, tuple[int, ...]], parts: Sequ
             values = np.asarray(there[part])
             right = values.dtype.kind in "iuf" and values.shape == shape and np.isfinite(values).all()
             if not right:
-                raise ValueError(f"the {part} of {name} in its statistics is not {shape} finite numbers")
+                raise ValueError(f"the {part} of {name} must be finite numbers of shape {shape}")
     for name, parts_of_it in stats.items():  # LeRobot makes tensors of all of them
         if not all(np.asarray(values).dtype.kind in "biuf" for values in parts_of_it.values()):
-            raise ValueError(f"the statistics of {name!r:.40} are not all numbers")
+            raise ValueError(f"the statistics of {show(name)} are not all numbers")

@@ -1,6 +1,6 @@
-"""Whether something fits into the memory, asked before it is allocated.
+"""Checks that something fits into the memory before it is allocated.
 
-Linux hands out memory that it does not have and kills the process that uses it, without a word.
+Linux promises more memory than there is and kills the process that uses it, without a message.
 """
 
 from contextlib import suppress

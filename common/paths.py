@@ -1,12 +1,12 @@
-"""Where files are: configurations and assets in the repository, `logs/` and `data/` where one stands."""
+"""Where files are: `configs/`, `assets/` in the repository; `logs/`, `data/` in the working directory."""
 
 import os
 from contextlib import suppress
 from pathlib import Path
 
 from common.errors import UserError, show
+from common.start import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 LOGS = Path("logs")
 
 
@@ -35,5 +35,5 @@ def in_repository(path: Path | str) -> Path:
 
 
 def shown(path: Path) -> Path:
-    """The path as seen from where one stands, if it lies below."""
+    """The path relative to the working directory, if it lies below."""
     return Path(os.path.relpath(path)) if path.resolve().is_relative_to(Path.cwd()) else path

@@ -13,7 +13,7 @@ from common.checkpoint import TRAINING_STATE, follow, has_links, link, newest
 from common.config import differences, from_dict, load_yaml, save_yaml, to_dict
 from common.errors import UserError
 from common.signals import StopRequest
-from common.untrusted import append_text, check_inside
+from common.untrusted import append_text, check_inside, writing
 
 LEAVES_THE_RESULT = ("logs", "run_name", "resume", "device", "threads", "wandb_project")  # of a training
 
@@ -189,12 +189,9 @@ def write_down(folder: Path, config: Any, command: str) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
-    saved = folder / "config.yaml"
-    try:
-        save_yaml(config, saved)
+    with writing(folder):
+        save_yaml(config, folder / "config.yaml")
         append_text(folder / "command.txt", f"{command}\n")
-    except OSError as error:
-        raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None
 
 
 def same_command(folder: Path, resume: bool) -> str:
@@ -211,11 +208,9 @@ def only_process_in(folder: Path, doing: str = "training") -> Iterator[None]:
     """
     import fcntl  # Windows has none, and evaluates all the same
 
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""What asks a process to stop: Ctrl-C, SIGTERM, and SIGHUP of a terminal that closes."""
+"""Signals that ask a process to stop: Ctrl-C, SIGTERM, and SIGHUP of a terminal that closes."""
 
 import os
 import signal
@@ -8,18 +8,18 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 HANGUP = getattr(signal, "SIGHUP", None)  # the terminal closes; Windows has none
-TO_STOP = [number for number in (signal.SIGINT, signal.SIGTERM, HANGUP) if number is not None]
+STOP_SIGNALS = [number for number in (signal.SIGINT, signal.SIGTERM, HANGUP) if number is not None]
 
 
 @contextmanager
-def handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
+def handling_stop_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
     """Within this block `handler` is called with the number of each signal that asks to stop.
 
     A SIGHUP that is ignored, by `nohup`, stays so. Python lets only the main thread handle signals.
     """
     previous = {}
     if threading.current_thread() is threading.main_thread():
-        heard = [n for n in TO_STOP if n != HANGUP or signal.getsignal(n) != signal.SIG_IGN]
+        heard = [n for n in STOP_SIGNALS if n != HANGUP or signal.getsignal(n) != signal.SIG_IGN]
         previous = {number: signal.signal(number, handler) for number in heard}
     try:
         yield
@@ -29,11 +29,11 @@ def handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def deferring_stop_signals() -> Iterator[None]:
     """Defer Ctrl-C, SIGTERM and SIGHUP to the end of this short block."""
     held: list[int] = []
     try:
-        with handling(lambda number, _: held.append(number)):
+        with handling_stop_signals(lambda number, _: held.append(number)):
             yield
     finally:
         for number in held:
@@ -41,12 +41,12 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextmanager
-def deaf_children() -> Iterator[None]:
-    """Processes that start in this short block hear none of it; here it is deferred to the end.
+def blocking_stop_signals() -> Iterator[None]:
+    """Processes started in this short block never get these signals; this process gets them after it.
 
-    Ctrl-C goes to all processes of a terminal, and this one decides what becomes of the others.
+    Ctrl-C goes to all processes of a terminal, and this one decides when the others end.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, TO_STOP)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
@@ -56,7 +56,7 @@ def deaf_children() -> Iterator[None]:
 class StopRequest:
     """The first Ctrl-C or SIGTERM sets a flag that the loop polls; a second one interrupts at once.
 
-    So does SIGHUP, but only set it: a terminal that closes may send several, and its shell a SIGTERM besides.
+    SIGHUP only sets the flag: a terminal that closes may send several, and its shell a SIGTERM too.
 
     Args:
         after: what the loop will still do, for the person who waits.
@@ -74,7 +74,7 @@ class StopRequest:
         return self.signal is not None
 
     def __enter__(self) -> "StopRequest":
-        self._handling = handling(self._note)
+        self._handling = handling_stop_signals(self._note)
         self._handling.__enter__()
         return self
 
@@ -93,7 +93,7 @@ class StopRequest:
 
 
 def _leave_terminal() -> None:
-    """Lead output to nowhere where the terminal is gone: else the next line ends the script."""
+    """Send output to /dev/null where the terminal is gone, else the next line ends the script."""
     for descriptor in (1, 2):
         try:
             os.write(descriptor, b"\n")

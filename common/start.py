@@ -1,7 +1,7 @@
-"""What must be so before a script's imports, which take seconds: each script imports this module first.
+"""Prepares the process; the scripts import this module before all others, whose imports take seconds.
 
-Libraries find a place for their caches, standard streams exist, names are UTF-8, and Ctrl-C is no traceback.
-Where all of that is so already, nothing changes.
+Libraries get folders for their caches, closed standard streams are opened, file names are UTF-8, and Ctrl-C
+ends a script without a traceback. Where all of that holds already, nothing changes.
 """
 
 import getpass
@@ -21,9 +21,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def unwritable_caches() -> dict[str, Path]:
-    """The variables that move a library's cache, where its default cannot be written; and that default.
+    """The environment variable of each cache whose default folder cannot be written; and that folder.
 
-    Folders of what was fetched stay where they are, if they are there: they can still be read.
+    Folders of downloads stay the same where they exist, because they can still be read.
     """
     home = Path(os.path.expanduser("~"))  # noqa: PTH111  Path.expanduser raises where there is none
     cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
@@ -42,7 +42,7 @@ def unwritable_caches() -> dict[str, Path]:
 
 
 def find_caches() -> None:
-    """Give what has no place for its cache one in the temporary folder, by environment variables.
+    """Move caches that cannot be written to the temporary folder, by environment variables.
 
     Raises:
         SystemExit: code 2, that cannot be written either.
@@ -80,12 +80,12 @@ def _own_temporary_folder() -> Path:
     return folder if ours else Path(tempfile.mkdtemp())
 
 
-def check_where_one_is() -> None:
-    """Raise SystemExit, code 2, where the working directory was deleted: some libraries do not bear that."""
+def check_working_directory() -> None:
+    """Raise SystemExit, code 2, where the working directory was deleted, in which some libraries fail."""
     try:
         os.getcwd()  # noqa: PTH109  Path.cwd() is the same
     except OSError as error:
-        _refuse(f"the folder that this was started in: {error.strerror}; cd to another one")
+        _refuse(f"the working directory is gone ({error.strerror}): cd to another one")
 
 
 def _refuse(sentence: str) -> NoReturn:
@@ -94,7 +94,7 @@ def _refuse(sentence: str) -> NoReturn:
 
 
 def open_streams() -> None:
-    """Lead closed standard streams to nowhere: the next file that is opened would take their number."""
+    """Open closed standard streams on /dev/null, else the next file that is opened gets their number."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
@@ -115,8 +115,8 @@ def _end(_number: int, _frame: FrameType | None) -> None:
 
 
 @contextmanager
-def hearing_ctrl_c() -> Iterator[None]:
-    """Within this block Ctrl-C is an exception; before and after it, of one of our scripts, just the end."""
+def interrupts_raise() -> Iterator[None]:
+    """Within this block Ctrl-C raises KeyboardInterrupt; outside it, it ends one of our scripts at once."""
     ends = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is _end
     if ends:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -130,7 +130,7 @@ def hearing_ctrl_c() -> Iterator[None]:
 open_streams()
 find_caches()
 if _is_our_script():
-    check_where_one_is()
+    check_working_directory()
     if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:  # a locale of another encoding
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

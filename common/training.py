@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from common.bounds import Between, Count, Seed, Steps
 from common.checkpoint import Checkpoints
-from common.errors import reason
+from common.errors import reason, show
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def check_evaluation(evaluation: Evaluation, latest: dict, best: dict, unit: str
     for numbers in filter(None, (latest, best)):
         step = numbers.get(unit)
         if type(step) is not int or not 0 <= step <= steps:
-            raise ValueError(f"{unit} of an evaluation must be from 0 to {steps}, got {step!r:.50}")
+            raise ValueError(f"{unit} of an evaluation must be from 0 to {steps}, got {show(step)}")
     try:
         for numbers in filter(None, (latest, best)):
             for look in (evaluation.rank, evaluation.scalars):

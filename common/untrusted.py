@@ -1,8 +1,8 @@
-"""What comes from outside: checkpoints, runs, datasets and settings that somebody else may have made.
+"""Reads and writes files in folders that somebody else may have made: checkpoints, runs, datasets, settings.
 
-Reading executes nothing, waits for nothing and fills no memory: only regular files of a bounded size, JSON
-and YAML of plain values, safetensors. Writing follows no link: a file is made under a fresh name beside the
-old one and takes its place, so what a link there leads to stays as it is.
+Reading executes nothing, never waits, and has limits: regular files of a bounded size, JSON and YAML of plain
+values, safetensors. Writing follows no link: a file is made under a new name beside the old one and replaces
+it, so that the file which a link leads to stays as it is.
 """
 
 import json
@@ -12,6 +12,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import errorcode
 from pathlib import Path
 from typing import IO, Any
 
@@ -182,16 +183,36 @@ def check_inside(path: Path, folder: Path) -> None:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Raise a UserError that names the file where the block finds it missing or damaged."""
+def reading(
+    path: Path | str, damage: tuple[type[Exception], ...] = (ValueError, SafetensorError), advice: str = ""
+) -> Iterator[None]:
+    """Raise a UserError that says why `path` could not be read in this block, as far as that is known.
+
+    Args:
+        path: named in the error, unless the missing file is known.
+        damage: what a reader raises for a damaged file.
+        advice: ends the sentence about a missing or damaged one.
+    """
     try:
         yield
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing, so its folder is not whole") from None
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename or path}: missing{advice}") from None
+    except (OSError, *damage) as error:
+        if isinstance(error, OSError) and error.errno in errorcode:  # and no number of a library's own
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        if isinstance(error, MemoryError):  # damaged, or as large as it says
+            raise UserError(f"{path}: does not fit into the memory ({reason(error)[:150]})") from None
+        raise UserError(f"{path}: damaged ({reason(error)[:150]}){advice}") from None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise a UserError that names the file, or else `path`, where this block cannot write."""
+    try:
+        yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or reason(error)})") from None
-    except (ValueError, SafetensorError) as error:
-        raise UserError(f"{path}: damaged or truncated ({reason(error)})") from None
+        why = error.strerror or reason(error)
+        raise UserError(f"{error.filename or path}: cannot be written: {why}") from None
 
 
 def _bounded_int(digits: str) -> int:
@@ -216,7 +237,7 @@ class _PlainLoader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="aliases are not understood", problem_mark=event.start_mark)
+            raise _at(event, "aliases are not understood")
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise RecursionError
@@ -227,28 +248,27 @@ class _PlainLoader(yaml.SafeLoader):
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         number = node.value if node.tag == "tag:yaml.org,2002:int" else ""
         if len(number) > MAX_DIGITS:
-            problem = f"an integer of {len(number)} digits"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+            raise _at(node, f"an integer of {len(number)} digits")
         if re.fullmatch(r"[-+]?(0[0-7_]+|[^xb]*:[^xb]*)", number):  # 010 is 8 and 1:30 is 90 to YAML 1.1
-            problem = f"{number} is no number in decimal"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+            raise _at(node, f"{number} is no number in decimal")
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
-            kind = node.tag.rpartition(":")[2]
-            raise yaml.MarkedYAMLError(problem=f"no {kind}", problem_mark=node.start_mark) from None
+            raise _at(node, f"this is no {node.tag.rpartition(':')[2]}") from None
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         lines: dict[str, int] = {}
         for key_node, _ in node.value:
-            key, problem = key_node.value, ""
+            key = key_node.value
             if key_node.tag != "tag:yaml.org,2002:str":
-                problem = (
-                    f"a key must be a word, got {show(key) if isinstance(key, str) else 'a list or mapping'}"
-                )
-            elif key in lines:
-                problem = f"{show(key)[1:-1]} is given twice, in line {lines[key]} too"
-            if problem:
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
+                what = show(key) if isinstance(key, str) else "a list or mapping"
+                raise _at(key_node, f"a key must be a word, got {what}")
+            if key in lines:
+                raise _at(key_node, f"{show(key)[1:-1]} is given twice, in line {lines[key]} too")
             lines[key] = key_node.start_mark.line + 1
         return super().construct_mapping(node, deep)
+
+
+def _at(place: Any, problem: str) -> yaml.MarkedYAMLError:
+    """An error that knows the line of a node or an event."""
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)

@@ -9,9 +9,8 @@ import imageio.v3
 import numpy as np
 from imageio_ffmpeg import get_ffmpeg_exe
 
-from common.errors import UserError, reason
-from common.signals import deaf_children
-from common.untrusted import new_file
+from common.signals import blocking_stop_signals
+from common.untrusted import new_file, writing
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None:
@@ -26,21 +25,22 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None
         UserError: it cannot be written.
     """
     temporary = path.with_name(f".partial_{path.name}")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)  # a link there would be written through
         if hasattr(signal, "pthread_sigmask"):  # Windows has none
-            with deaf_children():
+            with blocking_stop_signals():
                 get_ffmpeg_exe()  # tries it out once, and takes one that Ctrl-C has ended for a broken one
-        # 4:2:0 is what players expect, hence even sides; imageio would rescale to multiples of 16.
-        with imageio.get_writer(temporary, fps=fps, codec="libx264", quality=8, macro_block_size=2) as writer:
-            for frame in frames:
-                writer.append_data(frame)  # pyright: ignore[reportAttributeAccessIssue]
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: could not be written: {reason(error)}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+        try:
+            # 4:2:0 is what players expect, hence even sides; imageio would rescale to multiples of 16.
+            with imageio.get_writer(
+                temporary, fps=fps, codec="libx264", quality=8, macro_block_size=2
+            ) as writer:
+                for frame in frames:
+                    writer.append_data(frame)  # pyright: ignore[reportAttributeAccessIssue]
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_gif(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None:
@@ -49,12 +49,10 @@ def write_gif(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(path, "wb") as file:
             file.write(encode_gif(np.stack(list(frames)), fps))
-    except OSError as error:
-        raise UserError(f"{path}: could not be written: {reason(error)}") from None
 
 
 def encode_gif(frames: np.ndarray, fps: int = 10) -> bytes:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 from gymnasium import spaces
 
-from common.bounds import Above, Positive, Several
+from common.bounds import ParallelEnvs, Positive, Several
 from envs.gym_vector import BoxCodec, GymVectorEnv, Success
 from envs.interfaces import Episode, Metric
 from envs.plots import plot_returns
@@ -31,7 +31,7 @@ class GymTask:
     packages: ClassVar[tuple[str, ...]] = ("gymnasium",)
     lerobot_names: ClassVar[dict[str, str]] = {"observation.state": "state"}
 
-    num_envs: Annotated[int, Above(0, 10_000)] = 1  # environments stepped together
+    num_envs: ParallelEnvs = 1  # environments stepped together
     action_repeat: Several = 1  # environment steps per decision
     reward_scale: Positive = 1.0  # multiplies the reward
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from common.errors import show
 from envs.interfaces import Infos, RawObservation, Step, Symmetry, Task, VectorEnv
 
 Reward = Callable[[RawObservation, RawObservation, np.ndarray, np.ndarray], np.ndarray]
@@ -147,7 +148,7 @@ class TrainingEnv:
         """
         self.rng.bit_generator.state, self.env_steps = state["rng"], state["env_steps"]
         if type(self.env_steps) is not int or self.env_steps < 0:
-            raise ValueError(f"env.env_steps must not be negative, got {self.env_steps!r:.50}")
+            raise ValueError(f"env.env_steps must not be negative, got {show(self.env_steps)}")
         for name in ("seeds", "start_states", "returns"):
             if arrays[name].shape != getattr(self, name).shape:
                 raise ValueError(f"env.{name} has the shape {arrays[name].shape}")

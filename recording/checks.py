@@ -113,12 +113,10 @@ def check_whole(dataset: Dataset, info: dict[str, Any]) -> tuple[int, int]:
         UserError: they do not, or a file is missing or damaged.
     """
     root = dataset.root
-    lengths, frames = read_episodes(root)["length"].to_pylist(), sum(_frames(dataset))
-    described = info["total_episodes"], info["total_frames"]
-    if described != (len(lengths), sum(lengths)) or frames != sum(lengths):
+    episodes, frames = len(read_episodes(root, info)), sum(_frames(dataset))
+    if frames != info["total_frames"]:
         raise UserError(
-            f"{root}: damaged: meta/info.json says {described[0]} episodes and {described[1]} frames, "
-            f"meta/episodes of {len(lengths)} and {sum(lengths)}, and data holds {frames} frames; {REPAIR}"
+            f"{root}: damaged: data holds {frames} frames, {INFO} says {info['total_frames']}; {REPAIR}"
         )
     with reading(root / INFO):
         features = {name: feature | {"info": None} for name, feature in info["features"].items()}
@@ -135,7 +133,7 @@ def check_whole(dataset: Dataset, info: dict[str, Any]) -> tuple[int, int]:
         shapes = {name: tuple(feature["shape"]) for name, feature in dataset.features.items()}
         shapes |= {IMAGE: (3, 1, 1)} if IMAGE in shapes else {}
         check_statistics(stats, shapes, STATISTICS)
-    return len(lengths), frames
+    return episodes, frames
 
 
 def check_same_recipe(root: Path, saved: Recipe, asked: Recipe) -> None:
@@ -151,11 +149,11 @@ def check_same_recipe(root: Path, saved: Recipe, asked: Recipe) -> None:
 
 
 def check_values(dataset: Dataset) -> None:
-    """Raise UserError where something is not finite or not in its place: nothing is added to that."""
+    """Raise UserError where a value is not finite or not in its place: such a dataset gets no episodes."""
     notes = dataset.notes
     if notes.next_seed < notes.recipe.seed:
         raise UserError(f"{dataset.root / NOTES}: next_seed {notes.next_seed} is before the first seed")
-    lengths = read_episodes(dataset.root)["length"].to_numpy()
+    lengths = read_episodes(dataset.root, read_info(dataset.root))["length"].to_numpy()
     check_frames(dataset.root, lengths, dataset.task.fps)
     sizes = {name: f["shape"][0] for name, f in dataset.features.items() if f["dtype"].startswith("float")}
     for path in parquet_files(dataset.root / "data"):

@@ -31,7 +31,7 @@ from pandas import DataFrame, Index
 from common.checkpoint import save_json
 from common.errors import UserError
 from common.lerobot_files import INFO, STATS, TASKS, parquet_files, read_table
-from common.signals import undisturbed
+from common.signals import deferring_stop_signals
 from envs.recording import Recordable
 from recording.files import NumberedFile, extend, extend_rows, extend_video, foreign_file, last_file, shorten
 from recording.schema import (
@@ -103,7 +103,7 @@ class Dataset:
         self._data = last_file(self.root / "data") if episodes else NumberedFile()
         self._meta = last_file(self.root / "meta/episodes") if episodes else NumberedFile()
 
-    @undisturbed()  # else more could be on the disk than this object knows
+    @deferring_stop_signals()  # else more could be on the disk than this object knows
     def append(self, episodes: Sequence[RecordedEpisode], notes: Notes) -> None:
         """Add episodes. When this returns all of them are on the disk, until then none is.
 
@@ -130,7 +130,7 @@ class Dataset:
             self._write_summary(new, count, frames, stats, notes)
         self._remember(notes, count, frames)
 
-    @undisturbed()
+    @deferring_stop_signals()
     def drop_last(self) -> None:
         """Remove the last episode, its success too; not for datasets with videos, which are not cut.
 
@@ -173,7 +173,7 @@ class Dataset:
 
     @contextmanager
     def _next_version(self, episodes: int, frames: int) -> Iterator[Path]:
-        """As `next_version`, but nothing takes the place of `root` that does not hold so much."""
+        """As `next_version`, but a version that does not hold so much never replaces `root`."""
         with next_version(self.root) as new:
             yield new
             files = (parquet_files(new / name) for name in ("meta/episodes", "data"))

@@ -102,7 +102,7 @@ def row_groups(path: Path) -> Iterator[pa.Table]:
 def count_frames(video: Path) -> int:
     """How many whole frames a video holds, without decoding them."""
     whole = 0
-    with reading(video), open_regular(video) as file, av.open(file, "r") as container:
+    with open_regular(video) as file, av.open(file, "r") as container:
         whole = sum(packet.size > 0 and not packet.is_corrupt for packet in container.demux(video=0))
     return whole
 

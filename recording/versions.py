@@ -30,7 +30,7 @@ def writing_to(root: Path) -> Iterator[None]:
     """
     if root.is_mount():
         raise UserError(
-            f"{root}: a disk is mounted there, so it cannot be replaced as a whole: --root {root / 'data'}"
+            f"{root}: a disk is mounted there, and it cannot be replaced: choose --root {root / 'data'}"
         )
     workplace = _workplace(root)
     if workplace.is_symlink():

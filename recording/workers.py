@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from common.device import choose_device
 from common.errors import UserError
-from common.signals import deaf_children
+from common.signals import blocking_stop_signals
 from envs.interfaces import Policy
 from policies import load_policy, task_of
 from recording.episodes import RecordingEnv, record_episodes
@@ -125,9 +125,9 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, its_end = context.Pipe(duplex=False)
         self.process = context.Process(target=_work, args=(its_end, recorder, first, stride), daemon=True)
-        with deaf_children():
+        with blocking_stop_signals():
             resource_tracker.ensure_running()  # else it starts with the first worker, and unblocks signals
-            with deaf_children():
+            with blocking_stop_signals():
                 self.process.start()
         its_end.close()  # else the worker's death would not end the pipe
 

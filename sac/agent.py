@@ -25,7 +25,7 @@ from typing import Annotated
 import numpy as np
 import torch
 
-from common.bounds import Above, Between, NotNegative, Positive, Several, Share
+from common.bounds import Between, Count, NotNegative, Positive, Several, Share, Widths
 from common.checkpoint import check_moments
 from common.errors import show
 from common.memory import check_fits
@@ -40,8 +40,8 @@ from sac.replay_buffer import Batch
 class AgentConfig:
     """Soft actor-critic."""
 
-    hidden_sizes: Annotated[tuple[int, ...], Between(1, 2**16)] = (128, 128)  # of actor and critics
-    num_critics: Annotated[int, Above(0, 100)] = 2  # the smallest estimate counts
+    hidden_sizes: Widths = (128, 128)  # of actor and critics
+    num_critics: Annotated[int, Between(1, 100)] = 2  # the smallest estimate counts
     target_subset: int = 0  # critics drawn at random for each target (REDQ); 0: all of them
     critic_layer_norm: bool = False  # layer norm in the critics (RLPD)
     lr: Positive = 6e-4  # Adam, actor and critics
@@ -50,7 +50,7 @@ class AgentConfig:
     gamma: Share = 0.98  # discount per environment step
     n_step: Several = 3  # rewards in a return
     tau: Share = 0.005  # Polyak step of the target critics
-    batch_size: Annotated[int, Above(0, 10**7)] = 256  # transitions per update
+    batch_size: Count = 256  # transitions per update
     initial_alpha: Positive = 0.1  # temperature at the start
     target_entropy: float = -2.0  # nats; -action_size is SAC's rule
     final_target_entropy: float = -2.0  # nats; the target falls to this, if it is not the same

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from common.bounds import Above
+from common.bounds import Widths
 from common.config import from_dict
 from common.errors import UserError, show
 from common.untrusted import load_tensors
@@ -91,7 +91,7 @@ class SACConfig:
     task: str = ""  # see envs/tasks.py
     observation_size: int = 0  # numbers that the actor sees
     action_size: int = 0  # numbers that it returns
-    hidden_sizes: Annotated[tuple[int, ...], Above(0, 2**16)] = ()  # of the actor
+    hidden_sizes: Widths = ()  # of the actor
 
 
 def read_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:

@@ -71,9 +71,9 @@ class Kind(Protocol):
         ...
 
     def least_size(self, config: "PreTrainedConfig") -> tuple[int, int]:
-        """Numbers in the weights, and numbers kept of each sample to learn from it, at least.
+        """Lower bounds: numbers in the weights, and numbers kept per sample until its gradient is computed.
 
-        Asked before the policy is built.
+        Called before the policy is built.
         """
         ...
 

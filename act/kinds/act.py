@@ -6,19 +6,12 @@ batch norms, no equation:
 
 * `Loss` is `ACTPolicy.forward` without its two host syncs, and can be computed in micro-batches.
 * The attention layers do not return their weights, which nobody reads: PyTorch's fast path.
-* LeRobot's ResNet has frozen batch norms, which from scratch are none at all. `train_batch_norms` puts real
-  ones in their place, `export` freezes them again: the same four tensors.
+* LeRobot's ResNet has frozen batch norms, which from scratch are none at all: see `act/backbone.py`.
 """
 
-import os
-import socket
 from collections.abc import Iterable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
-from urllib.error import URLError
 
 import torch
 import torch.nn.functional as F
@@ -29,15 +22,12 @@ from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
 from lerobot.utils.random_utils import set_seed
 from torch import nn
 from torch.optim.swa_utils import update_bn
-from torchvision.models import get_model_weights
-from torchvision.ops.misc import FrozenBatchNorm2d
 
+from act.backbone import freeze_batch_norms, load_imagenet, train_batch_norms
 from act.kinds import Batch
 from act.optimizer import OptimizerConfig
 from common.bounds import Depth, Horizon, NotNegative, Width
-from common.errors import UserError, reason
-
-DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
+from common.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -230,74 +220,6 @@ def skip_attention_weights(policy: ACTPolicy) -> None:
             module.register_forward_pre_hook(without_weights, with_kwargs=True)
 
 
-def train_batch_norms(policy: ACTPolicy) -> None:
-    """Put real batch norms in the place of the ResNet's frozen ones, with their values."""
-    _replace_norms(policy, FrozenBatchNorm2d, nn.BatchNorm2d)
-
-
-def export(policy: ACTPolicy) -> ACTPolicy:
-    """The policy as LeRobot opens it, with frozen batch norms; a copy where it has others.
-
-    Nothing is drawn from the random generators, so that saving does not change the training.
-    """
-    if not any(isinstance(module, nn.BatchNorm2d) for module in policy.modules()):
-        return policy
-    exported = deepcopy(policy)
-    _replace_norms(exported, nn.BatchNorm2d, FrozenBatchNorm2d)
-    return exported.eval()
-
-
-def _replace_norms(policy: ACTPolicy, old: type[nn.Module], new: type[nn.Module]) -> None:
-    for parent in list(policy.model.backbone.modules()):
-        for name, norm in parent.named_children():
-            if isinstance(norm, old):
-                tensors = norm.state_dict()
-                replacement = new(len(tensors["weight"]), eps=norm.eps)
-                replacement.load_state_dict(tensors, strict=False)  # one kind counts its updates
-                setattr(parent, name, replacement.to(tensors["weight"].device))
-
-
-def load_imagenet(policy: ACTPolicy, wanted: Literal["auto", "imagenet", "none"]) -> bool:
-    """Give the ResNet its ImageNet weights, from the disk or the network, if it is to have them.
-
-    Returns:
-        whether it has them now.
-
-    Raises:
-        UserError: they are wanted by name and cannot be had, or are damaged.
-    """
-    if wanted == "none" or not policy.config.image_features:
-        return False
-    url = get_model_weights(policy.config.vision_backbone)["IMAGENET1K_V1"].url
-    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
-    try:
-        if not file.exists():
-            _download(url, file)
-        weights = torch.load(file, map_location="cpu", weights_only=True)
-        weights = {name: weight for name, weight in weights.items() if not name.startswith("fc.")}
-        policy.model.backbone.load_state_dict(weights)
-    except (OSError, URLError, RuntimeError, UnpicklingError) as error:
-        if file.exists():
-            raise UserError(f"{file}: damaged, delete it ({reason(error)})") from None
-        if wanted == "auto":
-            return False
-        raise UserError(f"{file}: not here, and {url} cannot be had: {reason(error)}") from None
-    return True
-
-
-def _download(url: str, file: Path) -> None:
-    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
-        raise OSError("HF_HUB_OFFLINE is set")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
-    try:
-        hash_prefix = file.stem.rpartition("-")[2]
-        torch.hub.download_url_to_file(url, str(file), hash_prefix, progress=False)
-    finally:
-        socket.setdefaulttimeout(before)
-
-
 class ACT:
     """The kind: see `act.kinds.Kind`."""
 
@@ -331,7 +253,7 @@ class ACT:
         return policy, f"ResNet: {backbone}"
 
     def least_size(self, config: ACTConfig) -> tuple[int, int]:
-        """The transformers' matrices; the attention over the chunk, kept where some of it is dropped."""
+        """The transformers' matrices; per sample the attention over the chunk, which dropout keeps."""
         width, chunk = config.dim_model, config.chunk_size
         layers = config.n_encoder_layers + 2 * config.n_decoder_layers
         layers += config.n_vae_encoder_layers if config.use_vae else 0
@@ -354,7 +276,7 @@ class ACT:
         return policy.predict_action_chunk(inputs)
 
     def export(self, policy: ACTPolicy) -> ACTPolicy:
-        return export(policy)
+        return freeze_batch_norms(policy)
 
     def smallest_batch(self, policy: ACTPolicy) -> int:
         """A picture of up to 32 pixels is one number per channel at the end of a ResNet: no statistics."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
-from common.bounds import Above, Between, Pixels, Positive, Several, Share
+from common.bounds import Above, Between, ParallelEnvs, Pixels, Positive, Several, Share
 from envs.interfaces import Episode, Metric, RawObservation
 from envs.pusht.actions import ActionDecoder
 from envs.pusht.codec import PushTCodec
@@ -57,7 +57,7 @@ class PushT:
         Metric("action_step_p99", "action step p99", ".1f", "px", brief=False),
     )
 
-    num_envs: Annotated[int, Above(0, 10_000)] = 32  # PushTs stepped together
+    num_envs: ParallelEnvs = 32  # PushTs stepped together
     features: tuple[str, ...] = (  # what the policy sees, see envs/pusht/observations.py
         "agent_pos",
         "block_pos",

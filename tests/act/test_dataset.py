@@ -51,11 +51,11 @@ def test_features_of_another_shape_are_refused(datasets, tmp_path):
         (lambda root: shutil.rmtree(root / "meta" / "episodes"), "meta/episodes: missing"),
         (truncate("data/*/*.parquet"), "damaged"),
         (truncate("meta/episodes/*/*.parquet"), r"file-000.parquet: damaged \("),
-        (change_info(total_frames=27), "says 3 episodes of 27 frames, its table of episodes has 3 of 26"),
-        (change_info(total_episodes=4), "says 4 episodes of 26 frames, its table of episodes has 3 of 26"),
+        (change_info(total_frames=27), "says 3 episodes of 27 frames, meta/episodes holds 3 of 26"),
+        (change_info(total_episodes=4), "says 4 episodes of 26 frames, meta/episodes holds 3 of 26"),
         (
             lambda root: rewrite(root, "data/*/*.parquet", lambda table: table.slice(0, 25)),
-            "hold 25 frames, its description says 26",
+            "holds 25 frames, meta/info.json says 26",
         ),
         (
             lambda root: rewrite(root, "meta/episodes/*/*.parquet", lambda table: table.slice(1)),
@@ -66,11 +66,11 @@ def test_features_of_another_shape_are_refused(datasets, tmp_path):
         (lambda root: change_stats(root, lambda s: s["action"].pop("std")), "has no statistics of action"),
         (
             lambda root: change_stats(root, lambda s: s["action"].__setitem__("mean", [1.0, 2.0, 3.0])),
-            r"the mean of action in its statistics is not \(2,\) finite numbers",
+            r"the mean of action must be finite numbers of shape \(2,\)",
         ),
         (
             lambda root: change_stats(root, lambda s: s["action"].__setitem__("std", [1.0, float("nan")])),
-            r"the std of action in its statistics is not \(2,\) finite numbers",
+            r"the std of action must be finite numbers of shape \(2,\)",
         ),
         (
             change_info(codebase_version="v2.1"),
@@ -166,8 +166,14 @@ DATA, EPISODES = "data/*/*.parquet", "meta/episodes/*/*.parquet"
             ),
             "leads out of the dataset",
         ),
-        (change_info(codebase_version="v3.1"), "a dataset of version v3.1, not v3.0; which is newer"),
-        (change_info(codebase_version="v4.0"), "a dataset of version v4.0, not v3.0; which is newer"),
+        (
+            change_info(codebase_version="v3.1"),
+            "a dataset of version v3.1, not v3.0; it is newer",
+        ),
+        (
+            change_info(codebase_version="v4.0"),
+            "a dataset of version v4.0, not v3.0; it is newer",
+        ),
         (change_info(codebase_version=None), "info.json: damaged"),
         (change_info(total_frames=10**15), "total_frames is 1000000000000000"),
         (change_info(fps="ten"), "'ten' frames per second"),
@@ -186,11 +192,11 @@ DATA, EPISODES = "data/*/*.parquet", "meta/episodes/*/*.parquet"
         (lambda root: change_stats(root, lambda s: s.update(action=None)), "has no statistics of action"),
         (
             lambda root: change_stats(root, lambda s: s["action"].update(mean=None)),
-            r"mean of action in its statistics is not \(2,\) finite numbers",
+            r"mean of action must be finite numbers of shape \(2,\)",
         ),
         (
             lambda root: change_stats(root, lambda s: s["action"].update(std=["1", "2"])),
-            r"std of action in its statistics is not \(2,\) finite numbers",
+            r"std of action must be finite numbers of shape \(2,\)",
         ),
         (
             lambda root: change_stats(root, lambda s: s.update(x={"min": "low"})),

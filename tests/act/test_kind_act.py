@@ -11,13 +11,12 @@ from lerobot.policies.act.modeling_act import ACTPolicy
 from torchvision.models import resnet18
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from act.backbone import freeze_batch_norms, load_imagenet
 from act.kinds.act import (
     Loss,
     PolicyConfig,
     act_config,
     build_policy,
-    export,
-    load_imagenet,
     skip_attention_weights,
 )
 from common.config import from_dict, to_dict
@@ -82,7 +81,7 @@ def test_trained_batch_norms_are_exported_as_frozen_ones():
     assert not any(torch.equal(before[name], policy.state_dict()[name]) for name in norms)
 
     generator = torch.get_rng_state()
-    exported = export(policy)
+    exported = freeze_batch_norms(policy)
     assert torch.equal(torch.get_rng_state(), generator), "saving must not change the training"
     assert exported.state_dict().keys() == ACTPolicy(policy.config).state_dict().keys()
     assert any(isinstance(module, FrozenBatchNorm2d) for module in exported.modules())
@@ -93,7 +92,7 @@ def test_trained_batch_norms_are_exported_as_frozen_ones():
 
 def test_a_policy_without_trained_norms_is_exported_as_it_is():
     policy, _ = build_policy(terms(STATE, IMAGE), 1, "none", trains_norms=False)
-    assert export(policy) is policy
+    assert freeze_batch_norms(policy) is policy
 
 
 def test_imagenet_weights_are_taken_from_the_disk(monkeypatch, tmp_path):

@@ -170,7 +170,7 @@ def test_truncated_tensors_are_told(tmp_path, share):
     checkpoint.save_tensors(path, {"weight": torch.zeros(100)})
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(UserError, match="model.safetensors: damaged or truncated"):
+    with pytest.raises(UserError, match="model.safetensors: damaged"):
         untrusted.load_tensors(path)
 
 
@@ -178,7 +178,7 @@ def test_truncated_tensors_are_told(tmp_path, share):
 def test_truncated_json_is_told(tmp_path, content):
     path = tmp_path / "counters.json"
     path.write_text(content)
-    with pytest.raises(UserError, match="counters.json: damaged or truncated"):
+    with pytest.raises(UserError, match="counters.json: damaged"):
         untrusted.load_json(path)
 
 

@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from common.signals import TO_STOP, StopRequest, deaf_children, undisturbed
+from common.signals import STOP_SIGNALS, StopRequest, blocking_stop_signals, deferring_stop_signals
 
 ONCE = (signal.SIGINT, signal.SIGTERM)
 
@@ -15,12 +15,12 @@ ONCE = (signal.SIGINT, signal.SIGTERM)
 @pytest.fixture(autouse=True)
 def handlers():
     """None is left behind."""
-    before = [signal.getsignal(number) for number in TO_STOP]
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
     yield
-    assert [signal.getsignal(number) for number in TO_STOP] == before
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
 
 
-@pytest.mark.parametrize(("first", "second"), list(product(TO_STOP, ONCE)))
+@pytest.mark.parametrize(("first", "second"), list(product(STOP_SIGNALS, ONCE)))
 def test_the_first_signal_asks_and_the_second_interrupts(first, second, capfd):
     """A closing terminal's SIGHUP counts for nothing here."""
     with StopRequest() as stop:
@@ -41,16 +41,16 @@ def test_nohup_keeps_its_meaning():
         with StopRequest() as stop:
             signal.raise_signal(signal.SIGHUP)
         assert not stop()
-        with undisturbed():
+        with deferring_stop_signals():
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize("number", TO_STOP)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_short_block_is_not_disturbed(number):
     with StopRequest() as stop:
-        with undisturbed():
+        with deferring_stop_signals():
             signal.raise_signal(number)
             assert not stop()
         assert stop()
@@ -60,7 +60,7 @@ def test_a_thread_other_than_the_first_goes_without_signals():
     done = []
 
     def work():
-        with StopRequest() as stop, undisturbed():
+        with StopRequest() as stop, deferring_stop_signals():
             done.append(stop())
 
     thread = threading.Thread(target=work)
@@ -90,12 +90,12 @@ def test_a_terminal_that_is_gone_ends_nothing():
         os.close(ours)
 
 
-@pytest.mark.parametrize("number", TO_STOP)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_children_hear_nothing(number):
     heard = []
     before = signal.signal(number, lambda *_: heard.append(number))
     try:
-        with deaf_children():
+        with blocking_stop_signals():
             child = subprocess.Popen(["sleep", "600"])
             os.kill(os.getpid(), number)
             assert not heard

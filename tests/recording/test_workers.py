@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from common.signals import TO_STOP
+from common.signals import STOP_SIGNALS
 from recording import workers
 from recording.schema import Recipe
 from recording.workers import BlockRecorder, recorded_blocks
@@ -115,5 +115,5 @@ def test_a_worker_hears_no_signal_from_its_first_line_on():
     finally:
         worker.close()
     blocked = int(status.split("SigBlk:")[1].split()[0], 16)
-    assert all(blocked >> (number - 1) & 1 for number in TO_STOP)
+    assert all(blocked >> (number - 1) & 1 for number in STOP_SIGNALS)
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])

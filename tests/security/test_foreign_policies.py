@@ -95,7 +95,7 @@ def test_no_processor_but_lerobots_own_is_opened(policy, mark, told, file, text)
 )
 def test_every_script_opens_it_that_way(policy, mark, told, name, door):
     add_step(policy / FILES[1], CALLS[name], mark)
-    assert "may run code" in told(door, policy)
+    assert "could run code" in told(door, policy)
 
 
 CONFIGS = {  # changes of config.json

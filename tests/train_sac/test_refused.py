@@ -30,7 +30,7 @@ BAD_FLAGS = {
     "unknown action mode": ("--env.action-mode sideways", "expected one of absolute, relative"),
     "unknown flag": ("--agent.hiden-sizes 8", "unknown flag", "; did you mean --agent.hidden-sizes?"),
     "unknown device": ("--device abacus", "--device: expected one of auto, cpu, cuda, mps, got 'abacus'"),
-    "no environments": ("--env.num-envs 0", "env.num_envs must be positive, got 0"),
+    "no environments": ("--env.num-envs 0", "env.num_envs must be at least 1, got 0"),
     "curriculum beyond 1": ("--env.curriculum 1.5", "env.curriculum must be between 0 and 1, got 1.5"),
     "gamma beyond 1": ("--agent.gamma 1.1", "agent.gamma must be between 0 and 1, got 1.1"),
     "more in the subset": ("--agent.target-subset 3", "target_subset must be at most", "2, got 3"),
@@ -152,7 +152,7 @@ def spoil_folder(state: Path) -> None:
 
 
 SPOILT = {
-    "truncated tensors": (spoil_tensors, "tensors.safetensors: damaged or truncated"),
+    "truncated tensors": (spoil_tensors, "tensors.safetensors: damaged"),
     "missing counters": (spoil_counters, "counters.json: missing"),
     "missing state": (spoil_state, "counters.json: missing"),
     "another layout": (spoil_layout, "training_state: not the state of such a training"),

@@ -70,8 +70,7 @@ JOBS: dict[str, tuple[Callable, str]] = {  # the script's main, and its flags
     ),
 }
 # But where a second Ctrl-C comes while pymunk frees a body, which cffi tells and goes on from.
-TRACEBACK = re.compile(r"^(?!Exception ignored).*
-Traceback", re.MULTILINE)
+TRACEBACK = re.compile(r"^(?!Exception ignored).*\nTraceback", re.MULTILINE)
 SIGNALS: dict[str, tuple[list[signal.Signals], bool]] = {  # sent in turn; to all its processes
     "KILL": ([signal.SIGKILL], False),
     "TERM": ([signal.SIGTERM], False),
@@ -233,8 +232,8 @@ def disturbed(
 
 
 def all_gone(group: int) -> bool:
-    """Whether all processes of a group end. Forked workers, unlike spawned ones, hold the lock until they do."""
-    for _ in range(10 * LONGEST_S):
+    """Whether all processes of a group end; forked workers, unlike spawned ones, hold the lock until then."""
+    for _ in range(10 * int(LONGEST_S)):
         try:
             os.killpg(group, 0)
         except ProcessLookupError:

@@ -134,8 +134,11 @@ def _read(path: Path) -> list[dict[str, str]]:
     whole = text[: text.rfind("\n") + 1]  # a full disk may have cut the last line
     # Empty cells are columns that the row did not have.
     rows = list(csv.DictReader(whole.splitlines()))
-    if any(None in row for row in rows):
-        raise ValueError("a row is longer than the first")
+    if any(None in (*row, *row.values()) for row in rows):
+        raise ValueError("a row is not as long as the first")
+    steps = [int(row["step"]) for row in rows]
+    if steps != sorted(steps):
+        raise ValueError("its steps do not rise")
     return [{k: v for k, v in row.items() if v} for row in rows]
 
 

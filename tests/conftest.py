@@ -24,6 +24,7 @@ CAPABILITY = torch.backends.cpu.get_cpu_capability().replace(" ", "_").lower()
 COMPILED = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}_{CAPABILITY}"
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(COMPILED))
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """Checkpoints and runs as a stranger might send them: whole, to be spoilt."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -21,10 +22,16 @@ from tests.train_sac import runs as sac_runs
 from tests.train_sac.conftest import TINY as TINY_SAC
 
 
-@pytest.fixture(scope="session", autouse=True)
-def short_episodes():
+@contextmanager
+def short_episodes() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("envs.pusht.task.PushTVectorEnv", partial(PushTVectorEnv, max_episode_steps=20))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def episodes_are_short():
+    with short_episodes():
         yield
 
 
@@ -62,8 +69,9 @@ def trainings(make_dataset, tmp_path_factory) -> tuple[Path, dict[str, Callable[
             return train_act.main(act_runs.command_line(act, dataset, logs, *flags))
         return train_sac.main(sac_runs.command_line(sac, logs, *flags))
 
-    train("act", folder / "act", "--steps", "12")
-    train("sac", folder / "sac", "--total-env-steps", "600", "--training.keep-every", "200")
+    with short_episodes():
+        train("act", folder / "act", "--steps", "12")
+        train("sac", folder / "sac", "--total-env-steps", "600", "--training.keep-every", "200")
     return folder, {kind: partial(train, kind) for kind in ("act", "sac")}
 
 

@@ -156,6 +156,6 @@ def test_ctrl_c_while_a_script_imports_is_one_word():
         if line.startswith("import 'numpy'"):
             child.send_signal(signal.SIGINT)
             break
-    rest = [line for line in child.stderr if not line.startswith(("import ", "# "))]
+    rest = child.stderr.read()
     assert child.wait() == 130
-    assert rest[-1] == "interrupted\n" and not any("Traceback" in line for line in rest)
+    assert rest.endswith("interrupted\n") and "Traceback" not in rest  # perhaps within a line of -v's

@@ -28,7 +28,7 @@ def unwritable_caches() -> dict[str, Path]:
     home = Path(os.path.expanduser("~"))  # noqa: PTH111  Path.expanduser raises where there is none
     cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
     hub = Path(os.environ.get("HF_HOME") or cache / "huggingface")
-    modules = REPOSITORY / "envs" / "pusht"  # Numba's first choice, beside the source
+    modules = REPOSITORY / "envs"  # Numba's first choice, beside the source
     computed = {
         "NUMBA_CACHE_DIR": modules if _can_write(modules) else cache / "numba",
         "HF_DATASETS_CACHE": hub / "datasets",

@@ -20,20 +20,31 @@ import copy
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
 
 from common.bounds import Between, Count, NotNegative, Positive, Several, Share, Widths
-from common.checkpoint import check_moments
 from common.errors import show
 from common.memory import check_fits
 from common.seeding import restore_generator
 from sac.actor import Actor
+from sac.adam import Adam, corrections
+from sac.compiler import compiled, pays
 from sac.critic import Critics
-from sac.losses import actor_loss, critic_loss, td_target, temperature_loss
+from sac.losses import actor_loss, critic_loss, td_target, temperature_gradient
 from sac.replay_buffer import Batch
+
+
+class Rates(NamedTuple):
+    """The numbers that change from update to update; () tensors for a compiled one."""
+
+    lr: float | torch.Tensor
+    alpha_lr: float | torch.Tensor
+    target_entropy: float | torch.Tensor
+    of_mean: float | torch.Tensor  # Adam's bias corrections, see sac/adam.py
+    of_root: float | torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ class AgentConfig:
     anneal_entropy: tuple[float, float] = (0.4, 0.9)  # shares of the training between which it falls
     grad_clip: NotNegative = 0.0  # largest gradient norm of actor and critics; 0: no clipping
     actor_ema: float = 0.999  # decay per update of the averaged actor that is evaluated; 0: the actor itself
-    compile: bool = False  # torch.compile the update (with CUDA graphs on a GPU)
+    compile: bool | None = None  # the update into one graph; None: where the training is long enough
 
     def validate(self) -> None:
         if not 0.0 <= self.actor_ema < 1.0:
@@ -115,16 +126,17 @@ class SAC:
         self.critics.to(self.device)
         self.averaged_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.critics_target = copy.deepcopy(self.critics).requires_grad_(False)
-        self.log_alpha = torch.tensor(math.log(config.initial_alpha), device=self.device, requires_grad=True)
+        self.log_alpha = torch.tensor(math.log(config.initial_alpha), device=self.device)
 
-        self.target_entropy = torch.tensor(config.target_entropy, device=self.device)
         self.optimizers = {
-            "actor": self._adam(self.actor.parameters(), config.lr),
-            "critics": self._adam(self.critics.parameters(), config.lr),
-            "log_alpha": self._adam([self.log_alpha], config.alpha_lr),
+            "actor": Adam(self.actor.parameters()),
+            "critics": Adam(self.critics.parameters()),
+            "log_alpha": Adam([self.log_alpha]),
         }
-        mode = "reduce-overhead" if self.device.type == "cuda" else "default"
-        self._update = torch.compile(self._eager_update, mode=mode) if config.compile else self._eager_update
+        self._slow_critics: list[torch.Tensor] = list(self.critics_target.parameters())
+        self._slow_actor: list[torch.Tensor] = list(self.averaged_actor.parameters())
+        compile_it = pays(total_updates, self.device) if config.compile is None else config.compile
+        self._compiled_update = compiled(self._update, self.device) if compile_it else None
 
     @torch.no_grad()
     def act(self, observations: torch.Tensor, num_greedy: int = 0) -> torch.Tensor:
@@ -135,85 +147,91 @@ class SAC:
 
     def update(self, batch: Batch) -> dict[str, torch.Tensor]:
         """One gradient step of everything. Returns scalars on the device, not waited for."""
-        self._follow_schedules()
-        # Randomness is drawn outside, so that the compiled and the eager update see the same.
+        # Randomness and schedules come from outside, so that a compiled update sees the same.
         shape = (2, len(batch.rewards), self.action_size)
         noise = torch.randn(shape, device=self.device, generator=self.generator)
-        shuffled = torch.rand(self.config.num_critics, device=self.device, generator=self.generator).argsort()
-        subset = shuffled[: self.config.target_subset or None]
-        metrics = self._update(batch, noise, subset)
+        subset = None
+        if self.config.target_subset:
+            order = torch.rand(
+                self.config.num_critics, device=self.device, generator=self.generator
+            ).argsort()
+            subset = order[: self.config.target_subset]
+        rates = self._rates()
+        if self._compiled_update:
+            rates = Rates(*torch.tensor(rates, device=self.device).unbind())
+            metrics = self._compiled_update(batch, noise, subset, rates)
+        else:
+            metrics = self._update(batch, noise, subset, rates)
         self.updates += 1
         return metrics
 
-    def _eager_update(
-        self, batch: Batch, noise: torch.Tensor, subset: torch.Tensor
+    def _update(
+        self, batch: Batch, noise: torch.Tensor, subset: torch.Tensor | None, rates: Rates
     ) -> dict[str, torch.Tensor]:
         noise, next_noise = noise.unbind()
-        alpha = self.log_alpha.detach().exp()
+        alpha = self.log_alpha.exp()
         with torch.no_grad():
             next_actions, next_log_prob = self.actor.sample(batch.next_observations, next_noise)
-        metrics = self._update_critics(batch, next_actions, next_log_prob, alpha, subset)
+        metrics = self._update_critics(batch, next_actions, next_log_prob, alpha, subset, rates)
         actions, log_prob = self.actor.sample(batch.observations, noise)
-        metrics |= self._update_actor(batch.observations, actions, log_prob, alpha)
-        metrics |= self._update_temperature(log_prob)
+        metrics |= self._update_actor(batch.observations, actions, log_prob, alpha, rates)
+        metrics |= self._update_temperature(log_prob.detach(), rates)
         self._update_averages()
         return metrics
 
-    def _update_critics(self, batch, next_actions, next_log_prob, alpha, subset) -> dict[str, torch.Tensor]:
-        next_q = self.critics_target(batch.next_observations, next_actions)[subset]
-        target = td_target(batch.rewards, batch.discounts, next_q, next_log_prob, alpha)
+    def _update_critics(
+        self, batch, next_actions, next_log_prob, alpha, subset, rates
+    ) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            next_q = self.critics_target(batch.next_observations, next_actions)
+            next_q = next_q if subset is None else next_q[subset]
+            target = td_target(batch.rewards, batch.discounts, next_q, next_log_prob, alpha)
         q = self.critics(batch.observations, batch.actions)
         losses = critic_loss(q, target)
-        self._step("critics", losses.sum(), self.critics.parameters())
-        metrics = {}
-        for i in range(2):
-            metrics[f"Loss/critic{i + 1}"] = losses[min(i, len(losses) - 1)].detach()
-            metrics[f"Q/mean_q{i + 1}"] = q[min(i, len(losses) - 1)].detach().mean()
-        return metrics
+        self._step("critics", losses.sum(), rates)
+        losses, means = losses.detach(), q.detach().mean(dim=1)
+        last = self.config.num_critics - 1
+        return {
+            "Loss/critic1": losses[0],
+            "Q/mean_q1": means[0],
+            "Loss/critic2": losses[min(1, last)],
+            "Q/mean_q2": means[min(1, last)],
+        }
 
-    def _update_actor(self, observations, actions, log_prob, alpha) -> dict[str, torch.Tensor]:
-        self.critics.requires_grad_(False)  # only the way to the action is needed
+    def _update_actor(self, observations, actions, log_prob, alpha, rates) -> dict[str, torch.Tensor]:
         loss = actor_loss(self.critics(observations, actions), log_prob, alpha)
-        self.critics.requires_grad_(True)
-        self._step("actor", loss, self.actor.parameters())
+        self._step("actor", loss, rates)
         return {"Loss/actor": loss.detach(), "Policy/log_prob": log_prob.detach().mean()}
 
-    def _update_temperature(self, log_prob) -> dict[str, torch.Tensor]:
-        loss = temperature_loss(self.log_alpha, log_prob, self.target_entropy)
-        self._step("log_alpha", loss, [self.log_alpha])
-        return {"Alpha": self.log_alpha.detach().exp()}
+    def _update_temperature(self, log_prob, rates) -> dict[str, torch.Tensor]:
+        gradient = temperature_gradient(log_prob, rates.target_entropy)
+        self.optimizers["log_alpha"].step([gradient], rates.alpha_lr, rates.of_mean, rates.of_root)
+        return {"Alpha": self.log_alpha.exp()}
 
-    def _step(self, name: str, loss: torch.Tensor, parameters) -> None:
+    def _step(self, name: str, loss: torch.Tensor, rates) -> None:
         optimizer = self.optimizers[name]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.config.grad_clip and name != "log_alpha":
-            torch.nn.utils.clip_grad_norm_(parameters, self.config.grad_clip)
-        optimizer.step()
+        gradients = list(torch.autograd.grad(loss, optimizer.weights))
+        if self.config.grad_clip:
+            norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+            scale = (self.config.grad_clip / (norm + 1e-6)).clamp(max=1.0)
+            gradients = [scale * gradient for gradient in gradients]
+        optimizer.step(gradients, rates.lr, rates.of_mean, rates.of_root)
 
     @torch.no_grad()
     def _update_averages(self) -> None:
-        torch._foreach_lerp_(
-            list(self.critics_target.parameters()), list(self.critics.parameters()), self.config.tau
-        )
-        torch._foreach_lerp_(
-            list(self.averaged_actor.parameters()), list(self.actor.parameters()), 1 - self.config.actor_ema
-        )
+        torch._foreach_lerp_(self._slow_critics, self.optimizers["critics"].weights, self.config.tau)
+        torch._foreach_lerp_(self._slow_actor, self.optimizers["actor"].weights, 1 - self.config.actor_ema)
 
-    def _adam(self, parameters, lr: float) -> torch.optim.Adam:
-        # A tensor, so that a schedule neither recompiles nor invalidates a CUDA graph.
-        return torch.optim.Adam(parameters, lr=torch.tensor(lr, device=self.device), fused=True)
-
-    def _follow_schedules(self) -> None:
-        """Set learning rates and target entropy for the share of the training that is done."""
+    def _rates(self) -> Rates:
+        """Those of the next update."""
         config, done = self.config, min(self.updates / self.total_updates, 1.0)
         cosine = 0.5 * (1 + math.cos(math.pi * done))
         scale = config.final_lr_fraction + (1 - config.final_lr_fraction) * cosine
-        for name, optimizer in self.optimizers.items():
-            lr = config.alpha_lr if name == "log_alpha" else config.lr
-            optimizer.param_groups[0]["lr"].fill_(scale * lr)
         entropies = (config.target_entropy, config.final_target_entropy)
-        self.target_entropy.fill_(np.interp(done, config.anneal_entropy, entropies))
+        target_entropy = float(np.interp(done, config.anneal_entropy, entropies))
+        return Rates(
+            scale * config.lr, scale * config.alpha_lr, target_entropy, *corrections(self.updates + 1)
+        )
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Everything that an exact continuation needs, by name, as tensors."""
@@ -221,26 +239,21 @@ class SAC:
         for name, module in self._modules().items():
             state |= {f"{name}.{key}": tensor for key, tensor in module.state_dict().items()}
         for name, optimizer in self.optimizers.items():
-            for index, moments in optimizer.state_dict()["state"].items():
-                state |= {f"optimizer.{name}.{index}.{key}": tensor for key, tensor in moments.items()}
+            state |= {f"optimizer.{name}.{key}": tensor for key, tensor in optimizer.state_dict().items()}
         return state
 
     def load_state_dict(self, state: dict[str, torch.Tensor], updates: int) -> None:
         """Continue from `state_dict` after this many updates."""
         self.updates = updates
-        self.log_alpha.data.copy_(state["log_alpha"])
+        self.log_alpha.copy_(state["log_alpha"])
         restore_generator(self.generator, state["generator"], updates)
         for name, module in self._modules().items():
             module.load_state_dict({key: state[f"{name}.{key}"] for key in module.state_dict()})
         for name, optimizer in self.optimizers.items():
-            moments: dict[int, dict[str, torch.Tensor]] = {}
-            for full_key, tensor in state.items():
-                if full_key.startswith(f"optimizer.{name}."):
-                    index, key = full_key.removeprefix(f"optimizer.{name}.").split(".")
-                    moments.setdefault(int(index), {})[key] = tensor
-            groups = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict({"state": moments, "param_groups": groups})
-            check_moments(optimizer)
+            prefix = f"optimizer.{name}."
+            optimizer.load_state_dict(
+                {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            )
 
     def _modules(self) -> dict[str, torch.nn.Module]:
         return {

@@ -1,4 +1,4 @@
-"""SAC's three losses and its target as pure functions: equations 5 to 7 and 18 of Haarnoja et al. 2018,
+"""SAC's losses and its target as pure functions: equations 5 to 7 and 18 of Haarnoja et al. 2018,
 "Soft Actor-Critic Algorithms and Applications" (arXiv:1812.05905).
 """
 
@@ -35,8 +35,9 @@ def actor_loss(q: torch.Tensor, log_prob: torch.Tensor, alpha: torch.Tensor) -> 
     return (alpha * log_prob - q.amin(dim=0)).mean()
 
 
-def temperature_loss(
-    log_alpha: torch.Tensor, log_prob: torch.Tensor, target_entropy: torch.Tensor
-) -> torch.Tensor:
-    """Raises the temperature while the policy's entropy is below its target, ()."""
-    return -log_alpha * (log_prob.detach().mean() + target_entropy)
+def temperature_gradient(log_prob: torch.Tensor, target_entropy: float | torch.Tensor) -> torch.Tensor:
+    """The gradient of `-log_alpha * (log_prob.mean() + target_entropy)` with respect to log_alpha, ().
+
+    It raises the temperature while the policy's entropy is below its target.
+    """
+    return -(log_prob.mean() + target_entropy)

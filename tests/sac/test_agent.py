@@ -84,8 +84,10 @@ class TextbookSAC:
 
     def update(self, batch: Batch) -> None:
         noise, next_noise = torch.randn(2, *batch.actions.shape, generator=self.generator)
-        order = torch.rand(self.config.num_critics, generator=self.generator).argsort()
-        subset = order[: self.config.target_subset or self.config.num_critics]
+        subset = range(self.config.num_critics)
+        if self.config.target_subset:
+            order = torch.rand(self.config.num_critics, generator=self.generator).argsort()
+            subset = order[: self.config.target_subset]
         alpha = self.log_alpha.exp().item()
 
         with torch.no_grad():
@@ -189,25 +191,30 @@ def test_updates_are_those_of_the_textbook(double_precision, config):
     assert_equal(agent.actor.parameters(), textbook.actor.parameters())
     assert_equal(agent.averaged_actor.parameters(), textbook.averaged_actor.parameters())
     assert_equal([agent.log_alpha], [textbook.log_alpha])
-    # An actor's loss that leaked into the critics, or the reverse, would be seen in these.
-    gradients = [parameter.grad for parameter in agent.actor.parameters()]
-    assert_equal(gradients, [parameter.grad for parameter in textbook.actor.parameters()])
+    # Moments of gradients that were wrong by a factor would be seen here alone.
+    assert_equal(*moments(agent, textbook, "actor"))
     for i in range(config.num_critics):
         assert_equal(unstacked(agent.critics.parameters(), i), textbook.critics[i].parameters())
         assert_equal(unstacked(agent.critics_target.parameters(), i), textbook.targets[i].parameters())
-        gradients = [parameter.grad for parameter in agent.critics.parameters()]
-        expected = [parameter.grad for parameter in textbook.critics[i].parameters()]
-        assert_equal(unstacked(gradients, i), expected)
+        ours, theirs = moments(agent, textbook, "critics")
+        own = slice(i * len(theirs) // config.num_critics, (i + 1) * len(theirs) // config.num_critics)
+        assert_equal(unstacked(ours, i), theirs[own])
+
+
+def moments(agent: SAC, textbook: TextbookSAC, name: str) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The running means of the gradients, ours and those of `torch.optim.Adam`."""
+    theirs = textbook.optimizers[name].state.values()
+    return agent.optimizers[name].means, [moment["exp_avg"] for moment in theirs]
 
 
 def test_learning_rates_fall_along_a_cosine_and_then_stay():
     agent = make_agent(replace(CONFIG, final_lr_fraction=0.1), total_updates=4)
     rates = []
     for batch in make_batches(7):
+        rates.append(agent._rates()[:2])
         agent.update(batch)
-        rates.append([float(optimizer.param_groups[0]["lr"]) for optimizer in agent.optimizers.values()])
     share = [1.0, 0.1 + 0.9 * (2 + 2**0.5) / 4, 0.55, 0.1 + 0.9 * (2 - 2**0.5) / 4, 0.1, 0.1, 0.1]
-    expected = torch.tensor(share)[:, None] * torch.tensor([CONFIG.lr, CONFIG.lr, CONFIG.alpha_lr])
+    expected = torch.tensor(share)[:, None] * torch.tensor([CONFIG.lr, CONFIG.alpha_lr])
     torch.testing.assert_close(torch.tensor(rates), expected)
 
 
@@ -269,15 +276,16 @@ def test_the_seed_decides_everything():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
-def test_compiled_equals_eager(double_precision):
-    config = replace(SETTLING, hidden_sizes=(8,))
-    agents = [make_agent(config), make_agent(replace(config, compile=True))]
-    for batch in make_batches(5):
+def test_compiled_equals_eager():
+    """In float32, as it is used; a hundredth of an update of these settings is 1e-5."""
+    config = replace(SETTLING, hidden_sizes=(8,), grad_clip=0.5, num_critics=3, target_subset=2)
+    agents = [make_agent(replace(config, compile=compile_it)) for compile_it in (False, True)]
+    for batch in make_batches(20):
         eager, compiled = (agent.update(batch) for agent in agents)
-        torch.testing.assert_close(compiled, eager, rtol=1e-7, atol=1e-8)
-    ours, theirs = agents[1].state_dict(), agents[0].state_dict()
+        torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-5)
+    theirs, ours = (agent.state_dict() for agent in agents)
     for name, tensor in theirs.items():
-        torch.testing.assert_close(ours[name], tensor, rtol=1e-7, atol=1e-8, msg=name)
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_acting_is_greedy_in_the_first_rows_and_sampled_in_the_others():

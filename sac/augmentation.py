@@ -22,6 +22,8 @@ class Mirror:
         observation_order, observation_signs, action_order, action_signs = self.symmetry
         count = len(batch.rewards) // 2
         for observations in (batch.observations, batch.next_observations):
-            observations[:count] = observations[:count, observation_order] * observation_signs
-        batch.actions[:count] = batch.actions[:count, action_order] * action_signs
+            mirrored = observations[:count].index_select(1, observation_order)
+            torch.mul(mirrored, observation_signs, out=observations[:count])
+        mirrored = batch.actions[:count].index_select(1, action_order)
+        torch.mul(mirrored, action_signs, out=batch.actions[:count])
         return batch

@@ -123,30 +123,40 @@ class ReplayBuffer:
         self.position = 0  # where the next transition goes
         self.size = 0
         self.device = torch.device(device)
-        check_fits(
-            f"buffer_capacity {capacity:,}", capacity * (2 * observation_size + action_size + 2), device
-        )
-        sizes = (observation_size,), (action_size,), (), (observation_size,), ()  # in the order of Batch
-        self.storage = Batch(*(torch.zeros(capacity, *size, device=device) for size in sizes))
+        self.widths = [observation_size, action_size, 1, observation_size, 1]  # in the order of Batch
+        check_fits(f"buffer_capacity {capacity:,}", capacity * sum(self.widths), device)
+        # A transition is a row, so that a batch is one gather.
+        self.rows = torch.zeros(capacity, sum(self.widths), device=device)
 
     def add(self, transitions: Batch) -> None:
         """Store transitions, at most `capacity`, over the oldest ones."""
         count = len(transitions.rewards)
-        rows = (self.position + torch.arange(count)) % self.capacity
-        rows = rows.to(self.device, non_blocking=True)
-        for stored, new in zip(self.storage, transitions, strict=True):
-            stored[rows] = new.to(self.device, non_blocking=True)
+        new = torch.cat(
+            [f.view(count, width) for f, width in zip(transitions, self.widths, strict=True)], dim=1
+        )
+        new = new.to(self.device, non_blocking=True)
+        fitting = min(count, self.capacity - self.position)  # the others begin anew at row 0
+        self.rows[self.position : self.position + fitting] = new[:fitting]
+        self.rows[: count - fitting] = new[fitting:]
         self.position = (self.position + count) % self.capacity
         self.size = min(self.size + count, self.capacity)
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """`batch_size` transitions with replacement, drawn by a generator of the buffer's device."""
-        rows = torch.randint(self.size, (batch_size,), device=self.device, generator=generator)
-        return Batch(*(stored[rows] for stored in self.storage))
+        drawn = torch.randint(self.size, (batch_size,), device=self.device, generator=generator)
+        return self._fields(self.rows.index_select(0, drawn))
+
+    def held(self) -> Batch:
+        """All transitions that it holds, as views."""
+        return self._fields(self.rows[: self.size])
+
+    def _fields(self, rows: torch.Tensor) -> Batch:
+        observations, actions, rewards, next_observations, discounts = rows.split(self.widths, dim=1)
+        return Batch(observations, actions, rewards[:, 0], next_observations, discounts[:, 0])
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The filled rows, by field."""
-        return {name: rows[: self.size] for name, rows in self.storage._asdict().items()}
+        """What it holds, by field."""
+        return {name: field.contiguous() for name, field in self.held()._asdict().items()}
 
     def load_state_dict(self, state: dict[str, torch.Tensor], position: int) -> None:
         """Hold what `state_dict` returned; the next transition goes to row `position`.
@@ -157,8 +167,8 @@ class ReplayBuffer:
         size = len(state["rewards"])
         if not 0 <= position < self.capacity or (size < self.capacity and position != size):
             raise ValueError(f"replay_position must be {size % self.capacity}, got {position}")
-        for name, rows in self.storage._asdict().items():
-            if state[name].shape != (size, *rows.shape[1:]):  # else they would be repeated
+        for name, field in self._fields(self.rows[:size])._asdict().items():
+            if state[name].shape != field.shape:  # else they would be repeated
                 raise ValueError(f"{name} has the shape {tuple(state[name].shape)}")
-            rows[:size] = state[name]
+            field.copy_(state[name])
         self.position, self.size = position, size

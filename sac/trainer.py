@@ -241,8 +241,9 @@ class Trainer:
     def _checkpoint_bytes(self) -> int:
         """What a checkpoint takes in the end, but for little things."""
         filled = min(1.0, self.total_env_steps / self.buffer.capacity)
-        replay = sum(rows.nbytes for rows in self.buffer.storage)
-        return int(filled * replay) + sum(tensor.nbytes for tensor in self.agent.state_dict().values())
+        return int(filled * self.buffer.rows.nbytes) + sum(
+            tensor.nbytes for tensor in self.agent.state_dict().values()
+        )
 
     def _write(self, folder: Path) -> None:
         trained = {"env_steps": self.env_steps, "updates": self.agent.updates, "evaluation": self.evaluated}

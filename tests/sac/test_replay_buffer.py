@@ -65,7 +65,7 @@ def play(experience, window: NStepWindow, buffer: ReplayBuffer, begin: int, end:
 
 def oldest_first(buffer: ReplayBuffer) -> list[torch.Tensor]:
     shift = -buffer.position if buffer.size == buffer.capacity else 0
-    return [rows[: buffer.size].roll(shift, dims=0) for rows in buffer.storage]
+    return [field.roll(shift, dims=0) for field in buffer.held()]
 
 
 @pytest.mark.parametrize("n_step", [1, 3, 5])
@@ -119,7 +119,7 @@ def test_state_goes_on_as_if_nothing_had_happened(experience, capacity, tmp_path
     play(experience, restored_window, restored_buffer, 101, STEPS)
 
     assert (restored_buffer.position, restored_buffer.size) == (buffer.position, buffer.size)
-    for ours, theirs in zip(restored_buffer.storage, buffer.storage, strict=True):
+    for ours, theirs in zip(restored_buffer.held(), buffer.held(), strict=True):
         assert torch.equal(ours, theirs)
     drawn = [each.sample(50, torch.Generator().manual_seed(3)) for each in (buffer, restored_buffer)]
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*drawn, strict=True))

@@ -1,11 +1,17 @@
-"""The training loop: act, step, store, update, log, evaluate, save; and the exact resume.
+"""The training loop: act, step, update, store, log, evaluate, save; and the exact resume.
+
+The environments step while the networks are updated, each on a core of its own. The updates draw from what
+was stored before, so the result depends neither on which of them is faster nor on the number of cores.
 
 It knows the environment as an `envs.interfaces.TrainingEnv` and the evaluation as numbers and a line.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
@@ -19,7 +25,7 @@ from common.checkpoint import Checkpoints
 from common.errors import UserError, reason
 from common.seeding import restore_generator
 from common.training import Evaluation, Log, LoopConfig, check_evaluation, crossed, evaluate, progress_bar
-from envs.interfaces import TrainingEnv
+from envs.interfaces import Step, TrainingEnv
 from sac.agent import SAC
 from sac.augmentation import Mirror
 from sac.exploration import Detours
@@ -34,6 +40,7 @@ class TrainingConfig(LoopConfig):
     utd: Annotated[float, Above(0, 1_000)] = 1 / 32  # updates per environment step
     greedy_share: Share = 0.25  # of the environments play the mode: the replay learns where it gets stuck
     detour_share: Share = 0.0  # of them get offsets on their actions now and then, see sac/exploration.py
+    env_threads: Annotated[int, Between(0, 1)] = 1  # for the environments beside the updates; 0: in turns
     buffer_capacity: Annotated[int, Above(0, 10**15)] = 1_000_000  # transitions
     log_every: Annotated[int, Between(1, 10**12)] = 16_000  # env steps between logged losses
     eval_every: Steps = 160_000  # env steps between evaluations, each followed by a checkpoint; 0: at the end
@@ -59,6 +66,9 @@ class Counters:
 
     def validate(self) -> None:
         checkpoint.check_counts(self, "env_steps", "updates", "replay_position")
+
+
+Played = tuple[Step, np.ndarray]  # and the observations from which the next decisions are made
 
 
 class Trainer:
@@ -123,11 +133,13 @@ class Trainer:
         self.checkpoints.check_room(self._checkpoint_bytes())
         config, total = self.config, self.total_env_steps
         started, resumed_at, updates_before = perf_counter(), self.env_steps, self.agent.updates
-        with progress_bar(total, self.env_steps) as bar:
+        with progress_bar(total, self.env_steps) as bar, self._env_thread() as advance:
             while self.env_steps < total and not stop():
                 before = self.env_steps
-                self._play()
+                actions = self._act()
+                playing = advance(actions)
                 self._learn()
+                self._store(actions, *playing())
                 bar.update(self.env_steps - before)
 
                 if crossed(config.log_every, before, self.env_steps):
@@ -146,16 +158,31 @@ class Trainer:
         self.save()
         return self.env_steps >= total
 
-    def _play(self) -> None:
-        """One decision in every environment, into the replay buffer."""
+    @contextmanager
+    def _env_thread(self) -> Iterator[Callable[[np.ndarray], Callable[[], Played]]]:
+        """How the environments take a decision: it is begun by one call and returned by the next."""
+        if not self.config.env_threads:
+            yield lambda actions: partial(self._advance, actions)
+            return
+        with ThreadPoolExecutor(self.config.env_threads) as thread:
+            yield lambda actions: thread.submit(self._advance, actions).result
+
+    def _act(self) -> np.ndarray:
+        """The next decision of every environment, (n, A)."""
         if self.env_steps < self.config.start_steps:
             actions = self.exploration.uniform(-1, 1, (self.env.num_envs, self.env.action_size))
-            actions = actions.astype(np.float32)
-        else:
-            observations = torch.from_numpy(self.observations).to(self.agent.device)
-            num_greedy = int(self.config.greedy_share * self.env.num_envs)
-            actions = self.detours(self.agent.act(observations, num_greedy).cpu().numpy())
+            return actions.astype(np.float32)
+        observations = torch.from_numpy(self.observations).to(self.agent.device)
+        num_greedy = int(self.config.greedy_share * self.env.num_envs)
+        return self.detours(self.agent.act(observations, num_greedy).cpu().numpy())
+
+    def _advance(self, actions: np.ndarray) -> Played:
         step = self.env.step(actions)
+        ended = step.terminated | step.truncated
+        return step, self.env.reset(ended) if ended.any() else step.observations
+
+    def _store(self, actions: np.ndarray, step: Step, next_observations: np.ndarray) -> None:
+        """Into the replay buffer; go on from `next_observations`, where ended episodes have begun anew."""
         completed = self.window.add(
             self.observations,
             actions,
@@ -167,12 +194,11 @@ class Trainer:
         )
         self.buffer.add(completed)
         self.env_steps += int(step.durations.sum())
-        ended = step.terminated | step.truncated
-        counted = ended & ~np.isnan(step.returns)
+        counted = (step.terminated | step.truncated) & ~np.isnan(step.returns)
         self.returns.extend(step.returns[counted].tolist())
         if step.is_success is not None:
             self.successes.extend(step.is_success[counted].tolist())
-        self.observations = self.env.reset(ended) if ended.any() else step.observations
+        self.observations = next_observations
 
     def _learn(self) -> None:
         """`utd` updates per environment step since learning began."""

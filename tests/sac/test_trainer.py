@@ -80,6 +80,8 @@ def plain_loop(env: Crowd, agent: SAC) -> tuple[Rows, ReplayBuffer]:
             actions = rng.uniform(-1, 1, (8, 1)).astype(np.float32)
         else:
             actions = detours(agent.act(torch.from_numpy(observations), num_greedy=2).numpy())
+        if env_steps > 32:
+            metrics = agent.update(mirror(buffer.sample(16, sampling)))
         following, rewards, terminated, truncated, durations, _, running = env.step(actions)
         outcome = rewards, following, terminated, truncated, durations
         buffer.add(window.add(observations, actions, *outcome))
@@ -89,8 +91,6 @@ def plain_loop(env: Crowd, agent: SAC) -> tuple[Rows, ReplayBuffer]:
                 returns.append(running[i])
                 successes.append(terminated[i])
         observations = env.reset(ended)
-        if env_steps > 24:
-            metrics = agent.update(mirror(buffer.sample(16, sampling)))
 
         if env_steps % 80 == 0:
             rewards = {"Reward/episode": returns[-1], "Reward/mean_100": np.mean(returns[-100:])}
@@ -104,7 +104,8 @@ def plain_loop(env: Crowd, agent: SAC) -> tuple[Rows, ReplayBuffer]:
     return rows, buffer
 
 
-def test_actions_replay_numbers_and_weights_are_those_of_a_plain_loop(tmp_path):
+@pytest.mark.parametrize("env_threads", [0, 1])
+def test_actions_replay_numbers_and_weights_are_those_of_a_plain_loop(tmp_path, env_threads):
     agents = [
         SAC(2, 1, AgentConfig((4,), batch_size=16, n_step=3, gamma=0.9, actor_ema=0.9), 172, SEEDS["torch"])
         for _ in range(2)
@@ -117,6 +118,7 @@ def test_actions_replay_numbers_and_weights_are_those_of_a_plain_loop(tmp_path):
         utd=0.125,
         greedy_share=0.25,
         detour_share=0.5,
+        env_threads=env_threads,
         buffer_capacity=200,
         log_every=80,
         eval_every=200,
@@ -153,4 +155,4 @@ def test_learning_waits_for_the_first_complete_transition(tmp_path):
     training = TrainingConfig(start_steps=0, utd=1.0, buffer_capacity=30, video_every=0)
     trainer = Trainer(training, 20, Walk(1), learner, Evaluation(), {}, tmp_path, SEEDS)
     trainer.train(Rows(), stop=lambda: False)
-    assert learner.updates == 20
+    assert learner.updates == 18  # two plays of two each; none of what the last one stored

@@ -133,9 +133,13 @@ class PushTEnv(StockPushTEnv):
         if not hasattr(self, "rectangles"):
             self.rectangles = tee_rectangles(self), goal_rectangles(self)
 
+    def _set_state(self, state: Sequence[float]) -> None:
+        super()._set_state([float(number) for number in state])  # of NumPy's floats pymunk is slow to take
+
     def _get_coverage(self) -> float:
         physics.read_state(self._addresses, self._state)
-        return physics.coverage(*self._state[4:6], *self._state[7:9], *self.rectangles)
+        _, _, _, _, x, y, _, cos, sin = self._state.tolist()
+        return physics.coverage(x, y, cos, sin, *self.rectangles)
 
     def _observation(self) -> Any:
         agent_x, agent_y, _, _, x, y, angle, cos, sin = self._state.tolist()

@@ -4,9 +4,11 @@ Each feature is a function of a raw observation (`envs.pusht.vector.PushTVectorE
 out. A policy names the features that it was trained on; the order is theirs.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numba import njit
 
 from envs.interfaces import RawObservation
 
@@ -54,9 +56,7 @@ def agent_fourier_in_block_frame(raw: RawObservation) -> np.ndarray:
     Tancik et al. 2020, "Fourier Features Let Networks Learn High Frequency Functions" (arXiv:2006.10739).
     Clipped at 125 px, beyond which nothing touches.
     """
-    phases = 2 * np.pi * np.clip(agent_in_block_frame(raw), -1.25, 1.25)
-    waves = [wave(times * phases) for times in (1, 2) for wave in (np.sin, np.cos)]
-    return np.concatenate(waves, axis=1)
+    return waves(agent_in_block_frame(raw))
 
 
 def agent_vel_in_block_frame(raw: RawObservation) -> np.ndarray:
@@ -117,17 +117,37 @@ def wrap_angle(angle: np.ndarray) -> np.ndarray:
     return (angle + np.pi) % (2.0 * np.pi) - np.pi
 
 
+@njit(cache=True)
 def rotate(vectors: np.ndarray, angles: np.ndarray) -> np.ndarray:
     """Vectors (n, 2) turned by `angles` (n,), rad, as the board's angles turn: from x towards y."""
-    x, y = vectors.T
-    cos, sin = np.cos(angles), np.sin(angles)
-    return np.stack([cos * x - sin * y, sin * x + cos * y], axis=1)
+    turned = np.empty((len(vectors), 2))
+    for i in range(len(vectors)):
+        (x, y), cos, sin = vectors[i], math.cos(angles[i]), math.sin(angles[i])
+        turned[i] = cos * x - sin * y, sin * x + cos * y
+    return turned
 
 
+@njit(cache=True)
+def waves(points: np.ndarray) -> np.ndarray:
+    """Sines and cosines of points (n, 2), clipped at 1.25, with periods of 1 and 1/2, (n, 8)."""
+    waves = np.empty((len(points), 8))
+    for i in range(len(points)):
+        for axis in range(2):
+            phase = 2 * math.pi * min(max(points[i, axis], -1.25), 1.25)
+            for times in range(1, 3):
+                waves[i, 4 * times - 4 + axis] = math.sin(times * phase)
+                waves[i, 4 * times - 2 + axis] = math.cos(times * phase)
+    return waves
+
+
+@njit(cache=True)
 def centre_of_gravity(block_pose: np.ndarray) -> np.ndarray:
     """Of blocks at these poses (n, 3), (n, 2) pixels: 45 px from the origin, down the stem."""
-    x, y, angle = block_pose.T
-    return np.stack([x - 45.0 * np.sin(angle), y + 45.0 * np.cos(angle)], axis=1)
+    centres = np.empty((len(block_pose), 2))
+    for i in range(len(block_pose)):
+        x, y, angle = block_pose[i]
+        centres[i] = x - 45.0 * math.sin(angle), y + 45.0 * math.cos(angle)
+    return centres
 
 
 def check_features(names: Sequence[str]) -> None:

@@ -25,8 +25,8 @@ class Batch(NamedTuple):
 class NStepWindow:
     """Transitions of `num_envs` environments whose n-step return is not complete yet.
 
-    Each array is a ring of n_step rows, one per decision: what is begun now overwrites what is complete. Gamma
-    counts environment steps: a decision that lasts d of them discounts what follows by gamma^d.
+    Each array is a ring of n_step rows, one per decision: what is begun now overwrites what is complete.
+    Gamma counts environment steps: a decision that lasts d of them discounts what follows by gamma^d.
     """
 
     def __init__(

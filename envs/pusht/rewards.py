@@ -32,6 +32,16 @@ def keypoint_distance(raw: RawObservation, goal_keypoints: np.ndarray) -> np.nda
 
 
 @njit(cache=True)
+def _distance(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """From points (n, 2) to others, (n,)."""
+    distances = np.empty(len(points))
+    for i in range(len(points)):
+        dx, dy = points[i, 0] - others[i, 0], points[i, 1] - others[i, 1]
+        distances[i] = math.sqrt(dx * dx + dy * dy)
+    return distances
+
+
+@njit(cache=True)
 def _mean_distance(corners: np.ndarray, places: np.ndarray) -> np.ndarray:
     """From corners (n, k, 2) to their places (k, 2), (n,)."""
     distances = np.zeros(len(corners))
@@ -44,8 +54,7 @@ def _mean_distance(corners: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 def agent_clearance(raw: RawObservation) -> np.ndarray:
     """How far the agent is from the T's middle beyond the 50 px at which it touches it, (n,) pixels."""
-    x, y = (raw["agent_pos"] - centre_of_gravity(raw["block_pose"])).T
-    return np.maximum(np.sqrt(x * x + y * y) - 50.0, 0.0)
+    return np.maximum(_distance(raw["agent_pos"], centre_of_gravity(raw["block_pose"])) - 50.0, 0.0)
 
 
 def stock(transition: Transition) -> np.ndarray:

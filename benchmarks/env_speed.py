@@ -3,9 +3,11 @@
     python benchmarks/env_speed.py                                 a minute; prints a table, writes JSON
     python benchmarks/env_speed.py --repeats 11 --slice-s 1 --json FILE
 
+Below, a training's environment side with the shipped fast expert acting (`training_side.py`).
+
 Both sides play the same recorded actions, which keep the agent at the block. They take turns within one
 process, slice by slice; a rate is the median over the slices. Time is CPU time, so that other work on the
-machine counts little, and OpenCV has one thread: all rates are per core.
+machine counts little, and OpenCV and PyTorch have one thread: all rates are per core.
 """
 
 import statistics
@@ -18,11 +20,13 @@ import cv2
 import gym_pusht  # noqa: F401  registers gym_pusht/PushT-v0
 import gymnasium
 import numpy as np
+import torch
 import tyro
 from numba import njit
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is beside it, not above it
 
+from benchmarks.training_side import print_training, training_side
 from common.provenance import provenance, write_report
 from envs.pusht import physics
 from envs.pusht.simulator import PushTEnv
@@ -31,6 +35,7 @@ from envs.pusht.vector import PushTVectorEnv
 STOCK, OURS, CHIPMUNK = "gym_pusht/PushT-v0", "pusht_fast/PushT-v0", "Chipmunk"
 OBS_TYPES = ("state", "environment_state_agent_pos", "pixels", "pixels_agent_pos")
 NUM_ENVS = 32
+TRAINING_ENVS = (32, 64, 128)
 ALONE, TOGETHER = "steps, state", f"steps, {NUM_ENVS} together"
 EPISODE_STEPS = 100
 
@@ -46,6 +51,7 @@ def main(json: Path = Path("logs/benchmarks/env_speed.json"), repeats: int = 5, 
         slice_s: CPU seconds of a slice.
     """
     cv2.setNumThreads(1)
+    torch.set_num_threads(1)
     works = contestants()
     for work in works.values():
         work()  # compile, draw backgrounds
@@ -54,8 +60,10 @@ def main(json: Path = Path("logs/benchmarks/env_speed.json"), repeats: int = 5, 
         for name, work in works.items():
             rates[name].append(rate(work, slice_s))
     results = {name: statistics.median(values) for name, values in rates.items()}
+    training = {num_envs: training_side(num_envs, repeats, slice_s) for num_envs in TRAINING_ENVS}
     print_table(results)
-    write_report(json, report(results, rates))
+    print_training(training)
+    write_report(json, report(results, rates) | {"training": training})
 
 
 def contestants() -> dict[str, Work]:

@@ -68,7 +68,8 @@ class TrainingEnv:
         self.seeds = np.zeros(self.num_envs, np.int64)
         self.start_states = np.full((self.num_envs, *start(np.random.default_rng()).shape), np.nan)
         self.returns = np.zeros(self.num_envs)  # the task's own reward in the running episodes
-        self._actions: list[list[np.ndarray]] = [[] for _ in range(self.num_envs)]  # of those, the task's
+        self.lengths = np.zeros(self.num_envs, np.int64)  # environment steps in these episodes
+        self._actions = np.zeros((0, self.num_envs, *env.single_action_space.shape))  # of those, the task's
         self._raw: RawObservation = {}
 
     def reset(self, mask: np.ndarray | None = None) -> np.ndarray:
@@ -77,8 +78,7 @@ class TrainingEnv:
         for i in np.flatnonzero(mask):
             self.seeds[i] = self.rng.integers(2**30, 2**31)  # never those of evaluations and datasets
             self.start_states[i] = self.start(self.rng)
-            self._actions[i] = []
-        self.returns[mask] = 0.0
+        self.returns[mask] = self.lengths[mask] = 0
         self._raw, _ = self.env.reset(seed=self.seeds, options=self._options(mask))
         self.codec.reset(mask, self._raw)
         return self.codec.encode(self._raw)
@@ -98,8 +98,7 @@ class TrainingEnv:
             active = self.env.active.copy()
             if not active.any():
                 break
-            for i in np.flatnonzero(active):
-                self._actions[i].append(played[i])
+            self._remember(played, active)
             before = self._raw
             self._raw, own, ended, timed_out, infos = self.env.step(played)
             succeeded = active & infos.get("is_success", np.zeros(self.num_envs, bool))
@@ -127,15 +126,12 @@ class TrainingEnv:
         Returns:
             what JSON can hold, and arrays.
         """
-        lengths = np.array([len(actions) for actions in self._actions])
-        shape = self.env.single_action_space.shape
         arrays = {
             "seeds": self.seeds.copy(),
             "start_states": self.start_states.copy(),
             "returns": self.returns.copy(),
-            "lengths": lengths,
-            # In the type in which they were played, which an empty list of its own would not have.
-            "actions": np.reshape([action for actions in self._actions for action in actions], (-1, *shape)),
+            "lengths": self.lengths.copy(),
+            "actions": np.concatenate([self._actions[:n, i] for i, n in enumerate(self.lengths)]),
         }
         state = {"rng": self.rng.bit_generator.state, "env_steps": self.env_steps}
         return state, arrays | self.codec.state_dict()
@@ -160,16 +156,27 @@ class TrainingEnv:
             raise ValueError("env.lengths are not those of its actions")
         if not np.isfinite(actions).all():
             raise ValueError("env.actions holds numbers that are not finite")
-        self._actions = [list(played) for played in np.split(actions, np.cumsum(lengths)[:-1])]
+        self.lengths, self._actions = np.zeros_like(lengths), self._actions[:0]
         everywhere = np.ones(self.num_envs, bool)
         self._raw, _ = self.env.reset(seed=self.seeds, options=self._options(everywhere))
+        begins = np.cumsum(lengths) - lengths
         for t in range(lengths.max()):
             self.env.active[:] = lengths > t
-            rows = [played[t] if t < len(played) else np.zeros_like(actions[0]) for played in self._actions]
-            self._raw, *_ = self.env.step(np.array(rows))
+            played = actions[np.minimum(begins + t, len(actions) - 1)]
+            self._remember(played, self.env.active)
+            self._raw, *_ = self.env.step(played)
         self.env.active[:] = True
         self.codec.load_state_dict(arrays)
         return self.codec.encode(self._raw)
+
+    def _remember(self, played: np.ndarray, active: np.ndarray) -> None:
+        """Append the actions of the active environments, (n, A) and (n,), to those of their episodes."""
+        if self.lengths.max() == len(self._actions):
+            longer = np.zeros((2 * len(self._actions) + 64, *played.shape), played.dtype)
+            longer[: len(self._actions)] = self._actions
+            self._actions = longer
+        self._actions[self.lengths[active], active] = played[active]
+        self.lengths += active
 
     def _options(self, mask: np.ndarray) -> dict[str, np.ndarray]:
         return {"reset_mask": mask, "states": self.start_states}

@@ -25,8 +25,8 @@ class Batch(NamedTuple):
 class NStepWindow:
     """Transitions of `num_envs` environments whose n-step return is not complete yet.
 
-    Row s of each array holds what began s decisions ago. Gamma counts environment steps: a decision that
-    lasts d of them discounts what follows by gamma^d.
+    Each array is a ring of n_step rows, one per decision: what is begun now overwrites what is complete.
+    Gamma counts environment steps: a decision that lasts d of them discounts what follows by gamma^d.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class NStepWindow:
         self.durations = np.zeros((n_step, num_envs), np.int64)  # environment steps so far
         self.open = np.zeros((n_step, num_envs), bool)
         self.gamma = np.float32(gamma)
+        self.now = 0  # the row of the latest decision; the row before it is that of the decision before
 
     def add(
         self,
@@ -58,47 +59,52 @@ class NStepWindow:
             terminated, truncated: (n,) bool.
             durations: (n,) environment steps that it lasted.
         """
-        for rows, new in (
-            (self.observations, observations),
-            (self.actions, actions),
-            (self.rewards, np.float32(0)),
-            (self.durations, 0),
-            (self.open, True),
-        ):
-            rows[1:] = rows[:-1].copy()
-            rows[0] = new
+        self.now = (self.now + 1) % len(self.open)
+        self.observations[self.now], self.actions[self.now] = observations, actions
+        self.rewards[self.now], self.durations[self.now], self.open[self.now] = 0.0, 0, True
         self.rewards += self._discount(self.durations) * rewards.astype(np.float32)
         self.durations += durations
 
-        complete = self.open & (terminated | truncated)
-        complete[-1] |= self.open[-1]
-        self.open &= ~complete
-        age, env = np.nonzero(complete[::-1])
-        age = len(complete) - 1 - age
+        oldest_first = np.concatenate([self.open[self.now + 1 :], self.open[: self.now + 1]])
+        oldest_first[1:] &= terminated | truncated  # the oldest is complete in any case
+        places = np.flatnonzero(oldest_first) + (self.now + 1) * self.open.shape[1]
+        places %= self.open.size  # of the ring, row by row
+        ends = places % self.open.shape[1]  # the environments
+        self.open.reshape(-1)[places] = False
+        discounts = self._discount(self.durations.reshape(-1)[places]) * ~terminated[ends]
         return Batch(
-            observations=torch.from_numpy(self.observations[age, env]),
-            actions=torch.from_numpy(self.actions[age, env]),
-            rewards=torch.from_numpy(self.rewards[age, env]),
-            next_observations=torch.from_numpy(next_observations[env]),
-            discounts=torch.from_numpy(self._discount(self.durations[age, env]) * ~terminated[env]),
+            observations=_rows(self.observations, places),
+            actions=_rows(self.actions, places),
+            rewards=torch.from_numpy(self.rewards.take(places)),
+            next_observations=torch.from_numpy(next_observations.take(ends, axis=0)),
+            discounts=torch.from_numpy(discounts),
         )
 
     def _discount(self, durations: np.ndarray) -> np.ndarray:
         return self.gamma ** durations.astype(np.float32)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        return {name: torch.from_numpy(rows) for name, rows in self._rows().items()}
+        """The rows from the latest decision to the oldest."""
+        order = (self.now - np.arange(len(self.open))) % len(self.open)
+        return {name: torch.from_numpy(rows[order]) for name, rows in self._rows().items()}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.now = 0
         for name, rows in self._rows().items():
             if name == "durations" and name not in state:  # former decisions were one environment step each
-                rows[:] = np.arange(1, len(rows) + 1)[:, None]
+                latest_first = np.arange(1, len(rows) + 1)[:, None]
             else:
-                rows[:] = state[name].numpy()
+                latest_first = state[name].numpy()
+            rows[-np.arange(len(rows))] = latest_first
 
     def _rows(self) -> dict[str, np.ndarray]:
         names = ("observations", "actions", "rewards", "durations", "open")
         return {name: getattr(self, name) for name in names}
+
+
+def _rows(ring: np.ndarray, places: np.ndarray) -> torch.Tensor:
+    """Entries (B, k) of a ring (n_step, n, k)."""
+    return torch.from_numpy(ring.reshape(-1, ring.shape[-1]).take(places, axis=0))
 
 
 class ReplayBuffer:

@@ -225,6 +225,26 @@ def read_state(addresses, state):
 
 
 @njit(cache=True)
+def observe(addresses, chosen, tee, goal, states, coverages):
+    """Write `states` and `coverages` of the `chosen` (n,) environments as they are, see `control_steps`."""
+    for i in range(len(addresses)):
+        if chosen[i]:
+            read_state(addresses[i], states[i])
+            state = states[i]
+            coverages[i] = coverage(state[4], state[5], state[7], state[8], tee, goal)
+
+
+@njit(cache=True)
+def keypoints(states, tee):
+    """The corners of the T's rectangles in the states (n, STATE_SIZE), (n, 8, 2) pixels."""
+    corners = np.empty((len(states), 8, 2))
+    for i in range(len(states)):
+        world = to_world(tee, states[i, 4], states[i, 5], states[i, 7], states[i, 8])
+        corners[i] = world.reshape(8, 2)
+    return corners
+
+
+@njit(cache=True)
 def control_step(space_step, addresses, target_x, target_y, gains, substeps, dt, tee, goal, state):
     """One environment step: `advance`, then `state` (STATE_SIZE,) is written and the `coverage` returned."""
     advance(space_step, addresses, target_x, target_y, gains, substeps, dt)

@@ -6,10 +6,12 @@ below the threshold is worth up to 1 in every further step. With the other rewar
 brings the T closer. A bonus for success comes on top (`envs.pusht.task.PushT`).
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 
 from envs.interfaces import RawObservation
 from envs.pusht.observations import centre_of_gravity
@@ -26,13 +28,33 @@ class Transition(NamedTuple):
 
 def keypoint_distance(raw: RawObservation, goal_keypoints: np.ndarray) -> np.ndarray:
     """Mean distance of the T's eight corners from their places, (n,) pixels."""
-    return np.linalg.norm(raw["keypoints"] - goal_keypoints, axis=-1).mean(axis=1)
+    return _mean_distance(raw["keypoints"], goal_keypoints)
+
+
+@njit(cache=True)
+def _distance(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """From points (n, 2) to others, (n,)."""
+    distances = np.empty(len(points))
+    for i in range(len(points)):
+        dx, dy = points[i, 0] - others[i, 0], points[i, 1] - others[i, 1]
+        distances[i] = math.sqrt(dx * dx + dy * dy)
+    return distances
+
+
+@njit(cache=True)
+def _mean_distance(corners: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """From corners (n, k, 2) to their places (k, 2), (n,)."""
+    distances = np.zeros(len(corners))
+    for i in range(len(corners)):
+        for k in range(len(places)):
+            dx, dy = corners[i, k, 0] - places[k, 0], corners[i, k, 1] - places[k, 1]
+            distances[i] += math.sqrt(dx * dx + dy * dy)
+    return distances / len(places)
 
 
 def agent_clearance(raw: RawObservation) -> np.ndarray:
     """How far the agent is from the T's middle beyond the 50 px at which it touches it, (n,) pixels."""
-    middle = centre_of_gravity(raw["block_pose"])
-    return np.maximum(np.linalg.norm(raw["agent_pos"] - middle, axis=1) - 50.0, 0.0)
+    return np.maximum(_distance(raw["agent_pos"], centre_of_gravity(raw["block_pose"])) - 50.0, 0.0)
 
 
 def stock(transition: Transition) -> np.ndarray:

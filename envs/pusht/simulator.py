@@ -6,10 +6,11 @@ coverage (`physics.py`) and the pictures (`renderer.py`).
 
 Deliberate differences: `info["n_contacts"]` exists only with `count_contacts=True`, since it costs a Python
 callback per contact; `set_state` turns the block before it places it (gym-pusht's `reset_to_state` keeps the
-legacy order, in which the angle then moves the block about its centre of gravity); an environment can be
-pickled at any time, but without its running episode; the goal cannot be moved, so `goal_pose` takes no other
-value. Everything else that gym-pusht reads anew in each step or reset may be assigned here as well: `k_p`,
-`k_v`, `dt`, `control_hz`, `success_threshold`, `damping`, `block_cog`, `obs_type`, and the sizes of pictures.
+legacy order, in which the angle then moves the block about its centre of gravity); a reset keeps the objects
+`space`, `agent` and `block` and sets them back (`rewind.py`); an environment can be pickled at any time, but
+without its running episode; the goal cannot be moved, so `goal_pose` takes no other value. Everything else
+that gym-pusht reads anew in each step or reset may be assigned here as well: `k_p`, `k_v`, `dt`,
+`control_hz`, `success_threshold`, `damping`, `block_cog`, `obs_type`, and the sizes of pictures.
 """
 
 import functools
@@ -25,6 +26,7 @@ from gym_pusht.envs.pusht import PushTEnv as StockPushTEnv
 from envs.pusht import physics
 from envs.pusht.observations import GOAL_POSE
 from envs.pusht.renderer import Renderer, contact_lines
+from envs.pusht.rewind import Rewind
 
 
 class PushTEnv(StockPushTEnv):
@@ -44,6 +46,7 @@ class PushTEnv(StockPushTEnv):
         super().__init__(*args, **kwargs)
         self.count_contacts = count_contacts
         self._state = np.empty(physics.STATE_SIZE)
+        self._rewind: Rewind | None = None
 
     @property
     def gains(self) -> tuple[float, float]:
@@ -102,8 +105,8 @@ class PushTEnv(StockPushTEnv):
     def set_state(self, state: Sequence[float]) -> None:
         """Put agent and block where `get_state` found them; without velocity, (5,), the agent rests.
 
-        The simulator is a new one, so that nothing remains of what happened before. One physics step makes
-        the state take effect, as in a reset: a block that overlaps the agent or a wall moves a little.
+        Nothing remains of what happened before, as in a new simulator. One physics step makes the state take
+        effect, as in a reset: a block that overlaps the agent or a wall moves a little.
         """
         self._setup()
         agent_x, agent_y, x, y, angle, *velocity = map(float, state)
@@ -114,16 +117,29 @@ class PushTEnv(StockPushTEnv):
         self.agent.velocity = tuple(velocity) or (0.0, 0.0)
 
     def _setup(self) -> None:
+        """A simulator without a past: the one that there is, rewound, or a new one for other settings."""
+        cog = None if self.block_cog is None else tuple(self.block_cog)
+        settings = self.damping, cog, self.count_contacts
+        if self._rewind and self._built_for == settings and self._rewind.possible():
+            self._rewind()
+            self.teleop, self.n_contact_points = False, 0
+            return
         super()._setup()
         if not self.count_contacts:
             self.collision_handeler._handler.postSolveFunc = self._ignore_contacts
+        parts = [(self.agent, [*self.agent.shapes]), (self.block, self._block_shapes)]
+        self._rewind, self._built_for = Rewind(self.space, parts), settings
         self._addresses = physics.addresses(self.space, self.agent, self.block)
         if not hasattr(self, "rectangles"):
             self.rectangles = tee_rectangles(self), goal_rectangles(self)
 
+    def _set_state(self, state: Sequence[float]) -> None:
+        super()._set_state([float(number) for number in state])  # of NumPy's floats pymunk is slow to take
+
     def _get_coverage(self) -> float:
         physics.read_state(self._addresses, self._state)
-        return physics.coverage(*self._state[4:6], *self._state[7:9], *self.rectangles)
+        _, _, _, _, x, y, _, cos, sin = self._state.tolist()
+        return physics.coverage(x, y, cos, sin, *self.rectangles)
 
     def _observation(self) -> Any:
         agent_x, agent_y, _, _, x, y, angle, cos, sin = self._state.tolist()
@@ -163,7 +179,8 @@ class PushTEnv(StockPushTEnv):
     def __getstate__(self) -> dict:
         """All but the running episode, for pickle and copy: pymunk would restore its contacts wrongly."""
         episode = {"space", "agent", "block", "_block_shapes", "collision_handeler", "_addresses"}
-        return {name: value for name, value in self.__dict__.items() if name not in episode}
+        state = {name: value for name, value in self.__dict__.items() if name not in episode}
+        return state | {"_rewind": None}
 
 
 def tee_rectangles(env: StockPushTEnv) -> np.ndarray:

@@ -190,7 +190,7 @@ class PushT:
         angle = np.pi / 4 + self.curriculum_angle * scale * rng.normal()
         while True:
             agent = rng.uniform(50.0, 450.0, size=2)
-            if np.linalg.norm(agent - position) > 140.0:  # the far end of the stem, 120 px, and the agent
+            if math.dist(agent, position) > 140.0:  # the far end of the stem, 120 px, and the agent
                 return np.array([*agent, *position, angle])
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
+import pymunk
 from gym_pusht.envs.pusht import PushTEnv as StockPushTEnv
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
@@ -68,11 +69,13 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
         self.active = np.zeros(num_envs, bool)  # episodes that have begun and not ended
         self.steps = np.zeros(num_envs, np.int64)  # taken in the current episode
         self.on_place = np.zeros(num_envs, np.int64)  # of the latest of them, with the T on its place
+        self._targets = np.full((num_envs, 2), np.nan)  # of the latest actions, which frames mark
         self._states = np.zeros((num_envs, physics.STATE_SIZE))
         self._coverages = np.zeros(num_envs)
         self._addresses = np.zeros((num_envs, 6), np.int64)
+        self._spaces: list[pymunk.Space | None] = [None] * num_envs  # whose addresses these are
         self._rectangles = tee_rectangles(self.envs[0]), goal_rectangles(self.envs[0])
-        self._corners, self.goal_keypoints = map(np.concatenate, self._rectangles)  # (8, 2) pixels each
+        self.goal_keypoints = self._rectangles[1].reshape(8, 2)  # pixels
 
     def reset(  # pyright: ignore[reportIncompatibleMethodOverride]  # every seed is the caller's
         self, *, seed: Sequence[int] | np.ndarray, options: dict[str, Any] | None = None
@@ -90,18 +93,20 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
         options = options or {}
         mask = options.get("reset_mask", np.ones(self.num_envs, bool))
         states = options.get("states", np.full((self.num_envs, 5), np.nan))
+        of_seed = np.isnan(states).any(axis=1)
         for i in np.flatnonzero(mask):
             env = self.envs[i]
-            if np.isnan(states[i]).any():
+            if of_seed[i]:
                 env.reset(seed=int(seed[i]))
             else:
-                PushTEnv.set_state(env, states[i])
-            env._last_action = None  # no mark of the episode before
-            self._addresses[i] = physics.addresses(env.space, env.agent, env.block)
-            physics.read_state(self._addresses[i], self._states[i])
-            self._coverages[i] = env._get_coverage()
+                PushTEnv.set_state(env, states[i].tolist())
+            if self._spaces[i] is not env.space:  # ours keep theirs
+                self._spaces[i] = env.space
+                self._addresses[i] = physics.addresses(env.space, env.agent, env.block)
+        self._observe(mask)
         self.active |= mask
         self.steps[mask] = self.on_place[mask] = 0
+        self._targets[mask] = np.nan
         return self.observations(), self.infos()
 
     def step(self, actions: np.ndarray) -> tuple[RawObservation, np.ndarray, np.ndarray, np.ndarray, Infos]:
@@ -110,6 +115,7 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
             raise ValueError(f"actions: expected shape ({self.num_envs}, 2), got {actions.shape}")
         active = self.active.copy()
         self._simulate(actions, active)
+        self._targets[active] = actions[active]
         self.steps += active
         infos = self.infos()
         self.on_place = np.where(active, np.where(infos["is_success"], self.on_place + 1, 0), self.on_place)
@@ -134,19 +140,18 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
             self._states,
             self._coverages,
         )
-        for i in np.flatnonzero(active):
-            self.envs[i]._last_action = targets[i]  # frames mark it
+
+    def _observe(self, chosen: np.ndarray) -> None:
+        """Read the simulators of the chosen environments, (n,) bool."""
+        physics.observe(self._addresses, chosen, *self._rectangles, self._states, self._coverages)
 
     def observations(self) -> RawObservation:
         """The raw observations of all environments, see the class."""
-        positions = self._states[:, physics.BLOCK_POS]
-        cos, sin = self._states[:, physics.BLOCK_ROTATION].T[..., None]
-        x, y = self._corners.T
         observations = {
             "agent_pos": self._states[:, physics.AGENT_POS].copy(),
             "agent_vel": self._states[:, physics.AGENT_VEL].copy(),
             "block_pose": self._states[:, physics.BLOCK_POSE].copy(),
-            "keypoints": np.stack([x * cos - y * sin, x * sin + y * cos], axis=-1) + positions[:, None],
+            "keypoints": physics.keypoints(self._states, self._rectangles[0]),
         }
         if self.image_size:
             observations["pixels"] = np.stack([env._render() for env in self.envs])
@@ -156,8 +161,10 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
         """Pictures (len(slots), size, size, 3) uint8 RGB for videos, the action's target marked."""
         frames = []
         for i in slots:
-            self.envs[i].visualization_width = self.envs[i].visualization_height = size
-            frames.append(self.envs[i].render())
+            env, target = self.envs[i], self._targets[i]
+            env.visualization_width = env.visualization_height = size
+            env._last_action = None if np.isnan(target[0]) else target
+            frames.append(env.render())
         return np.stack(frames)
 
     def infos(self) -> Infos:
@@ -175,6 +182,11 @@ class StockPushTVectorEnv(PushTVectorEnv):
         for i in np.flatnonzero(active):
             self._coverages[i] = self.envs[i].step(targets[i])[-1]["coverage"]
             physics.read_state(self._addresses[i], self._states[i])
+
+    def _observe(self, chosen: np.ndarray) -> None:
+        for i in np.flatnonzero(chosen):
+            physics.read_state(self._addresses[i], self._states[i])
+            self._coverages[i] = self.envs[i]._get_coverage()
 
 
 def _raw_observation_space(image_size: int) -> spaces.Dict:

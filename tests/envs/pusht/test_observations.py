@@ -1,10 +1,11 @@
-"""Features in the block's frame, beside complex numbers: a rotation is one product."""
+"""Features beside NumPy's, all environments at once, and in the block's frame beside complex numbers."""
 
 import cmath
 
 import numpy as np
+import pytest
 
-from envs.pusht.observations import GOAL_POSE, features, rotate
+from envs.pusht.observations import FEATURES, GOAL_POSE, feature_size, features, rotate
 
 IN_BLOCK_FRAME = (
     "agent_in_block_frame",
@@ -22,7 +23,63 @@ def raw_observation(n: int) -> dict[str, np.ndarray]:
         "agent_vel": rng.normal(0, 100, (n, 2)),
         "last_target": rng.uniform(20, 490, (n, 2)),
         "block_pose": np.concatenate([rng.uniform(100, 400, (n, 2)), rng.uniform(-9, 9, (n, 1))], axis=1),
+        "keypoints": rng.uniform(20, 490, (n, 8, 2)),
     }
+
+
+def with_numpy(raw: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every feature, (n, k) each."""
+    agent, velocity, target, pose = (raw[k] for k in ("agent_pos", "agent_vel", "last_target", "block_pose"))
+    block, angle = pose[:, :2], pose[:, 2:]
+    cos, sin = np.cos(angle), np.sin(angle)
+
+    def turned_back(vectors: np.ndarray) -> np.ndarray:
+        x, y = vectors[:, :1], vectors[:, 1:]
+        return np.hstack([cos * x + sin * y, cos * y - sin * x])
+
+    def squashed(values: np.ndarray, half: float) -> np.ndarray:
+        return values / (half + np.abs(values))
+
+    phases = 2 * np.pi * np.clip(turned_back(agent - block) / 100, -1.25, 1.25)
+    way = turned_back(GOAL_POSE[:2] - block)
+    angle_error = np.sin(angle - GOAL_POSE[2])
+    return {
+        "agent_pos": agent / 256 - 1,
+        "agent_vel": velocity / 200,
+        "block_pos": block / 256 - 1,
+        "block_angle": np.mod(angle, 2 * np.pi) / np.pi - 1,
+        "block_rotation": np.hstack([cos, sin]),
+        "agent_in_block_frame": turned_back(agent - block) / 100,
+        "agent_fourier_in_block_frame": np.hstack(
+            [np.sin(phases), np.cos(phases), np.sin(2 * phases), np.cos(2 * phases)]
+        ),
+        "agent_vel_in_block_frame": turned_back(velocity) / 200,
+        "goal_in_block_frame": np.hstack([way / 128, squashed(way, 20)]),
+        "goal_error": np.hstack([squashed(block - GOAL_POSE[:2], 20), squashed(angle_error, 0.2)]),
+        "target_lead": (target - agent) / 40,
+        "target_lead_in_block_frame": turned_back(target - agent) / 40,
+        "keypoints": raw["keypoints"].reshape(-1, 16) / 256 - 1,
+    }
+
+
+def test_every_feature_equals_numpys():
+    raw = raw_observation(50)
+    expected = with_numpy(raw)
+    assert list(expected) == list(FEATURES)
+    for name, values in expected.items():
+        np.testing.assert_allclose(features(raw, [name]), values, rtol=1e-5, atol=1e-6, err_msg=name)
+        assert feature_size([name]) == values.shape[1]
+    names = [*reversed(expected), "agent_pos"]
+    side_by_side = np.hstack([expected[name] for name in names])
+    np.testing.assert_allclose(features(raw, names), side_by_side, rtol=1e-5, atol=1e-6)
+    assert features(raw, names).dtype == np.float32
+    assert feature_size(names) == side_by_side.shape[1]
+
+
+@pytest.mark.parametrize("name", ["target_lead", "keypoints", "agent_vel", "block_rotation"])
+def test_a_feature_of_what_is_not_there(name):
+    with pytest.raises(KeyError):
+        features({"agent_pos": np.zeros((3, 2))}, ["agent_pos", name])
 
 
 def test_features_in_the_block_frame():

@@ -27,6 +27,7 @@ class GymTask:
     metrics: ClassVar[tuple[Metric, ...]] = (RETURN,)
     progress_name: ClassVar[str] = ""
     progress_goal: ClassVar[float] = 1.0
+    must_move: ClassVar[str] = ""
     highlights: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[tuple[str, ...]] = ("gymnasium",)
     lerobot_names: ClassVar[dict[str, str]] = {"observation.state": "state"}

@@ -194,6 +194,9 @@ class Task(Protocol):
     fps: ClassVar[int]  # environment steps per second
     progress_name: ClassVar[str]  # of `Episode.progress`; empty: there is none
     progress_goal: ClassVar[float]  # that counts as success
+    must_move: ClassVar[
+        str
+    ]  # raw observation whose rest is no success, only a policy that is stuck; or empty
     metrics: ClassVar[tuple[Metric, ...]]  # of an evaluation, in the order of tables
     highlights: ClassVar[tuple[str, ...]]  # settings that a training's start-up table shows
     packages: ClassVar[tuple[str, ...]]  # whose versions an evaluation notes

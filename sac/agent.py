@@ -143,7 +143,8 @@ class SAC:
         """Actions (n, A) for observations (n, D): the mode in the first `num_greedy` rows, else samples."""
         noise = torch.randn(len(observations), self.action_size, device=self.device, generator=self.generator)
         noise[:num_greedy] = 0.0
-        return self.actor.sample(observations, noise)[0]
+        mean, log_std = self.actor(observations)
+        return torch.tanh(mean + log_std.exp() * noise)
 
     def update(self, batch: Batch) -> dict[str, torch.Tensor]:
         """One gradient step of everything. Returns scalars on the device, not waited for."""

@@ -15,6 +15,7 @@ from common.untrusted import load_tensors
 from envs.interfaces import RawObservation, Task
 from envs.tasks import current_config, task_class
 from sac.actor import Actor
+from sac.escape import Escape
 
 
 class SACPolicy:
@@ -25,11 +26,14 @@ class SACPolicy:
         task: as the actor met it in training.
         deterministic: act with the mode; False samples.
         seed: of the sampling.
+        may_rest: never leave the mode; else it escapes from where it is stuck, see sac/escape.py.
     """
 
     image_size = 0
 
-    def __init__(self, actor: Actor, task: Task, deterministic: bool = True, seed: int = 0) -> None:
+    def __init__(
+        self, actor: Actor, task: Task, deterministic: bool = True, seed: int = 0, may_rest: bool = False
+    ) -> None:
         self.actor = actor
         self.task = task
         self.codec = task.codec(0)
@@ -38,6 +42,8 @@ class SACPolicy:
         self.device = next(actor.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.slot_generators: list[torch.Generator] = []
+        escapes = deterministic and task.must_move and not may_rest
+        self._escape = Escape(task.must_move, self.codec.action_size) if escapes else None
         self._actions = np.empty(0)  # (n, A) the latest of each slot, in the task's units
         self._steps_left = np.empty(0, np.int64)  # for which it is repeated; -1 where an episode begins
 
@@ -57,19 +63,24 @@ class SACPolicy:
         begins = self._steps_left < 0
         self.codec.reset(begins, observations)
         due = self._steps_left <= 0
-        decided = self._decide(observations, due)
+        decided = self._decide(observations, begins, due)
         self._actions = np.where(due[:, None], decided, self._actions if self._actions.size else decided)
         self._steps_left[due] = self.n_action_steps
         self._steps_left -= 1
         return self._actions.copy()
 
     @torch.no_grad()
-    def _decide(self, raw: RawObservation, due: np.ndarray) -> np.ndarray:
+    def _decide(self, raw: RawObservation, begins: np.ndarray, due: np.ndarray) -> np.ndarray:
         observations = torch.from_numpy(self.codec.encode(raw)).to(self.device)
-        if self.deterministic:
+        noise = None
+        if not self.deterministic:
+            noise = self._noise(len(observations))
+        elif self._escape and (escaping := self._escape.noise(raw, begins, due)) is not None:
+            noise = torch.from_numpy(escaping).to(self.device)
+        if noise is None:
             actions = self.actor.mode(observations)
         else:
-            actions, _ = self.actor.sample(observations, self._noise(len(observations)))
+            actions, _ = self.actor.sample(observations, noise)
         return self.codec.decode(actions.cpu().double().numpy(), raw, due)
 
     def _noise(self, slots: int) -> torch.Tensor:
@@ -134,6 +145,7 @@ def load_sac(
     device: torch.device | str = "cpu",
     deterministic: bool = True,
     seed: int = 0,
+    may_rest: bool = False,
 ) -> SACPolicy:
     """Open a checkpoint.
 
@@ -141,7 +153,7 @@ def load_sac(
         folder: with `config.json` and `model.safetensors`.
         config: the first of them.
         device: of the actor.
-        deterministic, seed: see `SACPolicy`.
+        deterministic, seed, may_rest: see `SACPolicy`.
 
     Raises:
         UserError: something is missing, or the parts do not fit.
@@ -161,4 +173,4 @@ def load_sac(
     actor.load_state_dict(tensors)
     if not all(parameter.isfinite().all() for parameter in actor.parameters()):
         raise UserError(f"{weights}: some weights are not finite, so the training had diverged")
-    return SACPolicy(actor.to(device), task, deterministic, seed)
+    return SACPolicy(actor.to(device), task, deterministic, seed, may_rest)

@@ -36,6 +36,7 @@ class PushT:
     fps: ClassVar[int] = FPS
     progress_name: ClassVar[str] = "coverage"
     progress_goal: ClassVar[float] = SUCCESS_COVERAGE
+    must_move: ClassVar[str] = "block_pose"
     highlights: ClassVar[tuple[str, ...]] = (
         "features",
         "action_mode",

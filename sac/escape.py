@@ -1,0 +1,50 @@
+"""How a deterministic policy gets away from where it is stuck.
+
+The mode of a trained actor is a deterministic policy: where it once stands still, or goes to and fro, it does
+so until time is up. On PushT that is what nearly all failures have in common: the agent rests a pixel from a
+block that lies on 90 to 95 % of the goal. A sample of the actor's own distribution gets it out. The samples
+here are a function of the episode alone, so an episode can still be repeated.
+"""
+
+import numpy as np
+
+from envs.interfaces import RawObservation
+
+PATIENCE = 20  # decisions without a motion; an agent that walks around the block takes fewer
+APART = 1e-3  # in raw units: less is no motion
+_NOISE_ROWS = 64
+
+
+class Escape:
+    """Counts for how long nothing has moved, and draws the noise that is added then.
+
+    Args:
+        name: of the raw observation that has to move.
+        action_size: A.
+    """
+
+    def __init__(self, name: str, action_size: int) -> None:
+        self.name = name
+        self._noise = np.random.default_rng(0).standard_normal((_NOISE_ROWS, action_size), np.float32)
+        self._before = np.empty(0)
+        self._still = np.empty(0, np.int64)  # decisions
+
+    def noise(self, raw: RawObservation, begins: np.ndarray, decides: np.ndarray) -> np.ndarray | None:
+        """Standard normal noise that grows with the time, (n, A); 0 for slots that move, None where all do.
+
+        Args:
+            raw: before a decision.
+            begins: (n,) bool, slots whose episode begins.
+            decides: (n,) bool, slots whose decision is due.
+        """
+        now = raw[self.name].reshape(len(begins), -1)
+        if now.shape != self._before.shape:
+            self._before, self._still = np.full(now.shape, np.nan), np.zeros(len(now), np.int64)
+        moved = begins | ~(np.abs(now - self._before) < APART).all(axis=1)
+        self._still = np.where(moved, 0, self._still + decides)
+        self._before = np.where(decides[:, None], now, self._before)
+        stuck = self._still >= PATIENCE
+        if not stuck.any():
+            return None
+        rows = self._noise[(self._still - PATIENCE) % _NOISE_ROWS]
+        return np.where(stuck, self._still / PATIENCE, 0.0).astype(np.float32)[:, None] * rows

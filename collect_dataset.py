@@ -14,8 +14,8 @@ The folder is a whole dataset of the episodes saved so far at all times, wheneve
 `--resume` adds to it, with the settings that it was recorded with. Episode i is the i-th one kept in the
 order of the seeds, for any number of workers.
 
-The dataset's card, its README.md, is rewritten whenever episodes were added or removed, unless you have edited
-it.
+The dataset's card, its README.md, is rewritten whenever episodes were added or removed, unless you
+have edited it.
 """
 
 import common.start  # noqa: F401  before all other imports

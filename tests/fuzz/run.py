@@ -48,7 +48,9 @@ from dataclasses import dataclass
 from random import Random
 
 import targets
-from targets import Case, Runs, Target, Wrong
+from inputs import SOURCES, Case
+from oracles import Wrong
+from targets import Runs, Target
 
 from common.errors import report_user_errors
 
@@ -185,7 +187,7 @@ def prepare(names: set[str]) -> dict[str, Path]:
         folder.mkdir(parents=True)
 
         def make(name: str = name, folder: Path = folder) -> Outcome:
-            targets.SOURCES[name](folder)
+            SOURCES[name](folder)
             folder.with_name("modules").write_text(" ".join(sys.modules))
             return Outcome("right")
 

@@ -236,7 +236,7 @@ def add_card(dataset: Dataset, name: str) -> None:
         with StopRequest("the card of the dataset"):
             dataset.add_card(lambda folder: write_card(folder, dataset, name))
         if is_edited(readme := dataset.root / README):
-            print(f"{readme} was edited and stays as it is; delete it and --resume for one of all episodes")
+            print(f"{readme} may be edited, so it stays as it is; delete it and --resume for a new one")
     except Exception as error:
         print(f"warning: {dataset.root} has no card ({reason(error)[:150]})", file=sys.stderr)
 

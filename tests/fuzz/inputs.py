@@ -2,12 +2,14 @@
 
 import csv
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 import collect_dataset
 import train_act
@@ -102,7 +104,17 @@ def collect_flags(folder: Path, _: str) -> list[str]:
 
 
 def read_frames(root: Path) -> pd.DataFrame:
-    return pd.concat(map(pd.read_parquet, sorted((root / "data").rglob("*.parquet"))), ignore_index=True)
+    """Of all files, the columns that are not damaged: a training does not read the others."""
+    tables = [_readable(path) for path in sorted((root / "data").rglob("*.parquet"))]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _readable(path: Path) -> pd.DataFrame:
+    columns = {}
+    for name in pq.read_schema(path).names:
+        with suppress(OSError):
+            columns[name] = pd.read_parquet(path, columns=[name])[name]
+    return pd.DataFrame(columns)
 
 
 def read_rows(text: str) -> list[dict[str, str]]:

@@ -166,7 +166,9 @@ def _open(target: Target, case: Case) -> Outcome:
         return _refused(said.removeprefix("error: ").removesuffix("\n"))
     except BaseException as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if str(ROOT) in f.filename]
-        ours = [f for f in frames if "/fuzz/" not in f.filename and "/venv/" not in f.filename] or frames
+        ours = [
+            f for f in frames if "/fuzz/" not in f.filename and "site-packages" not in f.filename
+        ] or frames
         where = f"{Path(ours[-1].filename).relative_to(ROOT)}:{ours[-1].name}" if ours else "?"
         said = " ".join(str(error).split())[:200]
         memory = isinstance(error, MemoryError) or "allocate memory" in said

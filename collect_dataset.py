@@ -14,8 +14,8 @@ The folder is a whole dataset of the episodes saved so far at all times, wheneve
 `--resume` adds to it, with the settings that it was recorded with. Episode i is the i-th one kept in the
 order of the seeds, for any number of workers.
 
-The dataset's card, its README.md, is rewritten whenever episodes were added or removed. Otherwise it keeps
-your edits.
+The dataset's card, its README.md, is rewritten whenever episodes were added or removed, unless you
+have edited it.
 """
 
 import common.start  # noqa: F401  before all other imports
@@ -53,7 +53,7 @@ from recording.checks import (
     open_dataset,
     stored_recipe,
 )
-from recording.dataset import Dataset, Notes
+from recording.dataset import README, Dataset, Notes, is_edited
 from recording.hub import check_access, push
 from recording.human import record_human
 from recording.imported import import_demonstrations
@@ -235,6 +235,8 @@ def add_card(dataset: Dataset, name: str) -> None:
     try:
         with StopRequest("the card of the dataset"):
             dataset.add_card(lambda folder: write_card(folder, dataset, name))
+        if is_edited(readme := dataset.root / README):
+            print(f"{readme} may be edited, so it stays as it is; delete it and --resume for a new one")
     except Exception as error:
         print(f"warning: {dataset.root} has no card ({reason(error)[:150]})", file=sys.stderr)
 

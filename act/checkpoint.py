@@ -24,6 +24,7 @@ from lerobot.utils.constants import OPTIMIZER_STATE, PRETRAINED_MODEL_DIR, RNG_S
 from lerobot.utils.random_utils import deserialize_rng_state
 from lerobot.utils.utils import unflatten_dict
 
+from act.foreign import check_complete
 from act.foreign import pipeline_config as decode_pipeline_config
 from act.kinds import find_kind, names
 from act.learner import Learner
@@ -238,8 +239,9 @@ def saved_pipeline_config(folder: Path, pipeline_config: TrainPipelineConfig) ->
     content = load_json(model / "train_config.json")
     described = content.get("policy") if isinstance(content, dict) else None
     kind = described.get("type") if isinstance(described, dict) else "none"
-    if kind not in names():
+    if not isinstance(described, dict) or kind not in names():
         raise UserError(f"{model}: this is a policy of type {show(kind)}; here are {', '.join(names())}")
+    check_complete(find_kind(kind).settings, described, f"{model / 'train_config.json'}: ")
     try:
         saved = decode_pipeline_config(content)
     except Exception as error:  # draccus raises its own, of no common class

@@ -4,15 +4,20 @@ LeRobot's own `from_pretrained` imports and calls whatever a processor's `class`
 only the steps listed below, with settings that LeRobot saves for them. `common.untrusted` reads the files.
 """
 
+import math
 import re
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import draccus
+import numpy as np
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.train import TrainPipelineConfig, _migrate_legacy_rabc_fields
+from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
 from lerobot.policies.factory import _reconnect_relative_absolute_steps
-from lerobot.processor import PolicyProcessorPipeline
+from lerobot.processor import NormalizerProcessorStep, PolicyProcessorPipeline, UnnormalizerProcessorStep
 from lerobot.processor.converters import (
     batch_to_transition,
     policy_action_to_transition,
@@ -36,6 +41,12 @@ STEPS = {  # registry name -> the settings that LeRobot saves
     "tokenizer_processor": {
         *("tokenizer_name", "max_length", "task_key", "padding_side", "padding", "truncation"),
     },
+}
+STATISTICS = {  # of each way to normalise
+    NormalizationMode.MEAN_STD: ("mean", "std"),
+    NormalizationMode.MIN_MAX: ("min", "max"),
+    NormalizationMode.QUANTILES: ("q01", "q99"),
+    NormalizationMode.QUANTILE10: ("q10", "q90"),
 }
 TOKENIZERS = ("HuggingFaceTB/SmolVLM2-500M-Video-Instruct",)  # SmolVLA's; others may bring code
 
@@ -87,6 +98,9 @@ def read_processor(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             raise UserError(f"{where} is {show(what)}, which is not opened, because it could run code")
         if not isinstance(settings, dict) or not settings.keys() <= STEPS[name]:
             raise UserError(f"{where}, {name}, has other settings than LeRobot's: {show(settings)}")
+        renamed = settings.get("rename_map", {})
+        if not isinstance(renamed, dict) or not all(isinstance(new, str) for new in renamed.values()):
+            raise UserError(f"{where}: rename_map must give names for names, got {show(renamed)}")
         if settings.get("tokenizer_name", TOKENIZERS[0]) not in TOKENIZERS:
             raise UserError(f"{where}: tokenizer_name must be {TOKENIZERS[0]}")
         checked.append({"registry_name": name, "config": dict(settings)})
@@ -96,6 +110,71 @@ def read_processor(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             checked[-1]["state_file"] = state
             states[state.removesuffix(".safetensors")] = load_tensors(file.with_name(state))
     return {"name": file.stem, "steps": checked}, states
+
+
+def check_normalised(
+    config: PreTrainedConfig, pipelines: Sequence[PolicyProcessorPipeline], folder: Path
+) -> None:
+    """Refuse processors that pass what a policy sees or does on in other units than its configuration says.
+
+    LeRobot does the same without a word where a step, a feature or its statistics are missing.
+
+    Args:
+        config: of the policy.
+        pipelines: before and after it.
+        folder: of the policy, to open an error with.
+
+    Raises:
+        UserError: names what is not normalised as `config.json` says, or renamed.
+    """
+    sides = (
+        (config.input_features, NormalizerProcessorStep),
+        (config.output_features, UnnormalizerProcessorStep),
+    )
+    modes = getattr(config, "normalization_mapping", {})
+    for pipeline, (features, kind) in zip(pipelines, sides, strict=True):
+        file = folder / f"{pipeline.name}.json"
+        normalizers = [step for step in pipeline.steps if isinstance(step, kind)]
+        for name, feature in (features or {}).items():
+            mode = NormalizationMode(modes.get(feature.type.value, NormalizationMode.IDENTITY))
+            if mode in STATISTICS and not any(_normalises(step, name, feature, mode) for step in normalizers):
+                raise UserError(
+                    f"{file}: has not what normalises {name} by {mode.value}, as config.json says"
+                )
+        for step in pipeline.steps:
+            renamed = getattr(step, "rename_map", {}).keys() & (features or {})
+            if renamed:
+                raise UserError(f"{file}: rename_map takes away {min(renamed)}, which the policy looks at")
+
+
+def _normalises(step: Any, name: str, feature: PolicyFeature, mode: NormalizationMode) -> bool:
+    """Whether a normaliser has what it needs for a feature: statistics of each of its numbers or channels."""
+    size = feature.shape[0] if feature.type is FeatureType.VISUAL else math.prod(feature.shape)
+    stats = [np.asarray(step.stats.get(name, {}).get(kind, math.nan)) for kind in STATISTICS[mode]]
+    whole = all(values.size == size and np.isfinite(values).all() for values in stats)
+    meant = step.normalize_observation_keys is None or name in step.normalize_observation_keys
+    return whole and meant and name in step.features and step.norm_map.get(feature.type) is mode
+
+
+def check_complete(settings: type, content: dict[str, Any], source: str) -> None:
+    """Refuse a policy's description that leaves to LeRobot's defaults what they may get wrong.
+
+    Names that LeRobot alone knows are not needed: its versions have others.
+
+    Args:
+        settings: of the kind of policy. What LeRobot has too is needed, and what the policy sees and does.
+        content: of a `config.json`, or `policy` of a `train_config.json`.
+        source: to open an error with.
+
+    Raises:
+        UserError: something is missing.
+    """
+    chosen = {field.name for field in fields(settings)} | {"input_features", "output_features"}
+    needed = [field.name for field in fields(PreTrainedConfig.get_choice_class(content["type"]))]
+    if missing := [name for name in needed if name in chosen and name not in content]:
+        raise UserError(
+            f"{source}{', '.join(missing)[:150]} missing, without which the policy cannot be opened"
+        )
 
 
 def policy_config(content: dict[str, Any]) -> PreTrainedConfig:

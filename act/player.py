@@ -15,7 +15,7 @@ from lerobot.processor import PolicyProcessorPipeline
 from lerobot.utils.constants import ACTION
 
 from act.checkpoint import check_format
-from act.foreign import load_processors, policy_config
+from act.foreign import check_complete, check_normalised, load_processors, policy_config
 from act.kinds import chunk_size, find_kind
 from common.config import check_numbers
 from common.errors import UserError, reason
@@ -243,6 +243,7 @@ def _open_policy(
     weights, settings = load_tensors(folder / "model.safetensors"), load_json(folder / "config.json")
     check_format(folder, weights)
     kind = find_kind(settings["type"])
+    check_complete(kind.settings, settings, f"{folder / 'config.json'}: ")
     check_numbers(kind.settings, settings, f"{folder / 'config.json'}: ")
     try:
         config = policy_config(settings)
@@ -252,6 +253,7 @@ def _open_policy(
         policy = kind.open_policy(config)
         policy.load_state_dict(weights)
         processors = load_processors(folder, config.device)
+        check_normalised(config, processors, folder)
     except UserError:
         raise
     except Exception as error:  # draccus, LeRobot and PyTorch raise many kinds

@@ -19,9 +19,18 @@ from act import checkpoint as act_checkpoint
 from act.frames import Frames
 from act.learner import Learner
 from act.sampler import Sampler
-from common.checkpoint import Checkpoints, save_json
+from common.checkpoint import TRAINING_STATE, Checkpoints, save_json
 from common.errors import UserError, reason
-from common.training import Evaluation, Log, LoopConfig, check_evaluation, crossed, evaluate, progress_bar
+from common.training import (
+    Evaluation,
+    Log,
+    LoopConfig,
+    check_evaluation,
+    crossed,
+    evaluate,
+    evaluation_due,
+    progress_bar,
+)
 
 NORM_SAMPLES = 1_024  # on which the average's batch norms are measured
 
@@ -76,7 +85,8 @@ class Trainer:
         self.samples_per_step = batch_size * accelerator.num_processes
         self.epoch = 0
         self.drawn = 0  # samples of this epoch that have been learnt from, by all processes
-        self.evaluated: dict[str, Any] = {}  # the latest summary
+        self.evaluated: dict[str, Any] = {}  # the latest summary, in the main process
+        self.evaluated_at = 0  # its step
         self._batches: list[torch.Tensor] = []  # that are left of this epoch, the next one last
         self._sums = torch.zeros(
             len(learner.metrics), device=learner.device
@@ -123,7 +133,13 @@ class Trainer:
         config, total = self.config, self.pipeline_config.steps
         self._rate = perf_counter(), self.step
         with progress_bar(total, self.step, shown=self.is_main) as bar:
-            while self.step < total and not self._stops(stop):
+            while not self._stops(stop):
+                if self._evaluation_due():
+                    self._evaluate(logger)
+                    if self.is_main and self.evaluated:
+                        bar.write(f"{self.step:>10,} steps: {self.evaluation.line(self.evaluated)}")
+                if self.step >= total:
+                    break
                 before = self.step
                 self._learn()
                 bar.update()
@@ -133,14 +149,9 @@ class Trainer:
                     bar.set_postfix_str(self._status())
                 if crossed(config.keep_every, before, self.step):
                     self.checkpoints.keep(self.step)
-                if crossed(config.eval_every, before, self.step) or self.step >= total:
-                    self._evaluate(logger)
-                    if self.is_main and self.evaluated:
-                        bar.write(f"{self.step:>10,} steps: {self.evaluation.line(self.evaluated)}")
-                elif crossed(config.keep_every, before, self.step):
                     self.save()
         self.save()
-        return self.step >= total
+        return self.step >= total and not self._evaluation_due()
 
     def _learn(self) -> None:
         """One update."""
@@ -186,11 +197,16 @@ class Trainer:
             lr = {"Optimizer/lr": self.learner.optimizer.param_groups[0]["lr"]}
             logger.log(self.step, self._metrics | lr)
 
+    def _evaluation_due(self) -> bool:
+        return evaluation_due(
+            self.config.eval_every, self.pipeline_config.steps, self.evaluated_at, self.step
+        )
+
     def _evaluate(self, logger: Log | None) -> None:
-        """Play the evaluation's episodes with the average of the weights, log, and save."""
+        """Save, play the evaluation's episodes with the average of the weights, log, and add the numbers."""
         started = perf_counter()
+        self.save()  # a kill costs no more than the evaluation, which a resumed run plays
         if self.is_main and logger:
-            self._measure_norms()
             before, at_end = self.evaluated.get("step", 0), self.step >= self.pipeline_config.steps
             video_every = self.config.video_every
             self.evaluated = evaluate(
@@ -201,7 +217,11 @@ class Trainer:
                 self.checkpoints,
                 video=video_every > 0 and (at_end or crossed(video_every, before, self.step)),
             )
-        self.save()
+            ours = f"{TRAINING_STATE}/{act_checkpoint.OURS}.json"
+            results = {act_checkpoint.EVALUATION: self.evaluated, ours: self._results()}
+            self.checkpoints.add(self.step, results)
+        self.evaluated_at = self.step
+        self.accelerator.wait_for_everyone()
         self._rate = self._rate[0] + perf_counter() - started, self._rate[1]
 
     def _measure_norms(self) -> None:
@@ -244,14 +264,17 @@ class Trainer:
             self.checkpoints.save(self.step, self._write)
         self.accelerator.wait_for_everyone()
 
+    def _results(self) -> dict[str, Any]:
+        """What an evaluation changes in `trainer.json`."""
+        return {"evaluation": self.evaluated, "best": self.checkpoints.best}
+
     def _write(self, folder: Path) -> None:
         state = {
             "epoch": self.epoch,
             "drawn": self.drawn,
             "summed": self._summed,
             "metrics": {name: self._metrics[name] for name in self.learner.metrics if name in self._metrics},
-            "evaluation": self.evaluated,
-            "best": self.checkpoints.best,
+            **self._results(),
             "kept": self.checkpoints.kept,
             "dataset": self.frames.fingerprint,
             "trains_batch_norms": self.learner.trains_batch_norms,
@@ -279,6 +302,7 @@ class Trainer:
         """
         state, tensors = act_checkpoint.read(folder, self.learner)
         ours = folder.resolve().parent == self.checkpoints.folder.resolve()  # and not another run's
+        self.evaluated_at = self.step
         if ours:
             self._restore_checkpoints(folder, state)
         if not state:
@@ -300,6 +324,7 @@ class Trainer:
                 raise ValueError(f"drawn must be below {self.frames.num_frames}, got {state['drawn']}")
             self.epoch, self.drawn, self._summed = state["epoch"], state["drawn"], state["summed"]
             self._metrics, self.evaluated = state["metrics"], state["evaluation"]
+            self.evaluated_at = self.evaluated.get("step", 0) if ours else self.step
             sums = tensors["sums"]
             if sums.shape != self._sums.shape or not sums.isfinite().all():
                 raise ValueError("the sums of its metrics are not those of this policy")

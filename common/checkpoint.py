@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from common.config import from_dict
 from common.errors import UserError, reason, show
-from common.untrusted import check_inside, read_text, remove, write_text
+from common.untrusted import check_inside, load_json, read_text, remove, write_text, writing
 
 TRAINING_STATE = "training_state"
 NAME = re.compile(r"step_\d+")  # of a checkpoint
@@ -81,6 +81,26 @@ class Checkpoints:
         """
         write_folder(self.path(steps), write)
         link(self.folder / "last", self.path(steps))
+        self.tidy()
+
+    def add(self, steps: int, results: dict[str, dict[str, Any]]) -> None:
+        """Put the results of an evaluation into the checkpoint of these steps, and let `best` follow.
+
+        A kill in between costs nothing: a resumed run evaluates again.
+
+        Args:
+            results: by the JSON file that they belong to; what says that the evaluation is done comes last.
+
+        Raises:
+            UserError: a file is missing or damaged, or cannot be written.
+        """
+        folder = self.path(steps)
+        for name, values in results.items():
+            check_inside(folder / name, folder)
+            if not isinstance(content := load_json(folder / name), dict):
+                raise UserError(f"{folder / name}: damaged (not a mapping)")
+            with writing(folder / name):
+                save_json(folder / name, content | values)
         self.tidy()
 
     def tidy(self) -> None:

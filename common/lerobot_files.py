@@ -263,7 +263,7 @@ def check_statistics(stats: Any, shapes: dict[str, tuple[int, ...]], parts: Sequ
         parts: such as mean and std.
 
     Raises:
-        ValueError: a statistic is missing or not finite numbers of this shape.
+        ValueError: a statistic is missing, not finite numbers of this shape, or not between `min` and `max`.
     """
     for name, shape in shapes.items():
         there = stats.get(name) if isinstance(stats, dict) else None
@@ -274,6 +274,14 @@ def check_statistics(stats: Any, shapes: dict[str, tuple[int, ...]], parts: Sequ
             right = values.dtype.kind in "iuf" and values.shape == shape and np.isfinite(values).all()
             if not right:
                 raise ValueError(f"the {part} of {name} must be finite numbers of shape {shape}")
+        if {"min", "max"} <= {*parts}:
+            low, high = (np.asarray(there[part], np.float64) for part in ("min", "max"))
+            slack = 1e-3 * (1 + np.maximum(abs(low), abs(high)))  # of sums in float32
+            for part in parts:
+                lowest, highest = (0, high - low) if part == "std" else (low, high)
+                values = np.asarray(there[part], np.float64)
+                if ((values < lowest - slack) | (values > highest + slack)).any():
+                    raise ValueError(f"the {part} of {name} is not that of values between its min and max")
     for name, parts_of_it in stats.items():  # LeRobot makes tensors of all of them
         if not all(np.asarray(values).dtype.kind in "biuf" for values in parts_of_it.values()):
             raise ValueError(f"the statistics of {show(name)} are not all numbers")

@@ -62,8 +62,13 @@ class Logger:
         self.close()
 
     def log(self, step: int, scalars: dict[str, float]) -> None:
-        """Add one row, under names as TensorBoard groups them (`Eval/success_rate`)."""
+        """Add one row, under names as TensorBoard groups them (`Eval/success_rate`).
+
+        An evaluation that a kill kept out of the checkpoint comes again: its row is there already.
+        """
         row = {"step": str(step)} | {name: f"{value:.6g}" for name, value in scalars.items()}
+        if row in self.rows[-2:]:
+            return
         self.rows.append(row)
         with _told_where(self.path.parent):
             if new := [name for name in row if name not in self.columns]:

@@ -17,7 +17,7 @@ class LoopConfig:
     """The training loop. All counts are in the steps of its progress bar."""
 
     log_every: Annotated[int, Between(1, 10**12)] = 100  # steps between logged losses
-    eval_every: Steps = 5_000  # steps between evaluations, each followed by a checkpoint; 0: only at the end
+    eval_every: Steps = 5_000  # steps between evaluations, each after a checkpoint; 0: only at the end
     keep_every: Steps = 0  # steps between checkpoints that stay; 0: only `last` and `best`
     video_every: Steps = 20_000  # steps between rollouts shown in TensorBoard, with an evaluation; 0: none
     eval_episodes: Count = 100  # per evaluation, the same seeds each time
@@ -109,6 +109,11 @@ def check_evaluation(evaluation: Evaluation, latest: dict, best: dict, unit: str
 def crossed(every: int, before: int, now: int) -> bool:
     """Whether a multiple of `every` lies in (before, now]; never for 0."""
     return every > 0 and now // every > before // every
+
+
+def evaluation_due(every: int, total: int, evaluated: int, now: int) -> bool:
+    """Whether a multiple of `every`, or the end, was reached after the step of the latest evaluation."""
+    return evaluated < now and (now >= total or crossed(every, evaluated, now))
 
 
 def progress_bar(total: int, step: int, shown: bool = True) -> tqdm:

@@ -260,6 +260,8 @@ class _PlainLoader(yaml.SafeLoader):
         lines: dict[str, int] = {}
         for key_node, _ in node.value:
             key = key_node.value
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                raise _at(key_node, "the merge key << is not understood")
             if key_node.tag != "tag:yaml.org,2002:str":
                 what = show(key) if isinstance(key, str) else "a list or mapping"
                 raise _at(key_node, f"a key must be a word, got {what}")

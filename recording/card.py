@@ -15,13 +15,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from common.lerobot_files import parquet_files, read_table
+from common.untrusted import write_text
 from common.video import write_video
 from envs.films import mosaic
 from envs.interfaces import Episode
 from envs.plots import SUCCESS, save_figure
 from envs.recording import Recordable
 from envs.summary import wilson_interval
-from recording.dataset import Dataset, Notes
+from recording.dataset import README, Dataset, Notes, is_edited, signed
 from recording.schema import IMPORT, NO_SEED
 
 EPISODES_SHOWN, PICTURE_PX = 9, 160
@@ -29,7 +30,7 @@ MOMENTS_SHOWN = 8  # of an episode on the contact sheet
 
 
 def write_card(folder: Path, dataset: Dataset, repo_id: str) -> None:
-    """Write README.md and `card/` into the folder of a dataset."""
+    """Write README.md, unless it was edited, and `card/` into the folder of a dataset."""
     task, texts = dataset.task, dataset.task.recording.card
     rows = _read(folder / "meta/episodes", ["length", "seed", "success"])
     frames = _read(folder / "data", ["episode_index", "action", "sim.state"])
@@ -52,7 +53,8 @@ def write_card(folder: Path, dataset: Dataset, repo_id: str) -> None:
         citation_bibtex=texts.citation,
         dataset_description=_description(dataset, rows, frames),
     )
-    card.save(folder / "README.md")
+    if not is_edited(folder / README):
+        write_text(folder / README, signed(str(card)))
 
 
 def _description(dataset: Dataset, rows: dict, frames: dict) -> str:

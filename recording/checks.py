@@ -149,20 +149,31 @@ def check_same_recipe(root: Path, saved: Recipe, asked: Recipe) -> None:
 
 
 def check_values(dataset: Dataset) -> None:
-    """Raise UserError where a value is not finite or not in its place: such a dataset gets no episodes."""
+    """Raise UserError where a value is not finite, in its place or in its statistics' bounds.
+
+    Such a dataset gets no episodes.
+    """
     notes = dataset.notes
     if notes.next_seed < notes.recipe.seed:
         raise UserError(f"{dataset.root / NOTES}: next_seed {notes.next_seed} is before the first seed")
     lengths = read_episodes(dataset.root, read_info(dataset.root))["length"].to_numpy()
     check_frames(dataset.root, lengths, dataset.task.fps)
     sizes = {name: f["shape"][0] for name, f in dataset.features.items() if f["dtype"].startswith("float")}
+    bounds: dict[str, list[np.ndarray]] = {name: [] for name in sizes}
     for path in parquet_files(dataset.root / "data"):
         with reading(path):
             table = read_table(path, list(sizes))
             for name, size in sizes.items():
-                _require(
-                    bool(np.isfinite(numbers(table, name, size)).all()), f"{name} is not finite everywhere"
-                )
+                values = numbers(table, name, size).reshape(-1, size)
+                _require(bool(np.isfinite(values).all()), f"{name} is not finite everywhere")
+                bounds[name] += [values.min(axis=0), values.max(axis=0)]
+    with reading(dataset.root / STATS):
+        for name, ends in bounds.items():
+            found = np.min(ends, axis=0), np.max(ends, axis=0)
+            said = dataset.stats[name]["min"], dataset.stats[name]["max"]
+            _require(
+                np.allclose(found, said, rtol=1e-5, atol=1e-6), f"other min or max of {name} than its data"
+            )
 
 
 def _frames(dataset: Dataset) -> Iterator[int]:

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from common.checkpoint import save_json
 from common.errors import UserError
 from common.lerobot_files import INFO, STATS, TASKS, parquet_files, read_table
 from common.signals import deferring_stop_signals
+from common.untrusted import read_text
 from envs.recording import Recordable
 from recording.files import NumberedFile, extend, extend_rows, extend_video, foreign_file, last_file, shorten
 from recording.schema import (
@@ -49,9 +51,9 @@ FRAMES_PER_FILE = 10_000  # 13 MB of pictures of 96 x 96; the most that an `appe
 EPISODES_PER_FILE = 1_000
 NOTES = Path("meta/recording.json")
 SUMMARY = INFO, STATS, TASKS, NOTES
-CARD = tuple(
-    map(Path, ("README.md", "card/contact_sheet.png", "card/episodes.mp4", "card/lengths.png"))
-)  # they describe the dataset as it is: when it grows, they are dropped
+README = Path("README.md")
+CARD = README, *(Path("card", name) for name in ("contact_sheet.png", "episodes.mp4", "lengths.png"))
+SIGNATURE = "<!-- collect_dataset.py wrote the above, and keeps it once it is edited: {} -->"
 
 
 @dataclass(frozen=True)
@@ -157,8 +159,8 @@ class Dataset:
 
     @property
     def has_card(self) -> bool:
-        """Whether there is a card. It is up to date, and a person may have edited it."""
-        return (self.root / CARD[0]).exists()
+        """Whether there is a card. It is up to date, but for a README that a person has edited."""
+        return all((self.root / path).exists() for path in CARD)
 
     def add_card(self, write: Callable[[Path], None]) -> None:
         """Add what `write(folder)` puts into a copy of the dataset, a README and its pictures, and the notes.
@@ -190,7 +192,10 @@ class Dataset:
 
     def _link(self, new: Path, leave_out: set[Path]) -> None:
         if self.episodes:
-            link_all(self.root, new, lambda path: path not in leave_out and path not in CARD)
+            dropped = {*leave_out, *CARD}  # the card describes the dataset as it was
+            if is_edited(self.root / README):
+                dropped.remove(README)
+            link_all(self.root, new, lambda path: path not in dropped)
 
     def _table(self, episode: RecordedEpisode, row: dict[str, Any]) -> pa.Table:
         """The frames of an episode as LeRobot stores them."""
@@ -224,6 +229,21 @@ class Dataset:
         write_stats({name: stats[name] for name in self.features}, new)
         write_tasks(DataFrame({"task_index": [0]}, index=Index([self.task.sentence], name="task")), new)
         save_json(new / NOTES, asdict(notes))
+
+
+def signed(text: str) -> str:
+    """A README that `is_edited` knows as ours as long as nobody has changed it."""
+    text = text.rstrip() + "\n"
+    return f"{text}\n{SIGNATURE.format(sha256(text.encode()).hexdigest())}\n"
+
+
+def is_edited(readme: Path) -> bool:
+    """Whether there is a README that is not, or no longer, as we wrote it: a person's words are kept."""
+    try:
+        text = read_text(readme)
+    except (OSError, ValueError):
+        return readme.is_symlink() or readme.exists()
+    return text != signed(text[: text.rfind("\n\n")])
 
 
 def _row(

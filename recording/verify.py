@@ -9,27 +9,23 @@ Statistics, by which policies scale observations and actions, are recomputed fro
 a video from the pictures of the replay, unless it was made of imported pictures.
 """
 
-import io
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from gymnasium import spaces
-from lerobot.datasets.video_utils import FrameTimestampError, decode_video_frames
 from tqdm import tqdm
 
 from common.errors import UserError
-from common.lerobot_files import STATS, check_film, decode_picture, parquet_files, read_table, reading
+from common.lerobot_files import STATS, reading
 from common.signals import StopRequest
 from envs.recording import Recordable
 from envs.rollout import replay
 from recording.dataset import Dataset, all_stats
 from recording.episodes import ActionNoise, final_successes
-from recording.files import NumberedFile
 from recording.pictures import histogram, picture_stats
 from recording.schema import IMAGE, Recipe, column_stats, max_progress_name
+from recording.stored import columns, stored_episodes
 
 TIMESTAMP_TOLERANCE_S = 1e-6  # per frame: float32 beside float64
 STATS_TOLERANCE = 1e-5  # of statistics, as a share of the largest value
@@ -85,7 +81,7 @@ def verify(dataset: Dataset) -> bool:
     with StopRequest("this episode") as stop, _bar(dataset) as bar:
         start = 0
         for row, table in stored_episodes(dataset):
-            if difference := verifier.difference(row, _columns(dataset, row, table), start):
+            if difference := verifier.difference(row, columns(dataset, row, table), start):
                 tqdm.write(difference)
             start += row["length"]
             bar.update()
@@ -100,35 +96,6 @@ def verify(dataset: Dataset) -> bool:
 
 def _bar(dataset: Dataset) -> tqdm:
     return tqdm(total=dataset.episodes, unit="episode", desc="replaying", dynamic_ncols=True, disable=None)
-
-
-def stored_episodes(dataset: Dataset) -> Iterator[tuple[dict[str, Any], pa.Table]]:
-    """The row of `meta/episodes` and the frames of each episode.
-
-    Raises:
-        UserError: a file is damaged.
-    """
-    wanted = ["episode_index", "length", "seed", "success", max_progress_name(dataset.task)]
-    wanted += ["dataset_from_index", "data/chunk_index", "data/file_index"]
-    if dataset.notes.recipe.video:
-        wanted += [f"videos/{IMAGE}/from_timestamp"]
-    opened, table, start = None, pa.table({}), 0
-    for path in parquet_files(dataset.root / "meta/episodes"):
-        with reading(path):
-            episodes = read_table(path)
-            stats = [name for name in episodes.column_names if name.startswith("stats/")]
-            rows = episodes.select(wanted + stats).to_pylist()
-            if any(not isinstance(row[name], int | float) for row in rows for name in wanted):
-                raise ValueError(f"one of {', '.join(wanted)} is no number")
-        for row in rows:
-            place = dataset.root / _file(row).data
-            with reading(place):
-                if place != opened:
-                    opened, table, start = place, read_table(place), row["dataset_from_index"]
-                frames = table.slice(row["dataset_from_index"] - start, row["length"])
-                if len(frames) != row["length"]:
-                    raise ValueError(f"it holds {len(frames)} frames of episode {row['episode_index']}")
-            yield row, frames
 
 
 class _Verifier:
@@ -302,48 +269,6 @@ def _playable(actions: np.ndarray, space: spaces.Box) -> np.ndarray:
     """Actions (T, A) float64 that the simulator survives; those within the space are as they were."""
     span = space.high - space.low
     return np.clip(np.nan_to_num(actions.astype(np.float64)), space.low - span, space.high + span)
-
-
-def _columns(dataset: Dataset, row: dict[str, Any], table: pa.Table) -> dict[str, np.ndarray]:
-    """An episode's values by feature, pictures (T, side, side, 3) uint8 RGB.
-
-    Raises:
-        UserError: a value is missing, or a picture or the video is damaged.
-    """
-    recipe, file = dataset.notes.recipe, _file(row)
-    values = {}
-    with reading(dataset.root / file.data):
-        for name in set(table.column_names) - {IMAGE}:
-            missing = table[name].null_count
-            values[name] = np.array([] if missing else table[name].to_pylist())
-            if missing or values[name].dtype == object:
-                raise ValueError(f"{name} is missing in a frame of episode {row['episode_index']}")
-    if recipe.observations != "pixels":
-        return values
-    with reading(dataset.root / (file.video(IMAGE) if recipe.video else file.data)):
-        if recipe.video:
-            pictures = _video_frames(dataset, row)
-        else:
-            files = (io.BytesIO(picture["bytes"]) for picture in table[IMAGE].to_pylist())
-            pictures = np.stack([decode_picture(f, recipe.resolution, recipe.resolution) for f in files])
-    return values | {IMAGE: pictures}
-
-
-def _video_frames(dataset: Dataset, row: dict[str, Any]) -> np.ndarray:
-    start = row[f"videos/{IMAGE}/from_timestamp"]
-    times = [start + t / dataset.task.fps for t in range(row["length"])]
-    side = dataset.notes.recipe.resolution
-    film, half_a_frame = dataset.root / _file(row).video(IMAGE), 0.5 / dataset.task.fps
-    check_film(film, side, side)
-    try:
-        frames = decode_video_frames(film, times, half_a_frame, backend="pyav")
-    except FrameTimestampError:
-        raise ValueError(f"it has not all pictures of episode {row['episode_index']}") from None
-    return (frames.permute(0, 2, 3, 1) * 255).round().byte().numpy()
-
-
-def _file(row: dict[str, Any]) -> NumberedFile:
-    return NumberedFile.at(row["data/chunk_index"], row["data/file_index"])
 
 
 def _sentence(name: str, values: np.ndarray, wrong: np.ndarray, unit: str) -> str:

@@ -24,12 +24,23 @@ from common.bounds import Above, Between, Count, Share, Steps
 from common.checkpoint import Checkpoints
 from common.errors import UserError, reason
 from common.seeding import restore_generator
-from common.training import Evaluation, Log, LoopConfig, check_evaluation, crossed, evaluate, progress_bar
+from common.training import (
+    Evaluation,
+    Log,
+    LoopConfig,
+    check_evaluation,
+    crossed,
+    evaluate,
+    evaluation_due,
+    progress_bar,
+)
 from envs.interfaces import Step, TrainingEnv
 from sac.agent import SAC
 from sac.augmentation import Mirror
 from sac.exploration import Detours
 from sac.replay_buffer import NStepWindow, ReplayBuffer
+
+COUNTERS = "counters.json"  # of a training's state
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class TrainingConfig(LoopConfig):
     env_threads: Annotated[int, Between(0, 1)] = 1  # for the environments beside the updates; 0: in turns
     buffer_capacity: Annotated[int, Above(0, 10**15)] = 1_000_000  # transitions
     log_every: Annotated[int, Between(1, 10**12)] = 16_000  # env steps between logged losses
-    eval_every: Steps = 160_000  # env steps between evaluations, each followed by a checkpoint; 0: at the end
+    eval_every: Steps = 160_000  # env steps between evaluations, each after a checkpoint; 0: at the end
     video_every: Steps = 800_000  # env steps between rollouts shown in TensorBoard; 0: none
     eval_episodes: Count = 200  # per evaluation, the same seeds each time
     best_from: Steps = 0  # env steps before which no checkpoint is the best
@@ -51,7 +62,7 @@ class TrainingConfig(LoopConfig):
 
 @dataclass(frozen=True)
 class Counters:
-    """`counters.json` of a training's state: all that is no tensor."""
+    """`counters.json`: all that is no tensor."""
 
     env_steps: int = 0
     updates: int = 0
@@ -134,7 +145,12 @@ class Trainer:
         config, total = self.config, self.total_env_steps
         started, resumed_at, updates_before = perf_counter(), self.env_steps, self.agent.updates
         with progress_bar(total, self.env_steps) as bar, self._env_thread() as advance:
-            while self.env_steps < total and not stop():
+            while not stop():
+                if self._evaluation_due():
+                    self._evaluate(logger)
+                    bar.write(f"{self.env_steps:>10,} env steps: {self.evaluation.line(self.evaluated)}")
+                if self.env_steps >= total:
+                    break
                 before = self.env_steps
                 actions = self._act()
                 playing = advance(actions)
@@ -150,13 +166,9 @@ class Trainer:
                     bar.set_postfix_str(self._status())
                 if crossed(config.keep_every, before, self.env_steps):
                     self.checkpoints.keep(self.env_steps)
-                if crossed(config.eval_every, before, self.env_steps) or self.env_steps >= total:
-                    self._evaluate(logger)
-                    bar.write(f"{self.env_steps:>10,} env steps: {self.evaluation.line(self.evaluated)}")
-                elif crossed(config.keep_every, before, self.env_steps):
                     self.save()
         self.save()
-        return self.env_steps >= total
+        return self.env_steps >= total and not self._evaluation_due()
 
     @contextmanager
     def _env_thread(self) -> Iterator[Callable[[np.ndarray], Callable[[], Played]]]:
@@ -223,9 +235,13 @@ class Trainer:
         }
         logger.log(self.env_steps, row)
 
+    def _evaluation_due(self) -> bool:
+        evaluated = self.evaluated.get("env_steps", 0)
+        return evaluation_due(self.config.eval_every, self.total_env_steps, evaluated, self.env_steps)
+
     def _evaluate(self, logger: Log) -> None:
-        """Play the evaluation's episodes with the averaged actor, log, and save."""
-        self._check_finite()
+        """Save, play the evaluation's episodes with the averaged actor, log, and add the numbers."""
+        self.save()  # a kill costs no more than the evaluation, which a resumed run plays
         before, at_end = self.evaluated.get("env_steps", 0), self.env_steps >= self.total_env_steps
         video_every = self.config.video_every
         self.evaluated = evaluate(
@@ -237,7 +253,7 @@ class Trainer:
             video=video_every > 0 and (at_end or crossed(video_every, before, self.env_steps)),
             may_be_best=self.env_steps >= self.config.best_from,
         )
-        self.save()
+        self.checkpoints.add(self.env_steps, self._results())
 
     def _check_finite(self) -> None:
         """Stop before losses or weights that are not finite are called a checkpoint."""
@@ -271,9 +287,15 @@ class Trainer:
             tensor.nbytes for tensor in self.agent.state_dict().values()
         )
 
-    def _write(self, folder: Path) -> None:
+    def _results(self) -> dict[str, dict[str, Any]]:
+        """What an evaluation changes in the files of a checkpoint."""
         trained = {"env_steps": self.env_steps, "updates": self.agent.updates, "evaluation": self.evaluated}
-        checkpoint.save_json(folder / "config.json", self.policy_config | {"trained": trained})
+        counters = {"evaluation": self.evaluated, "best": self.checkpoints.best}
+        return {"config.json": {"trained": trained}, f"{checkpoint.TRAINING_STATE}/{COUNTERS}": counters}
+
+    def _write(self, folder: Path) -> None:
+        config, results = self._results().values()
+        checkpoint.save_json(folder / "config.json", self.policy_config | config)
         checkpoint.save_tensors(folder / "model.safetensors", self.agent.averaged_actor.state_dict())
 
         state = folder / checkpoint.TRAINING_STATE
@@ -292,8 +314,7 @@ class Trainer:
             "env_steps": self.env_steps,
             "updates": self.agent.updates,
             "replay_position": self.buffer.position,
-            "evaluation": self.evaluated,
-            "best": self.checkpoints.best,
+            **results,
             "kept": self.checkpoints.kept,
             "returns": list(self.returns),
             "successes": list(self.successes),
@@ -302,7 +323,7 @@ class Trainer:
         }
         flat = {f"{part}.{name}": value for part, values in tensors.items() for name, value in values.items()}
         checkpoint.save_tensors(state / "tensors.safetensors", flat)
-        checkpoint.save_json(state / "counters.json", counters)
+        checkpoint.save_json(state / COUNTERS, counters)
 
     def load(self, folder: Path) -> None:
         """Go on from a checkpoint as if the training had not stopped.
@@ -311,7 +332,7 @@ class Trainer:
             UserError: it is not whole, or not of this configuration.
         """
         state = folder / checkpoint.TRAINING_STATE
-        file = state / "counters.json"
+        file = state / COUNTERS
         counters = checkpoint.read_state(Counters, untrusted.load_json(file), file)
         flat = untrusted.load_tensors(state / "tensors.safetensors")
 

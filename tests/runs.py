@@ -1,8 +1,12 @@
 """What the tests of both trainers and of their log look at."""
 
 import csv
-from collections.abc import Sequence
+import os
+import signal
+from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
@@ -19,6 +23,18 @@ def sentence(stderr: str) -> str:
     (line,) = stderr.splitlines()
     assert line.startswith("error: ")
     return line.removeprefix("error: ")
+
+
+def dying(method: Callable, call: int) -> Callable:
+    """The method; its process is killed in this call of it, from 1 on."""
+    calls = count(1)
+
+    def die(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return method(*args, **kwargs)
+
+    return die
 
 
 def metrics(run: Path) -> list[dict[str, str]]:

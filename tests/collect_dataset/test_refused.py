@@ -87,6 +87,11 @@ def change_column(root, name, change):
         ("--verify future", "future: a dataset of version v3.1, not v3.0; it is newer"),
         ("--root odd --resume", "file-000.parquet: damaged .action is not finite everywhere"),
         ("--root shifted --resume", "file-000.parquet: damaged .episode_index in row"),
+        (
+            "--root high --resume",
+            "stats.json: damaged .the q99 of action is not that of values between its min",
+        ),
+        ("--root low --resume", "stats.json: damaged .other min or max of action than its data"),
         ("--root negative --resume", "recording.json: 9 successes in -1 attempts"),
         ("--root early --resume", "early/meta/recording.json: next_seed 0 is before the first seed"),
         ("--task pendulum --root new", "Pendulum-v1 cannot be recorded yet"),
@@ -115,7 +120,7 @@ def change_column(root, name, change):
 )
 def test_bad_input_is_answered_in_one_sentence(flags, message, finished, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    damaged = "future", "odd", "shifted", "negative", "early"
+    damaged = "future", "odd", "shifted", "negative", "early", "high", "low"
     for name in ("data", "other", "old", "cut", "short", "fast", "headless", *damaged):
         shutil.copytree(finished, name)
     Path("no_dataset").mkdir()
@@ -137,6 +142,10 @@ def test_bad_input_is_answered_in_one_sentence(flags, message, finished, tmp_pat
     for name, changes in (("negative", {"attempts": -1, "successes": 9}), ("early", {"next_seed": 0})):
         notes = json.loads(Path(name, "meta/recording.json").read_text())
         Path(name, "meta/recording.json").write_text(json.dumps(notes | changes))
+    for name, statistic, value in (("high", "q99", 1e308), ("low", "min", -1e9)):
+        stats = json.loads(Path(name, "meta/stats.json").read_text())
+        stats["action"][statistic][1] = value
+        Path(name, "meta/stats.json").write_text(json.dumps(stats))
     before = content(Path("data"))
     same = SMALL.split() if "--root data" in flags else []  # so that only what is tested differs
     same += ["--observations", "keypoints"] if "--observations" not in flags and "video" not in flags else []

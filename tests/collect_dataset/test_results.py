@@ -101,16 +101,25 @@ def test_the_card_tells_what_is_there(tmp_path, short_blocks):
         assert (tmp_path / "data" / name).stat().st_size > 1000
 
 
-def test_an_edited_card_stays_until_it_is_out_of_date(tmp_path, short_blocks):
+@pytest.mark.parametrize(
+    "edit", [lambda card: "My words.", lambda card: card + "My words.", lambda card: card[5:]]
+)
+def test_an_edited_card_stays(tmp_path, short_blocks, capsys, edit):
+    """Its pictures are of all episodes, and one that nobody edited is too."""
     flags, card = "--observations keypoints --resume --episodes", tmp_path / "data/README.md"
+    record(tmp_path / "data", f"{flags} 3")
     record(tmp_path / "data", f"{flags} 4")
-    card.write_text("My words.")
+    assert "| episodes | 4, of which" in card.read_text()
+    card.write_text(words := edit(card.read_text()))
     before = notes(tmp_path / "data"), content(tmp_path / "data")
     record(tmp_path / "data", f"{flags} 4")
-    assert card.read_text() == "My words."
+    assert card.read_text() == words
     assert (notes(tmp_path / "data"), content(tmp_path / "data")) == before
+    pictures = (tmp_path / "data/card/lengths.png").read_bytes()
+    capsys.readouterr()
     record(tmp_path / "data", f"{flags} 5")
-    assert "| episodes | 5, of which" in card.read_text() and "My words." not in card.read_text()
+    assert card.read_text() == words and "README.md may be edited, so it stays" in capsys.readouterr().out
+    assert (tmp_path / "data/card/lengths.png").read_bytes() != pictures
     card.unlink()
     record(tmp_path / "data", f"{flags} 5")
     assert "| episodes | 5, of which" in card.read_text()

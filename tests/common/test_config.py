@@ -249,7 +249,7 @@ def test_wrong_flags(argv, message):
         ("agent:\n  on: x", "not valid YAML: line 2: a key must be a word, got 'on'"),
         ("2020-01-01: x", "not valid YAML: line 1: a key must be a word, got '2020-01-01'"),
         ("? [seed]\n: 1", "not valid YAML: line 1: a key must be a word, got a list"),
-        ("<<: {seed: 1}", "not valid YAML: line 1: a key must be a word, got '<<'"),
+        ("<<: {seed: 1}", "not valid YAML: line 1: the merge key << is not understood"),
         ("agent: !!set {lr}", "agent: expected settings nested below it, got {'lr'}"),
         ("seed: 2020-01-01", "seed: expected int, got datetime.date(2020, 1, 1)"),
         ("seed: 2020-13-45", "not valid YAML: line 1: this is no timestamp"),

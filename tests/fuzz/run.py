@@ -48,7 +48,9 @@ from dataclasses import dataclass
 from random import Random
 
 import targets
-from targets import Case, Runs, Target, Wrong
+from inputs import SOURCES, Case
+from oracles import Wrong
+from targets import Runs, Target
 
 from common.errors import report_user_errors
 
@@ -164,7 +166,9 @@ def _open(target: Target, case: Case) -> Outcome:
         return _refused(said.removeprefix("error: ").removesuffix("\n"))
     except BaseException as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if str(ROOT) in f.filename]
-        ours = [f for f in frames if "/fuzz/" not in f.filename and "/venv/" not in f.filename] or frames
+        ours = [
+            f for f in frames if "/fuzz/" not in f.filename and "site-packages" not in f.filename
+        ] or frames
         where = f"{Path(ours[-1].filename).relative_to(ROOT)}:{ours[-1].name}" if ours else "?"
         said = " ".join(str(error).split())[:200]
         memory = isinstance(error, MemoryError) or "allocate memory" in said
@@ -185,7 +189,7 @@ def prepare(names: set[str]) -> dict[str, Path]:
         folder.mkdir(parents=True)
 
         def make(name: str = name, folder: Path = folder) -> Outcome:
-            targets.SOURCES[name](folder)
+            SOURCES[name](folder)
             folder.with_name("modules").write_text(" ".join(sys.modules))
             return Outcome("right")
 

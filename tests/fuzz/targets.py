@@ -1,6 +1,5 @@
 """What is fed: each target has a valid input, made once, and a way to open it that says what must be true."""
 
-import csv
 import json
 import math
 import runpy
@@ -17,9 +16,10 @@ from typing import Any
 import datasets
 import mutations
 import numpy as np
-import pandas as pd
 import torch
 import yaml
+from inputs import EXPERT, Case, act_flags, collect_flags, evaluate_flags, read_frames, read_rows, sac_flags
+from oracles import Wrong, check_changed, check_dataset, check_plausible, check_says, flatten
 from safetensors.numpy import load_file
 
 import act.player
@@ -34,53 +34,16 @@ import train_sac
 from common.config import _kinds, parse, to_dict
 from envs.pusht.demonstrations import PeoplesDemonstrations
 from envs.pusht.vector import PushTVectorEnv
-from policies import ASSETS, find_weights, load_policy, task_of
+from policies import find_weights, load_policy, task_of
 from recording.checks import open_dataset
 from recording.pictures import decode_png
 from recording.verify import verify
 
-EXPERT = str(ASSETS / "sac_expert_fast")
 RUNS_S = 2.0  # of CPU time after which long work counts as begun
-TINY_SAC = """
-total_env_steps: 120
-device: cpu
-threads: 1
-env: {num_envs: 2, features: [agent_pos, block_pos], speed_limit: [60.0, 20.0], speed_ramp: [20, 80]}
-agent: {hidden_sizes: [8, 8], batch_size: 8, lr: 3.0e-4, n_step: 2}
-training: {start_steps: 40, utd: 0.1, buffer_capacity: 100, log_every: 20, eval_every: 60, eval_episodes: 1}
-"""
-TINY_ACT = """
-steps: 3
-batch_size: 5
-device: cpu
-threads: 1
-policy: {chunk_size: 7, n_action_steps: 3, dim_model: 16, n_heads: 2, dim_feedforward: 16,
-  n_encoder_layers: 1, n_vae_encoder_layers: 1, latent_dim: 4, backbone_weights: none}
-optimizer: {lr: 1.0e-3, warmup_steps: 4, ema: 0.9}
-training: {log_every: 1, eval_every: 2, keep_every: 2, eval_episodes: 1, video_every: 0}
-"""
-
-
-class Wrong(Exception):
-    """An input was taken for something that it does not say."""
 
 
 class Runs(BaseException):
     """Long work has begun."""
-
-
-@dataclass
-class Case:
-    """A changed copy of a valid input."""
-
-    folder: Path
-    valid: Path
-    changed: str = ""  # the file in it
-    said: bytes = b""  # by that file, before it was opened
-
-    @property
-    def path(self) -> Path:
-        return self.folder / self.changed
 
 
 @dataclass(frozen=True)
@@ -117,157 +80,6 @@ datasets.disable_progress_bars()
 WARM = PushTVectorEnv(1, 32)  # loads its compiled kernels, here once
 WARM.reset(seed=np.zeros(1, np.int64))
 WARM.step(np.zeros((1, 2)))
-
-
-# The valid inputs.
-
-
-def make_sac(folder: Path) -> None:
-    (folder / "config.yaml").write_text(TINY_SAC)
-    (folder / "flags.json").write_text("[]")
-    train_sac.main(sac_flags(folder))
-
-
-def make_act(folder: Path, observations: str = "keypoints") -> None:
-    (folder / "config.yaml").write_text(TINY_ACT)
-    (folder / "flags.json").write_text("[]")
-    words = f"--observations {observations} --resolution 32 --episodes 3 --seed 7000 --all --hold 0"
-    collect_dataset.main(["--root", str(folder / "set"), "--policy", EXPERT, *words.split()])
-    train_act.main(act_flags(folder))
-
-
-def make_people(folder: Path) -> None:
-    make_act(folder)
-    frames = read_frames(folder / "set")
-    arrays = {
-        "state": np.stack(frames["sim.state"])[:, :5].astype(np.float32),
-        "action": np.stack(frames["action"]),
-        "episode_ends": np.cumsum(frames.groupby("episode_index").size().to_numpy()),
-    }
-    np.savez(folder / "people.npz", **arrays)
-    for name, values in arrays.items():  # zarr 2, in one chunk, not compressed
-        array = folder / "people.zarr" / name
-        array.mkdir(parents=True)
-        info = {"zarr_format": 2, "shape": values.shape, "chunks": values.shape, "order": "C"}
-        info |= {"fill_value": 0, "dtype": values.dtype.str, "compressor": None, "filters": None}
-        (array / ".zarray").write_text(json.dumps(info))
-        (array / ".".join("0" * values.ndim)).write_bytes(values.tobytes())
-
-
-SOURCES = {"sac": make_sac, "act": make_act, "people": make_people}
-SOURCES["pictures"] = partial(make_act, observations="pixels")
-
-
-def sac_flags(folder: Path, run: str = "run") -> list[str]:
-    return ["--config", str(folder / "config.yaml"), "--logs", str(folder / "logs"), "--run-name", run]
-
-
-def act_flags(folder: Path, run: str = "run") -> list[str]:
-    return [*sac_flags(folder, run), "--dataset.root", str(folder / "set")]
-
-
-def evaluate_flags(folder: Path, _: str) -> list[str]:
-    return f"--policy random --episodes 2 --num-envs 2 --output {folder / 'out'}".split()
-
-
-def collect_flags(folder: Path, _: str) -> list[str]:
-    return f"--policy random --episodes 1 --all --hold 0 --root {folder / 'new'} --give-up 3".split()
-
-
-def read_frames(root: Path) -> pd.DataFrame:
-    return pd.concat(map(pd.read_parquet, sorted((root / "data").rglob("*.parquet"))), ignore_index=True)
-
-
-def read_rows(text: str) -> list[dict[str, str]]:
-    return [{k: v for k, v in row.items() if v} for row in csv.DictReader(text.splitlines())]
-
-
-# Second ways to tell what an input says.
-
-
-def flatten(content: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(content, dict) or not content:
-        return {prefix[:-1]: content}
-    parts = [flatten(value, f"{prefix}{str(key).replace('-', '_')}.") for key, value in content.items()]
-    if len(flat := {key: value for part in parts for key, value in part.items()}) < sum(map(len, parts)):
-        raise Wrong(f"a setting below {prefix or 'the top'} is given twice, once with - for _")
-    return flat
-
-
-def check_says(config: Any, content: dict[str, Any], *ignored: str) -> None:
-    """The configuration has the settings of a file, where 1e-4 may be text and a list a tuple."""
-
-    def same(value: Any, said: Any) -> bool:
-        if isinstance(value, list) and isinstance(said, list | tuple):
-            return len(value) == len(said) and all(map(same, value, said))
-        if not isinstance(value, bool) and isinstance(value, float | int) and isinstance(said, str):
-            return value == float(said)
-        return (value == said and isinstance(value, bool) == isinstance(said, bool)) or str(value) == said
-
-    have = flatten(to_dict(config))
-    for key, value in flatten(content).items():
-        if key in have and key not in ignored and not same(have[key], value):
-            raise Wrong(f"{key} is {have[key]!r:.50}, given was {value!r:.50}")
-
-
-UNREAD = {"episodes", "pc_success", "avg_max_reward", "success_ci95"}  # of an evaluation, by a training
-
-
-def check_plausible(new: Any, old: Any, name: str = "") -> None:
-    """Nothing is missing, and numbers have the type and sign that they had, and are not absurd."""
-    number = isinstance(old, int | float)
-    if isinstance(old, dict) and isinstance(new, dict):
-        if missing := old.keys() - new.keys() - UNREAD:
-            raise Wrong(f"{name} without {min(missing)} was accepted")
-        for key in old.keys() - UNREAD:
-            check_plausible(new[key], old[key], f"{name}.{key}")
-    elif isinstance(old, list) and isinstance(new, list):
-        for value, before in zip(new, old, strict=False):
-            check_plausible(value, before, f"{name}[]")
-    elif (
-        old is not None
-        and str(new) != str(old)
-        and (
-            (type(new) is not type(old) and not (isinstance(old, float) and type(new) is int))
-            or (number and (not math.isfinite(new) or abs(new) > 1e12 * (1 + abs(old)) or new < 0 <= old))
-        )
-    ):
-        raise Wrong(f"{name} = {new!r:.50} instead of {old!r:.50} was accepted")
-
-
-def check_changed(case: Case, *ignored: str, now: Path | None = None) -> None:
-    """The changed file, or what became of it, if it is JSON, is plausible but for what does not matter."""
-    if case.changed.endswith(".json") and (case.said or now):
-        text = now.read_text() if now else case.said.decode("utf-8-sig")
-        old = json.loads((case.valid / case.changed).read_bytes())
-        for name in ignored:
-            old.pop(name, None)
-        check_plausible(json.loads(text), old)
-
-
-def check_dataset(root: Path) -> None:
-    """All files of a dataset agree about its episodes, by pandas."""
-    info, frames = json.loads((root / "meta/info.json").read_text()), read_frames(root)
-    episodes = pd.concat(map(pd.read_parquet, sorted((root / "meta/episodes").rglob("*.parquet"))))
-    sizes = frames.groupby("episode_index").size().to_numpy()
-    ends = np.cumsum(sizes)
-    agrees = {
-        "info.json": (info["total_episodes"], info["total_frames"]) == (len(sizes), len(frames)),
-        "codebase_version": info["codebase_version"] == "v3.0",
-        "index": list(frames["index"]) == list(range(len(frames))),
-        "episode_index": list(frames["episode_index"]) == list(np.repeat(range(len(sizes)), sizes)),
-        "frame_index": list(frames["frame_index"]) == [i for size in sizes for i in range(size)],
-        "length": list(episodes["length"]) == list(sizes),
-        "dataset_from_index": list(episodes["dataset_from_index"]) == [0, *ends[:-1]],
-        "dataset_to_index": list(episodes["dataset_to_index"]) == list(ends),
-        "timestamp": np.allclose(frames["timestamp"], frames["frame_index"] / info["fps"], atol=1e-3),
-        "action": np.isfinite(np.stack(frames["action"])).all(),
-    }
-    if wrong := [name for name, true in agrees.items() if not true]:
-        raise Wrong(f"a dataset was accepted whose {', '.join(wrong)} is wrong")
-
-
-# How inputs are opened.
 
 
 def with_yaml(read: Callable, main: Callable, flags: Callable, case: Case) -> None:

@@ -272,6 +272,25 @@ def test_demonstrations_of_something_else(change, message, tmp_path):
         demonstrations.PeoplesDemonstrations(tmp_path / "odd.npz", 96, False)
 
 
+@pytest.mark.parametrize("hindsight", [False, True])
+def test_pictures_that_are_not_recorded_are_not_read(tmp_path, hindsight):
+    """Those of something else change nothing: without pictures, and where hindsight draws them."""
+    arrays = played()
+    without = {name: array for name, array in arrays.items() if name != "img"}
+    np.savez(tmp_path / "with.npz", **without, img=(arrays["img"] / 255).astype(np.float32))
+    np.savez(tmp_path / "without.npz", **without)
+    resolution = 96 if hindsight else 0
+    ours, theirs = (
+        list(demonstrations.PeoplesDemonstrations(tmp_path / f"{name}.npz", resolution, hindsight).read(0))
+        for name in ("with", "without")
+    )
+    assert len(ours) == len(theirs) and (hindsight or len(ours) == 2)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one.actions, other.actions)
+        np.testing.assert_equal(one.observations, other.observations)
+        np.testing.assert_array_equal(one.pictures, other.pictures)
+
+
 def test_a_damaged_file(tmp_path):
     arrays = {"state": np.ones((400, 5)), "action": np.ones((400, 2)), "episode_ends": [400]}
     np.savez_compressed(tmp_path / "whole.npz", **arrays)

@@ -107,7 +107,7 @@ def test_weights_that_are_not_finite_never_become_a_checkpoint(tmp_path):
 
 
 def test_diverging_training_stops_before_the_next_log(tmp_path):
-    run(tmp_path, plays=20)
+    run(tmp_path, plays=21)
     trainer = make_trainer(tmp_path)
     trainer.load(tmp_path / "checkpoints/last")
     trainer.buffer.held().rewards[:] = float("inf")

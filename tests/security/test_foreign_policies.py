@@ -11,6 +11,7 @@ from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.policies import make_pre_post_processors
 from lerobot.processor import PolicyProcessorPipeline
+from safetensors.torch import load_file, save_file
 
 import collect_dataset
 import evaluate
@@ -164,7 +165,8 @@ def test_opening_leaves_no_file_behind(policy, tmp_path, monkeypatch):
 def test_a_policy_that_cannot_act_is_a_sentence(policy, told):
     """Each of its parts is whole, and they do not fit together."""
     for change, said in (
-        ({"rename_map": {"observation.state": "elsewhere"}}, "cannot act"),
+        ({"rename_map": {"observation.state": "elsewhere"}}, "rename_map takes away observation.state"),
+        ({"rename_map": ["observation.state"]}, "rename_map must give names for names, got ['obs"),
         ({"eps": float("nan")}, "not finite"),
     ):
         file = policy / FILES[0]
@@ -174,3 +176,57 @@ def test_a_policy_that_cannot_act_is_a_sentence(policy, told):
         file.write_text(json.dumps(content))
         assert said in told(load_policy, policy)
         file.write_text(text)
+
+
+def test_what_lerobot_would_fill_in_is_needed_and_what_other_versions_lack_is_not(policy, told):
+    """LeRobot's default for the number of heads opens the weights of another number and plays badly."""
+    file = policy / "config.json"
+    content = json.loads(file.read_text())
+    others = {"device", "use_amp", "use_peft", "push_to_hub", "repo_id", "private", "tags", "license"}
+    others |= {
+        "pretrained_path",
+        "pretrained_revision",
+        "pretrained_backbone_weights",
+        "normalization_mapping",
+    }
+    others |= {name for name in content if name.startswith("optimizer_")}
+    for name in content.keys() - others - {"type"}:
+        file.write_text(json.dumps({key: value for key, value in content.items() if key != name}))
+        assert f"config.json: {name} missing" in told(load_policy, policy)
+    file.write_text(json.dumps({key: value for key, value in content.items() if key not in others}))
+    assert load_policy(policy).n_action_steps == 3
+
+
+def rewrite_statistics(change):
+    def rewrite(step, folder):
+        file = folder / step["state_file"]
+        save_file({name: change(values) for name, values in load_file(file).items()}, file)
+
+    return rewrite
+
+
+UNNORMALISED = {  # changes of the step that normalises
+    "no step": lambda step, _: [step.clear(), step.update(registry_name="to_batch_processor", config={})],
+    "no statistics": lambda step, _: step.pop("state_file"),
+    "no feature": lambda step, _: step["config"].update(features={}),
+    "no way": lambda step, _: step["config"].update(norm_map={}),
+    "another way": lambda step, _: step["config"].update(
+        norm_map=dict.fromkeys(step["config"]["norm_map"], "MIN_MAX")
+    ),
+    "other keys": lambda step, _: step["config"].update(normalize_observation_keys=["other"]),
+    "of another": rewrite_statistics(lambda values: values.repeat(2)),
+    "one for all": rewrite_statistics(lambda values: values[:1].clone()),
+    "infinite": rewrite_statistics(lambda values: values / 0),
+}
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("change", UNNORMALISED.values(), ids=UNNORMALISED)
+def test_what_is_not_normalised_as_the_policy_expects_is_a_sentence(policy, told, file, change):
+    """LeRobot plays it, in other units."""
+    content = json.loads((policy / file).read_text())
+    (step,) = (step for step in content["steps"] if step["registry_name"].endswith("normalizer_processor"))
+    change(step, policy)
+    (policy / file).write_text(json.dumps(content))
+    name = "observation.state" if file == FILES[0] else "action"
+    assert f"{file}: has not what normalises {name} by MEAN_STD" in told(load_policy, policy)

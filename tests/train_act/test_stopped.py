@@ -12,8 +12,10 @@ import yaml
 
 import train_act
 from act.sampler import Sampler
+from common.checkpoint import Checkpoints
 from common.config import load_yaml
-from tests.runs import metrics
+from envs.evaluation import Evaluation
+from tests.runs import dying, metrics
 from tests.train_act.runs import TINY, assert_same, command_line, contents, in_processes
 
 
@@ -58,6 +60,20 @@ def test_killed_ten_times_it_ends_with_the_same_weights(tiny, dataset, tmp_path,
     for parts in (ours, theirs):
         del parts["trainer.json"]["kept"]
     assert_same(ours, theirs)
+
+
+def test_killed_in_an_evaluation_it_keeps_what_it_learnt(tiny, dataset, tmp_path, monkeypatch, uninterrupted):
+    """While episodes are played, and between the log of their numbers and the checkpoint of them."""
+
+    played, logged = (Evaluation, "summary"), (Checkpoints, "add")
+    for step, (owner, name), call in ((8, played, 1), (8, logged, 1), (16, played, 2), (24, logged, 2)):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, dying(getattr(owner, name), call))
+            assert in_processes(1, command_line(tiny, dataset, tmp_path)) == [-signal.SIGKILL]
+        assert contents(tmp_path / "run")["training_step.json"]["step"] == step
+    assert in_processes(1, command_line(tiny, dataset, tmp_path)) == [0]
+    assert_same(contents(tmp_path / "run"), contents(uninterrupted))
+    assert metrics(tmp_path / "run") == metrics(uninterrupted)
 
 
 @pytest.mark.slow

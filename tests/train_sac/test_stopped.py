@@ -14,14 +14,16 @@ import torch
 
 import policies
 import train_sac
+from common.checkpoint import Checkpoints
 from common.untrusted import load_json, load_tensors
+from envs.evaluation import Evaluation
 from envs.training import TrainingEnv
-from tests.runs import sentence
+from tests.runs import dying, sentence
 from tests.train_sac.runs import MORE, assert_same, assert_same_run, command_line, contents, start
 
 
 def test_signals_stop_it_and_the_same_command_goes_on(uninterrupted, train, tmp_path, monkeypatch, capsys):
-    """Before learning begins, in an evaluation's step, in between and in the last step: bit for bit."""
+    """Before learning begins, before an evaluation, in between and before the last one: bit for bit."""
     step, steps = TrainingEnv.step, count(1)
     signals = {
         14: signal.SIGINT,
@@ -37,12 +39,12 @@ def test_signals_stop_it_and_the_same_command_goes_on(uninterrupted, train, tmp_
         return step(env, actions)
 
     monkeypatch.setattr(TrainingEnv, "step", step_and_be_stopped)
-    for stop in list(signals)[:-1]:
+    for stop in signals:
         train()
         assert f"stopped at {2 * stop:,} env steps, saved" in capsys.readouterr().out
     train()
     output = capsys.readouterr().out
-    assert "resuming from" in output and "at 804 env steps" in output and "finished" in output
+    assert "resuming from" in output and "at 1,200 env steps" in output and "finished" in output
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
@@ -78,6 +80,20 @@ def test_a_finished_run_goes_on_with_more_steps(uninterrupted, train, tmp_path):
     train("--total-env-steps", "800")  # nothing left to do, nothing changes
     assert contents(tmp_path / "run")["counters"]["env_steps"] == 800
     train()
+    assert_same_run(tmp_path / "run", uninterrupted)
+
+
+def test_killed_in_an_evaluation_it_keeps_what_it_learnt(uninterrupted, tiny, tmp_path, monkeypatch):
+    """While episodes are played, and between the log of their numbers and the checkpoint of them."""
+
+    played, logged = (Evaluation, "summary"), (Checkpoints, "add")
+    deaths = ((400, played, 1), (400, logged, 1), (800, played, 2), (1200, logged, 2))
+    for steps, (owner, name), call in deaths:
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, dying(getattr(owner, name), call))
+            start(command_line(tiny, tmp_path)).join()
+        assert contents(tmp_path / "run")["counters"]["env_steps"] == steps
+    train_sac.main(command_line(tiny, tmp_path))
     assert_same_run(tmp_path / "run", uninterrupted)
 
 

@@ -1,0 +1,121 @@
+"""The valid inputs: tiny trainings, datasets and demonstrations, and the command lines that open them."""
+
+import csv
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+import collect_dataset
+import train_act
+import train_sac
+from policies import ASSETS
+
+EXPERT = str(ASSETS / "sac_expert_fast")
+TINY_SAC = """
+total_env_steps: 120
+device: cpu
+threads: 1
+env: {num_envs: 2, features: [agent_pos, block_pos], speed_limit: [60.0, 20.0], speed_ramp: [20, 80]}
+agent: {hidden_sizes: [8, 8], batch_size: 8, lr: 3.0e-4, n_step: 2}
+training: {start_steps: 40, utd: 0.1, buffer_capacity: 100, log_every: 20, eval_every: 60, eval_episodes: 1}
+"""
+TINY_ACT = """
+steps: 3
+batch_size: 5
+device: cpu
+threads: 1
+policy: {chunk_size: 7, n_action_steps: 3, dim_model: 16, n_heads: 2, dim_feedforward: 16,
+  n_encoder_layers: 1, n_vae_encoder_layers: 1, latent_dim: 4, backbone_weights: none}
+optimizer: {lr: 1.0e-3, warmup_steps: 4, ema: 0.9}
+training: {log_every: 1, eval_every: 2, keep_every: 2, eval_episodes: 1, video_every: 0}
+"""
+
+
+@dataclass
+class Case:
+    """A changed copy of a valid input."""
+
+    folder: Path
+    valid: Path
+    changed: str = ""  # the file in it
+    said: bytes = b""  # by that file, before it was opened
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.changed
+
+
+def make_sac(folder: Path) -> None:
+    (folder / "config.yaml").write_text(TINY_SAC)
+    (folder / "flags.json").write_text("[]")
+    train_sac.main(sac_flags(folder))
+
+
+def make_act(folder: Path, observations: str = "keypoints") -> None:
+    (folder / "config.yaml").write_text(TINY_ACT)
+    (folder / "flags.json").write_text("[]")
+    words = f"--observations {observations} --resolution 32 --episodes 3 --seed 7000 --all --hold 0"
+    collect_dataset.main(["--root", str(folder / "set"), "--policy", EXPERT, *words.split()])
+    train_act.main(act_flags(folder))
+
+
+def make_people(folder: Path) -> None:
+    make_act(folder)
+    frames = read_frames(folder / "set")
+    arrays = {
+        "state": np.stack(frames["sim.state"])[:, :5].astype(np.float32),
+        "action": np.stack(frames["action"]),
+        "episode_ends": np.cumsum(frames.groupby("episode_index").size().to_numpy()),
+    }
+    np.savez(folder / "people.npz", **arrays)
+    for name, values in arrays.items():  # zarr 2, in one chunk, not compressed
+        array = folder / "people.zarr" / name
+        array.mkdir(parents=True)
+        info = {"zarr_format": 2, "shape": values.shape, "chunks": values.shape, "order": "C"}
+        info |= {"fill_value": 0, "dtype": values.dtype.str, "compressor": None, "filters": None}
+        (array / ".zarray").write_text(json.dumps(info))
+        (array / ".".join("0" * values.ndim)).write_bytes(values.tobytes())
+
+
+SOURCES = {"sac": make_sac, "act": make_act, "people": make_people}
+SOURCES["pictures"] = partial(make_act, observations="pixels")
+
+
+def sac_flags(folder: Path, run: str = "run") -> list[str]:
+    return ["--config", str(folder / "config.yaml"), "--logs", str(folder / "logs"), "--run-name", run]
+
+
+def act_flags(folder: Path, run: str = "run") -> list[str]:
+    return [*sac_flags(folder, run), "--dataset.root", str(folder / "set")]
+
+
+def evaluate_flags(folder: Path, _: str) -> list[str]:
+    return f"--policy random --episodes 2 --num-envs 2 --output {folder / 'out'}".split()
+
+
+def collect_flags(folder: Path, _: str) -> list[str]:
+    return f"--policy random --episodes 1 --all --hold 0 --root {folder / 'new'} --give-up 3".split()
+
+
+def read_frames(root: Path) -> pd.DataFrame:
+    """Of all files, the columns that are not damaged: a training does not read the others."""
+    tables = [_readable(path) for path in sorted((root / "data").rglob("*.parquet"))]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _readable(path: Path) -> pd.DataFrame:
+    columns = {}
+    for name in pq.read_schema(path).names:
+        with suppress(OSError):
+            columns[name] = pd.read_parquet(path, columns=[name])[name]
+    return pd.DataFrame(columns)
+
+
+def read_rows(text: str) -> list[dict[str, str]]:
+    return [{k: v for k, v in row.items() if v} for row in csv.DictReader(text.splitlines())]

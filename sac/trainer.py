@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -19,16 +19,13 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
-from common import checkpoint, untrusted
 from common.bounds import Above, Between, Count, Share, Steps
-from common.checkpoint import Checkpoints
-from common.errors import UserError, reason
-from common.seeding import restore_generator
+from common.checkpoint import Checkpoints, write_folder
+from common.errors import UserError
 from common.training import (
     Evaluation,
     Log,
     LoopConfig,
-    check_evaluation,
     crossed,
     evaluate,
     evaluation_due,
@@ -37,10 +34,9 @@ from common.training import (
 from envs.interfaces import Step, TrainingEnv
 from sac.agent import SAC
 from sac.augmentation import Mirror
+from sac.checkpoint import load, results, write
 from sac.exploration import Detours
 from sac.replay_buffer import NStepWindow, ReplayBuffer
-
-COUNTERS = "counters.json"  # of a training's state
 
 
 @dataclass(frozen=True)
@@ -58,25 +54,6 @@ class TrainingConfig(LoopConfig):
     video_every: Steps = 800_000  # env steps between rollouts shown in TensorBoard; 0: none
     eval_episodes: Count = 200  # per evaluation, the same seeds each time
     best_from: Steps = 0  # env steps before which no checkpoint is the best
-
-
-@dataclass(frozen=True)
-class Counters:
-    """`counters.json`: all that is no tensor."""
-
-    env_steps: int = 0
-    updates: int = 0
-    replay_position: int = 0  # where the next transition goes
-    evaluation: dict = field(default_factory=dict)  # the latest summary
-    best: dict = field(default_factory=dict)  # that of the best checkpoint
-    kept: tuple[str, ...] = ()  # names of checkpoints that stay
-    returns: tuple[float, ...] = ()  # of the latest episodes
-    successes: tuple[bool | float, ...] = ()  # of the latest episodes
-    exploration: dict = field(default_factory=dict)  # state of its generator
-    env: dict = field(default_factory=dict)
-
-    def validate(self) -> None:
-        checkpoint.check_counts(self, "env_steps", "updates", "replay_position")
 
 
 Played = tuple[Step, np.ndarray]  # and the observations from which the next decisions are made
@@ -129,7 +106,7 @@ class Trainer:
         self.returns: deque[float] = deque(maxlen=100)  # of the latest episodes, the task's own reward
         self.successes: deque[float] = deque(maxlen=100)
         self.observations = env.reset()
-        self._metrics: dict[str, torch.Tensor] = {}  # of the latest update
+        self.metrics: dict[str, torch.Tensor] = {}  # of the latest update
 
     def train(self, logger: Log, stop: Callable[[], bool]) -> bool:
         """Train up to `total_env_steps`, or until `stop` says so; either way everything is saved.
@@ -214,17 +191,17 @@ class Trainer:
 
     def _learn(self) -> None:
         """`utd` updates per environment step since learning began."""
-        due = self._updates_due(self.env_steps)
+        due = self.updates_due(self.env_steps)
         while self.agent.updates < due and self.buffer.size:
             batch = self.buffer.sample(self.agent.config.batch_size, self.sampling)
-            self._metrics = self.agent.update(self.augment(batch) if self.augment else batch)
+            self.metrics = self.agent.update(self.augment(batch) if self.augment else batch)
 
-    def _updates_due(self, env_steps: int) -> int:
+    def updates_due(self, env_steps: int) -> int:
         return max(int((env_steps - self.config.start_steps) * self.config.utd), 0)
 
     def _log(self, logger: Log, seconds: float, env_steps: int, updates: int) -> None:
         self._check_finite()
-        row = {name: float(value) for name, value in self._metrics.items()}
+        row = {name: float(value) for name, value in self.metrics.items()}
         if self.returns:
             row |= {"Reward/episode": self.returns[-1], "Reward/mean_100": float(np.mean(self.returns))}
         if self.successes:
@@ -253,14 +230,14 @@ class Trainer:
             video=video_every > 0 and (at_end or crossed(video_every, before, self.env_steps)),
             may_be_best=self.env_steps >= self.config.best_from,
         )
-        self.checkpoints.add(self.env_steps, self._results())
+        self.checkpoints.add(self.env_steps, results(self))
 
     def _check_finite(self) -> None:
         """Stop before losses or weights that are not finite are called a checkpoint."""
-        for name, values in (self._metrics | self.agent.state_dict()).items():
+        for name, values in (self.metrics | self.agent.state_dict()).items():
             if not values.isfinite().all():
                 failed = self.checkpoints.folder.parent / f"failed_{self.env_steps:08d}"
-                checkpoint.write_folder(failed, self._write)
+                write_folder(failed, partial(write, self))
                 raise UserError(
                     f"{name} is not finite after {self.env_steps:,} env steps: try a smaller lr or a "
                     f"grad_clip; the state is saved in {failed}, earlier checkpoints are intact"
@@ -278,7 +255,7 @@ class Trainer:
             UserError: a loss or a weight is not finite, or it cannot be written; the earlier ones are intact.
         """
         self._check_finite()
-        self.checkpoints.save(self.env_steps, self._write)
+        self.checkpoints.save(self.env_steps, partial(write, self))
 
     def _checkpoint_bytes(self) -> int:
         """What a checkpoint takes in the end, but for little things."""
@@ -287,90 +264,10 @@ class Trainer:
             tensor.nbytes for tensor in self.agent.state_dict().values()
         )
 
-    def _results(self) -> dict[str, dict[str, Any]]:
-        """What an evaluation changes in the files of a checkpoint."""
-        trained = {"env_steps": self.env_steps, "updates": self.agent.updates, "evaluation": self.evaluated}
-        counters = {"evaluation": self.evaluated, "best": self.checkpoints.best}
-        return {"config.json": {"trained": trained}, f"{checkpoint.TRAINING_STATE}/{COUNTERS}": counters}
-
-    def _write(self, folder: Path) -> None:
-        config, results = self._results().values()
-        checkpoint.save_json(folder / "config.json", self.policy_config | config)
-        checkpoint.save_tensors(folder / "model.safetensors", self.agent.averaged_actor.state_dict())
-
-        state = folder / checkpoint.TRAINING_STATE
-        state.mkdir()
-        env_counters, env_arrays = self.env.state_dict()
-        tensors = {
-            "agent": self.agent.state_dict(),
-            "replay": self.buffer.state_dict(),
-            "window": self.window.state_dict(),
-            "env": {name: torch.from_numpy(array) for name, array in env_arrays.items()},
-            "detours": {name: torch.from_numpy(array) for name, array in self.detours.state_dict().items()},
-            "trainer": {"sampling": self.sampling.get_state()},
-            "metrics": {name: value.clone() for name, value in self._metrics.items()},
-        }
-        counters = {
-            "env_steps": self.env_steps,
-            "updates": self.agent.updates,
-            "replay_position": self.buffer.position,
-            **results,
-            "kept": self.checkpoints.kept,
-            "returns": list(self.returns),
-            "successes": list(self.successes),
-            "exploration": self.exploration.bit_generator.state,
-            "env": env_counters,
-        }
-        flat = {f"{part}.{name}": value for part, values in tensors.items() for name, value in values.items()}
-        checkpoint.save_tensors(state / "tensors.safetensors", flat)
-        checkpoint.save_json(state / COUNTERS, counters)
-
     def load(self, folder: Path) -> None:
         """Go on from a checkpoint as if the training had not stopped.
 
         Raises:
             UserError: it is not whole, or not of this configuration.
         """
-        state = folder / checkpoint.TRAINING_STATE
-        file = state / COUNTERS
-        counters = checkpoint.read_state(Counters, untrusted.load_json(file), file)
-        flat = untrusted.load_tensors(state / "tensors.safetensors")
-
-        def part(name: str) -> dict[str, torch.Tensor]:
-            return {
-                key.removeprefix(f"{name}."): value
-                for key, value in flat.items()
-                if key.startswith(f"{name}.")
-            }
-
-        if "window.durations" not in flat and getattr(self.env, "action_repeat", 1) > 1:
-            raise UserError(
-                f"{state}: agent.gamma counted decisions then, and counts environment steps now: "
-                "--no-resume starts a new run"
-            )
-        try:
-            self._check_state(counters, flat)
-            self.agent.load_state_dict(part("agent"), counters.updates)
-            self.buffer.load_state_dict(part("replay"), counters.replay_position)
-            self.window.load_state_dict(part("window"))
-            restore_generator(self.sampling, flat["trainer.sampling"], counters.updates)
-            self.exploration.bit_generator.state = counters.exploration
-            self.detours.load_state_dict({name: tensor.numpy() for name, tensor in part("detours").items()})
-            env_arrays = {name: tensor.numpy() for name, tensor in part("env").items()}
-            self.observations = self.env.load_state_dict(counters.env, env_arrays)
-            self.env_steps, self.evaluated = counters.env_steps, counters.evaluation
-            self.checkpoints.restore(counters.best, counters.kept)
-            self.returns.extend(counters.returns)
-            self.successes.extend(counters.successes)
-            self._metrics = part("metrics")
-        except (LookupError, AttributeError, RuntimeError, TypeError, ValueError, ArithmeticError) as error:
-            raise UserError(f"{state}: not the state of such a training: {reason(error)}") from None
-
-    def _check_state(self, counters: Counters, flat: dict[str, torch.Tensor]) -> None:
-        """Raise ValueError where parts of a state are none of this training, before any is used."""
-        for name, values in flat.items():
-            if not name.startswith("env.") and not values.isfinite().all():
-                raise ValueError(f"{name} holds numbers that are not finite")
-        check_evaluation(self.evaluation, counters.evaluation, counters.best, "env_steps", counters.env_steps)
-        if counters.updates > self._updates_due(counters.env_steps):
-            raise ValueError(f"updates are too many for {counters.env_steps} env steps")
+        load(self, folder)

@@ -10,6 +10,7 @@ import train_sac
 from common.untrusted import load_json, load_tensors
 from envs.pusht.task import PushT
 from policies import load_policy
+from sac.checkpoint import write
 
 BEFORE = Path(__file__).parent / "run_before_tasks"
 FORMER_NAMES = {"env.targets": "env.actions"}
@@ -38,7 +39,7 @@ def test_it_is_resumed_with_all_that_it_holds(before, capsys):
     trainer = train_sac.build_trainer(config, before)
     trainer.load(before / "checkpoints/last")
     (before.parent / "again").mkdir()
-    trainer._write(before.parent / "again")
+    write(trainer, before.parent / "again")
     saved, now = (
         load_tensors(folder / "training_state/tensors.safetensors")
         for folder in (before / "checkpoints/last", before.parent / "again")

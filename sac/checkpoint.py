@@ -1,0 +1,134 @@
+"""A checkpoint of SAC: `config.json` and `model.safetensors` play; its training state continues the training."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from common import checkpoint, untrusted
+from common.errors import UserError, reason
+from common.seeding import restore_generator
+from common.training import check_evaluation
+
+if TYPE_CHECKING:
+    from sac.trainer import Trainer
+
+COUNTERS = "counters.json"  # of the state
+
+
+@dataclass(frozen=True)
+class Counters:
+    """`counters.json`: all that is no tensor."""
+
+    env_steps: int = 0
+    updates: int = 0
+    replay_position: int = 0  # where the next transition goes
+    evaluation: dict = field(default_factory=dict)  # the latest summary
+    best: dict = field(default_factory=dict)  # that of the best checkpoint
+    kept: tuple[str, ...] = ()  # names of checkpoints that stay
+    returns: tuple[float, ...] = ()  # of the latest episodes
+    successes: tuple[bool | float, ...] = ()  # of the latest episodes
+    exploration: dict = field(default_factory=dict)  # state of its generator
+    env: dict = field(default_factory=dict)
+
+    def validate(self) -> None:
+        checkpoint.check_counts(self, "env_steps", "updates", "replay_position")
+
+
+def write(trainer: "Trainer", folder: Path) -> None:
+    """Write all that plays the policy and continues its training into an empty folder."""
+    config, evaluated = results(trainer).values()
+    checkpoint.save_json(folder / "config.json", trainer.policy_config | config)
+    checkpoint.save_tensors(folder / "model.safetensors", trainer.agent.averaged_actor.state_dict())
+
+    state = folder / checkpoint.TRAINING_STATE
+    state.mkdir()
+    env_counters, env_arrays = trainer.env.state_dict()
+    tensors = {
+        "agent": trainer.agent.state_dict(),
+        "replay": trainer.buffer.state_dict(),
+        "window": trainer.window.state_dict(),
+        "env": {name: torch.from_numpy(array) for name, array in env_arrays.items()},
+        "detours": {name: torch.from_numpy(array) for name, array in trainer.detours.state_dict().items()},
+        "trainer": {"sampling": trainer.sampling.get_state()},
+        "metrics": {name: value.clone() for name, value in trainer.metrics.items()},
+    }
+    counters = {
+        "env_steps": trainer.env_steps,
+        "updates": trainer.agent.updates,
+        "replay_position": trainer.buffer.position,
+        **evaluated,
+        "kept": trainer.checkpoints.kept,
+        "returns": list(trainer.returns),
+        "successes": list(trainer.successes),
+        "exploration": trainer.exploration.bit_generator.state,
+        "env": env_counters,
+    }
+    flat = {f"{part}.{name}": value for part, values in tensors.items() for name, value in values.items()}
+    checkpoint.save_tensors(state / "tensors.safetensors", flat)
+    checkpoint.save_json(state / COUNTERS, counters)
+
+
+def results(trainer: "Trainer") -> dict[str, dict[str, Any]]:
+    """What an evaluation changes in the files of a checkpoint."""
+    evaluated, updates = trainer.evaluated, trainer.agent.updates
+    return {
+        "config.json": {
+            "trained": {"env_steps": trainer.env_steps, "updates": updates, "evaluation": evaluated}
+        },
+        f"{checkpoint.TRAINING_STATE}/{COUNTERS}": {
+            "evaluation": evaluated,
+            "best": trainer.checkpoints.best,
+        },
+    }
+
+
+def load(trainer: "Trainer", folder: Path) -> None:
+    """Go on from a checkpoint as if the training had not stopped.
+
+    Raises:
+        UserError: it is not whole, or not of this configuration.
+    """
+    state = folder / checkpoint.TRAINING_STATE
+    file = state / COUNTERS
+    counters = checkpoint.read_state(Counters, untrusted.load_json(file), file)
+    flat = untrusted.load_tensors(state / "tensors.safetensors")
+
+    def part(name: str) -> dict[str, torch.Tensor]:
+        return {
+            key.removeprefix(f"{name}."): value for key, value in flat.items() if key.startswith(f"{name}.")
+        }
+
+    if "window.durations" not in flat and getattr(trainer.env, "action_repeat", 1) > 1:
+        raise UserError(
+            f"{state}: agent.gamma counted decisions then, and counts environment steps now: "
+            "--no-resume starts a new run"
+        )
+    try:
+        _check(trainer, counters, flat)
+        trainer.agent.load_state_dict(part("agent"), counters.updates)
+        trainer.buffer.load_state_dict(part("replay"), counters.replay_position)
+        trainer.window.load_state_dict(part("window"))
+        restore_generator(trainer.sampling, flat["trainer.sampling"], counters.updates)
+        trainer.exploration.bit_generator.state = counters.exploration
+        trainer.detours.load_state_dict({name: tensor.numpy() for name, tensor in part("detours").items()})
+        env_arrays = {name: tensor.numpy() for name, tensor in part("env").items()}
+        trainer.observations = trainer.env.load_state_dict(counters.env, env_arrays)
+        trainer.env_steps, trainer.evaluated = counters.env_steps, counters.evaluation
+        trainer.checkpoints.restore(counters.best, counters.kept)
+        trainer.returns.extend(counters.returns)
+        trainer.successes.extend(counters.successes)
+        trainer.metrics = part("metrics")
+    except (LookupError, AttributeError, RuntimeError, TypeError, ValueError, ArithmeticError) as error:
+        raise UserError(f"{state}: not the state of such a training: {reason(error)}") from None
+
+
+def _check(trainer: "Trainer", counters: Counters, flat: dict[str, torch.Tensor]) -> None:
+    """Raise ValueError where parts of a state are none of this training, before any is used."""
+    for name, values in flat.items():
+        if not name.startswith("env.") and not values.isfinite().all():
+            raise ValueError(f"{name} holds numbers that are not finite")
+    check_evaluation(trainer.evaluation, counters.evaluation, counters.best, "env_steps", counters.env_steps)
+    if counters.updates > trainer.updates_due(counters.env_steps):
+        raise ValueError(f"updates are too many for {counters.env_steps} env steps")

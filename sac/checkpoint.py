@@ -1,4 +1,4 @@
-"""A checkpoint of SAC: `config.json` and `model.safetensors` play; its training state continues the training."""
+"""A checkpoint of SAC: `config.json` and `model.safetensors` play, its training state continues."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -48,6 +48,7 @@ class Config:
     seed: Seed = 100_000  # of the first episode; best checkpoints are chosen on other seeds, from 10,000
     env: Literal["fast", "stock"] = "fast"  # stock: as its authors published it; fast: the same, faster
     sampled: bool = False  # draw actions from the policy's distribution instead of taking its mode
+    escape: bool = True  # a SAC's mode gets away from where it is stuck (sac/escape.py)
     n_action_steps: int | None = None  # of an ACT's chunk played before it looks again; None: as trained
     temporal_ensemble_coeff: float | None = None  # average an ACT's overlapping chunks; its authors: 0.01
     record: bool = False  # write videos
@@ -95,6 +96,7 @@ def circumstances(config: Config, name: str, task: Task, policy: Policy, command
         "n_action_steps": policy.n_action_steps,
         "temporal_ensemble_coeff": getattr(policy, "temporal_ensemble_coeff", None),
         "sampled": config.sampled,
+        "escape": config.escape,
         "num_envs": config.num_envs,
         "command": command,
     } | provenance("torch", "numpy", *task.packages)
@@ -199,6 +201,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         config.n_action_steps,
         config.temporal_ensemble_coeff,
         task,
+        config.escape,
     )
     folder, stem = destination(name, config)
     json_path = config.json or folder / f"evaluation_{stem}.json"

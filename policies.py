@@ -45,7 +45,7 @@ def load_policy(
     n_action_steps: int | None = None,
     temporal_ensemble_coeff: float | None = None,
     task: Task | None = None,
-    may_rest: bool = False,
+    escapes: bool = True,
 ) -> Policy:
     """Open any policy.
 
@@ -57,7 +57,7 @@ def load_policy(
         n_action_steps: of an ACT's chunk are played; None: as it was trained to.
         temporal_ensemble_coeff: of an ACT whose chunks are averaged; None: as it was trained to.
         task: that it is to play; None: its own (`task_of`).
-        may_rest: a SAC policy stays where nothing moves any more; else it escapes (`sac/escape.py`).
+        escapes: the mode of a SAC policy gets away from where it is stuck, see sac/escape.py.
 
     Raises:
         UserError: there is no such policy, its folder is not whole, or it cannot be played like that.
@@ -76,7 +76,7 @@ def load_policy(
     if kind in WITHOUT_FOLDER:
         return _without_folder(str(path), task, deterministic, seed)
     if kind == "sac":
-        return load_sac(folder, config, device, deterministic, seed, may_rest)
+        return load_sac(folder, config, device, deterministic, seed, escapes)
     known = " or ".join(kinds.names())
     if "type" in config and "algorithm" not in config:
         raise UserError(

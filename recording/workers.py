@@ -48,8 +48,8 @@ class BlockRecorder:
     def open_policy(self) -> Policy:
         """Raises UserError where there is none of the recipe's task."""
         task = task_of(self.policy, self.recipe.task)
-        device, may_rest = choose_device(self.device), self.recipe.hold > 0
-        return load_policy(self.policy, device, not self.recipe.sampled, task=task, may_rest=may_rest)
+        device, escapes = choose_device(self.device), not self.recipe.hold  # it would leave the goal
+        return load_policy(self.policy, device, not self.recipe.sampled, task=task, escapes=escapes)
 
     def record(self, policy: Policy, number: int) -> list[RecordedEpisode]:
         """Play the seeds of block `number`."""

@@ -30,7 +30,7 @@ class Adam:
         self.weights = list(weights)
         self.means = [torch.zeros_like(weight) for weight in self.weights]
         self.squares = [torch.zeros_like(weight) for weight in self.weights]
-        self.steps_done = torch.zeros((), dtype=torch.float32, device=self.weights[0].device)
+        self.steps_done = torch.tensor(0.0, dtype=torch.float32, device=self.weights[0].device)
 
     @torch.no_grad()
     def step(

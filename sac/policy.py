@@ -26,13 +26,13 @@ class SACPolicy:
         task: as the actor met it in training.
         deterministic: act with the mode; False samples.
         seed: of the sampling.
-        may_rest: never leave the mode; else it escapes from where it is stuck, see sac/escape.py.
+        escapes: the mode gets away from where it is stuck, see sac/escape.py.
     """
 
     image_size = 0
 
     def __init__(
-        self, actor: Actor, task: Task, deterministic: bool = True, seed: int = 0, may_rest: bool = False
+        self, actor: Actor, task: Task, deterministic: bool = True, seed: int = 0, escapes: bool = True
     ) -> None:
         self.actor = actor
         self.task = task
@@ -42,8 +42,8 @@ class SACPolicy:
         self.device = next(actor.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.slot_generators: list[torch.Generator] = []
-        escapes = deterministic and task.must_move and not may_rest
-        self._escape = Escape(task.must_move, self.codec.action_size) if escapes else None
+        applies = escapes and deterministic and task.must_move
+        self._escape = Escape(task.must_move, self.codec.action_size) if applies else None
         self._actions = np.empty(0)  # (n, A) the latest of each slot, in the task's units
         self._steps_left = np.empty(0, np.int64)  # for which it is repeated; -1 where an episode begins
 
@@ -145,7 +145,7 @@ def load_sac(
     device: torch.device | str = "cpu",
     deterministic: bool = True,
     seed: int = 0,
-    may_rest: bool = False,
+    escapes: bool = True,
 ) -> SACPolicy:
     """Open a checkpoint.
 
@@ -153,7 +153,7 @@ def load_sac(
         folder: with `config.json` and `model.safetensors`.
         config: the first of them.
         device: of the actor.
-        deterministic, seed, may_rest: see `SACPolicy`.
+        deterministic, seed, escapes: see `SACPolicy`.
 
     Raises:
         UserError: something is missing, or the parts do not fit.
@@ -173,4 +173,4 @@ def load_sac(
     actor.load_state_dict(tensors)
     if not all(parameter.isfinite().all() for parameter in actor.parameters()):
         raise UserError(f"{weights}: some weights are not finite, so the training had diverged")
-    return SACPolicy(actor.to(device), task, deterministic, seed, may_rest)
+    return SACPolicy(actor.to(device), task, deterministic, seed, escapes)

@@ -41,7 +41,7 @@ def test_numbers_have_the_names_that_others_read(uninterrupted):
         written = [(int(row["step"]), float(row[name])) for row in rows if name in row]
         assert shown[name] == [(step, pytest.approx(value, rel=1e-5)) for step, value in written]
 
-    for row in learning:  # a tenth of an update per step from the 100th on, of what was there before the latest 2
+    for row in learning:  # a tenth of an update per step from the 100th on, without the latest 2 steps
         env_steps, updates = (float(row[f"Throughput/{name}_per_s"]) for name in ("env_steps", "updates"))
         due = max(0, (int(row["step"]) - 2 - 100) // 10)
         assert updates / env_steps == pytest.approx(due / int(row["step"]), rel=1e-4)

@@ -37,6 +37,7 @@ from common.bounds import Between, Count
 from common.by_name import with_settings
 from common.config import parse
 from common.errors import UserError, reason, report_user_errors
+from common.flags import typed
 from common.hub import check_hub_name
 from common.paths import REPOSITORY, shown
 from common.run import command_line
@@ -271,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> bool:
     if not complete:
         print("stopped; to resume: the same command with --resume")
         return False
-    print(f"Train on it: python train_act.py --dataset.root {shown(root)}")
+    print(f"Train on it: python train_act.py {typed('--dataset.root', shown(root))}")
     if config.push_to_hub:
         push(root, config.push_to_hub, dataset.task.recording.card.license)
     return True

@@ -207,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     json_path = config.json or folder / f"evaluation_{stem}.json"
     for name_below in ("plots", "videos"):
         check_inside(folder / name_below, folder)
-    with writing(folder):
+    with writing(folder, "; --output takes another folder"):
         for needed in (folder / "plots", json_path.parent):
             needed.mkdir(parents=True, exist_ok=True)
 

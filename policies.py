@@ -16,7 +16,7 @@ import torch
 from gymnasium import spaces
 
 from act import kinds
-from common.checkpoint import follow, newest
+from common.checkpoint import follow, is_filled, newest
 from common.errors import UserError, show
 from common.paths import LOGS, REPOSITORY, in_repository, shown
 from common.untrusted import load_json, open_regular, reading
@@ -82,6 +82,8 @@ def load_policy(
         raise UserError(
             f"{folder}: this is a LeRobot policy of type {show(kind)}; those of type {known} play here"
         )
+    if kind is None:
+        raise UserError(f"{folder / 'config.json'}: no algorithm and no type, so no policy of {MAKERS}")
     raise UserError(f"{folder / 'config.json'}: algorithm must be sac, or type {known}, got {show(kind)}")
 
 
@@ -148,7 +150,7 @@ def find_checkpoint(path: str | Path) -> Path:
     if not checkpoints.is_dir():
         return path
     for name in ("best", "last"):
-        if (found := follow(checkpoints / name)).is_dir():
+        if is_filled(found := follow(checkpoints / name)):
             return found
     if found := newest(checkpoints, "config.json", "model.safetensors"):  # a copy without links
         return found

@@ -33,6 +33,7 @@ from common.checkpoint import (
     NAME,
     TRAINING_STATE,
     follow,
+    is_filled,
     newest,
     read_state,
     save_json,
@@ -40,6 +41,7 @@ from common.checkpoint import (
 )
 from common.config import check_numbers, to_dict
 from common.errors import UserError, reason, show
+from common.flags import typed
 from common.hub import uploading
 from common.untrusted import check_inside, load_json, load_tensors
 
@@ -217,7 +219,7 @@ def find_training(path: Path) -> Path:
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; --start-from takes a checkpoint or the folder of a run")
     last = follow(path / "checkpoints" / "last")
-    if not last.is_dir():  # a copy without links
+    if not is_filled(last):  # a copy without links
         last = newest(last.parent, "train_config.json", TRAINING_STATE) or path
     found = path.parent if path.name == PRETRAINED_MODEL_DIR else last
     if not (found / PRETRAINED_MODEL_DIR / "train_config.json").is_file():
@@ -240,7 +242,8 @@ def saved_pipeline_config(folder: Path, pipeline_config: TrainPipelineConfig) ->
     described = content.get("policy") if isinstance(content, dict) else None
     kind = described.get("type") if isinstance(described, dict) else "none"
     if not isinstance(described, dict) or kind not in names():
-        raise UserError(f"{model}: this is a policy of type {show(kind)}; here are {', '.join(names())}")
+        known = " or ".join(names())
+        raise UserError(f"{model}: a LeRobot policy of type {show(kind)}; those of type {known} train here")
     check_complete(find_kind(kind).settings, described, f"{model / 'train_config.json'}: ")
     try:
         saved = decode_pipeline_config(content)
@@ -304,7 +307,7 @@ def check_format(folder: Path, weights: Iterable[str]) -> None:
     if any(name.startswith(("normalize_inputs.", "unnormalize_outputs.")) for name in weights):
         raise UserError(
             "this policy is of LeRobot 0.1 to 0.3; if it sees pictures, this converts it: "
-            f"python -m lerobot.processor.migrate_policy_normalization --pretrained-path {folder}"
+            f"python -m lerobot.processor.migrate_policy_normalization {typed('--pretrained-path', folder)}"
         )
 
 

@@ -23,6 +23,7 @@ from lerobot.utils.feature_utils import dataset_to_policy_features
 
 from common.bounds import CountOrNone, NotNegative
 from common.errors import UserError, reason
+from common.flags import typed
 from common.lerobot_files import (
     DAMAGE,
     INFO,
@@ -98,10 +99,8 @@ def open_dataset(config: DatasetConfig, task: Task) -> LeRobotDatasetMetadata:
 def recording_command(config: DatasetConfig) -> str:
     """What to type for the dataset to be at `config.root`."""
     words = shlex.split(config.recorded_by) or ["python", "collect_dataset.py"]
-    if "--root" in words[:-1]:
-        words[words.index("--root") + 1] = str(config.root)
-    else:
-        words += ["--root", str(config.root)]
+    at = words.index("--root") if "--root" in words[:-1] else len(words)
+    words[at : at + 2] = shlex.split(typed("--root", config.root))
     return shlex.join(words)
 
 

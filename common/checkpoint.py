@@ -192,6 +192,14 @@ def follow(name: Path) -> Path:
     return name.with_name(target) if re.fullmatch(r"\w+", target) else name
 
 
+def is_filled(folder: Path) -> bool:
+    """Whether it is a folder with something in it: some copies make empty folders or files of links."""
+    try:
+        return any(folder.iterdir())
+    except OSError:
+        return folder.is_dir()  # which cannot be listed
+
+
 def has_links(folder: Path) -> bool:
     """Whether links can be made in this folder."""
     trial = folder / ".link.partial"

@@ -1,6 +1,7 @@
 """The words of a command line: its flags, and the values that each is given."""
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import Any
@@ -15,6 +16,12 @@ def flags(argv: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
         if word.startswith("--"):
             following = takewhile(lambda word: not word.startswith("--"), argv[at + 1 :])
             yield flag, [value] if equals else list(following)
+
+
+def typed(flag: str, value: object) -> str:
+    """A flag and its value as one types them in a shell: a space, a quote or a dash may be in the value."""
+    word = shlex.quote(str(value))
+    return f"{flag}={word}" if str(value).startswith("-") else f"{flag} {word}"
 
 
 def key_of(flag: str) -> str:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.checkpoint import TRAINING_STATE, follow, has_links, link, newest
+from common.checkpoint import TRAINING_STATE, follow, has_links, is_filled, link, newest
 from common.config import differences, from_dict, load_yaml, save_yaml, to_dict
 from common.errors import UserError
+from common.flags import typed
 from common.signals import StopRequest
 from common.untrusted import append_text, check_inside, writing
 
@@ -66,7 +67,7 @@ class Run:
         if not finished:
             print(f"stopped at {steps}, saved. To resume: {again}")
             return
-        print(f"finished. Play it: python evaluate.py --policy {self.folder} --record")
+        print(f"finished. Play it: python evaluate.py {typed('--policy', self.folder)} --record")
         note = (
             f" ({schedules} return to their values at that share of the longer training)" if schedules else ""
         )
@@ -159,10 +160,10 @@ def last_checkpoint(folder: Path, config: Any, may_change: Sequence[str]) -> Pat
     if (name.is_symlink() or last != name) and not last.exists():
         target = name.readlink() if name.is_symlink() else last.name
         raise UserError(f"{name} leads to {target}, which is gone: --no-resume starts a new run")
-    if not last.exists():
+    if not is_filled(last):
         _find_last(last)
         last = follow(name)
-    return last if last.exists() else None
+    return last if is_filled(last) else None
 
 
 def _find_last(last: Path) -> None:
@@ -196,7 +197,9 @@ def write_down(folder: Path, config: Any, command: str) -> None:
 
 def same_command(folder: Path, resume: bool) -> str:
     """The command that resumes the run in `folder`, which was started with or without `--resume`."""
-    return "the same command" if resume else f"the same command, but with --run-name {folder.name} --resume"
+    if resume:
+        return "the same command"
+    return f"the same command, but with {typed('--run-name', folder.name)} --resume"
 
 
 @contextmanager

@@ -206,13 +206,18 @@ def reading(
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Raise a UserError that names the file, or else `path`, where this block cannot write."""
+def writing(path: Path, advice: str = "") -> Iterator[None]:
+    """Raise a UserError that names the file, or else `path`, where this block cannot write.
+
+    Args:
+        path: named where the system names no file.
+        advice: ends the sentence.
+    """
     try:
         yield
     except OSError as error:
         why = error.strerror or reason(error)
-        raise UserError(f"{error.filename or path}: cannot be written: {why}") from None
+        raise UserError(f"{error.filename or path}: cannot be written: {why}{advice}") from None
 
 
 def _bounded_int(digits: str) -> int:

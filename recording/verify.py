@@ -236,7 +236,7 @@ def _wrong_totals(dataset: Dataset) -> list[str]:
     with reading(folder):
         expected = all_stats(folder)
     with reading(dataset.root / STATS):
-        return [name for name in dataset.features if not _agree(dataset.stats[name], expected[name])]
+        return [name for name in dataset.features if not _agree(dataset.stats[name], expected.get(name, {}))]
 
 
 def _stored_stats(row: dict[str, Any], feature: str) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def test_a_run_keeps_its_results_in_its_folder(tmp_path):
         ("--policy random --seed 99999999999999999999", "seed must be at most 4611686018427387904"),
         ("--policy random --seed -1", "seed must not be negative, got -1"),
         ("--policy random --json broken", "json must be a file to write, got the folder broken"),
-        ("--policy random --output file", "file/plots: cannot be written"),
+        ("--policy random --output file", "file/plots: cannot be written: .*; --output takes another folder"),
         ("--policy random --config none.yaml", "none.yaml: no such file"),
         ("--policy truncated", "truncated/model.safetensors: damaged"),
         ("--policy other_algorithm", "other_algorithm/config.json: algorithm must be sac, .* got 'ppo'"),

@@ -175,7 +175,7 @@ BROKEN = {
     "not JSON": (lambda f: (f / "config.json").write_text("{"), "config.json: damaged"),
     "not a mapping": (
         lambda f: (f / "config.json").write_text("[]"),
-        "algorithm must be sac, or type act, got None",
+        "config.json: no algorithm and no type, so no policy of train_sac.py, train_act.py or lerobot-train",
     ),
     "unknown algorithm": ({"algorithm": "ppo"}, "algorithm must be sac, or type act, got 'ppo'"),
     "wrong type": ({"hidden_sizes": "256"}, "config.json: hidden_sizes: expected a list of int"),

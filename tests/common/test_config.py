@@ -1,3 +1,4 @@
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -7,6 +8,7 @@ import yaml
 
 from common.config import config_path, differences, from_dict, parse, save_yaml, to_dict
 from common.errors import UserError
+from common.flags import typed
 
 
 @dataclass
@@ -52,6 +54,11 @@ class Config:
     def validate(self):
         if self.total_env_steps < self.evaluation.episodes:
             raise ValueError(f"total_env_steps must reach evaluation.episodes, got {self.total_env_steps}")
+
+
+@pytest.mark.parametrize("name", ["run", "my run", "-r", "--", "rün 'x' \"y\"", "$HOME", "*", ""])
+def test_a_command_that_is_shown_can_be_typed(name):
+    assert parse(Config, shlex.split(typed("--run-name", name))).run_name == name
 
 
 @pytest.fixture

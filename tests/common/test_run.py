@@ -1,6 +1,7 @@
 import errno
 import fcntl
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def test_a_run_goes_on_in_its_folder_and_begins_anew_in_the_next(tmp_path):
 def begun(tmp_path) -> Path:
     """The folder of a run that has saved a checkpoint."""
     write_down(tmp_path, Config(), "python x.py")
-    (tmp_path / "checkpoints" / "step_1").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step_1" / "training_state").mkdir(parents=True)
     (tmp_path / "checkpoints" / "last").symlink_to("step_1")
     return tmp_path
 
@@ -69,7 +70,7 @@ def test_a_kill_leaves_the_old_config(begun, monkeypatch):
 
 
 def test_a_run_whose_last_checkpoint_is_gone_does_not_begin_anew(begun):
-    (begun / "checkpoints" / "step_1").rmdir()
+    shutil.rmtree(begun / "checkpoints" / "step_1")
     with pytest.raises(UserError, match="last leads to step_1, which is gone"):
         last_checkpoint(begun, Config(), may_change=())
 

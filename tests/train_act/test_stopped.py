@@ -5,16 +5,19 @@ import os
 import shutil
 import signal
 from itertools import chain, count
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
 import train_act
+from act.checkpoint import find_training
 from act.sampler import Sampler
 from common.checkpoint import Checkpoints
 from common.config import load_yaml
 from envs.evaluation import Evaluation
+from policies import find_checkpoint
 from tests.runs import dying, metrics
 from tests.train_act.runs import TINY, assert_same, command_line, contents, in_processes
 
@@ -157,7 +160,8 @@ def test_a_run_from_before_tasks_and_renamed_settings_is_resumed(train, tmp_path
         train("--optimizer.schedule", "constant", "--training.eval-every", "5")
 
 
-def test_a_run_without_its_links_goes_on(train, refused, tmp_path):
+@pytest.mark.parametrize("leave", [lambda _: None, Path.mkdir, Path.touch], ids=["nothing", "folder", "file"])
+def test_a_run_without_its_links_goes_on(train, refused, tmp_path, leave):
     """As some copies are, which else would have been begun anew in place of its checkpoints."""
     constant = ("--optimizer.schedule", "constant")
     train(*constant, "--run-name", "whole")
@@ -165,6 +169,8 @@ def test_a_run_without_its_links_goes_on(train, refused, tmp_path):
     checkpoints = tmp_path / "run" / "checkpoints"
     for name in ("last", "best"):
         (checkpoints / name).unlink()
+        leave(checkpoints / name)
+    assert find_checkpoint(tmp_path / "run").name == find_training(tmp_path / "run").name == "step_00000016"
     assert train(*constant)
     assert_same(contents(tmp_path / "run"), contents(tmp_path / "whole"))
 

@@ -153,7 +153,9 @@ def start(job: str, inputs: Path, folder: Path) -> int:
     main, flags = JOBS[job]
     argv = [word.format(inputs=inputs, folder=folder) for word in flags.split()]
     folder.mkdir(parents=True, exist_ok=True)
+    log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)  # there, however soon it is killed
     if child := os.fork():
+        os.close(log)
         os.setpgid(child, child)
         return child
     code: Any = 1
@@ -161,7 +163,6 @@ def start(job: str, inputs: Path, folder: Path) -> int:
         os.setpgid(0, 0)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also under nohup
-        log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for descriptor in (1, 2):
             os.dup2(log, descriptor)
         enter = StopRequest.__enter__

@@ -104,9 +104,12 @@ def collect_flags(folder: Path, _: str) -> list[str]:
 
 
 def read_frames(root: Path) -> pd.DataFrame:
+    return read_tables(root / "data")
+
+
+def read_tables(folder: Path) -> pd.DataFrame:
     """Of all files, the columns that are not damaged: a training does not read the others."""
-    tables = [_readable(path) for path in sorted((root / "data").rglob("*.parquet"))]
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(map(_readable, sorted(folder.rglob("*.parquet"))), ignore_index=True)
 
 
 def _readable(path: Path) -> pd.DataFrame:

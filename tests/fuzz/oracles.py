@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from inputs import Case, read_frames
+from inputs import Case, read_frames, read_tables
 
 from common.config import to_dict
 
@@ -81,7 +80,7 @@ def check_changed(case: Case, *ignored: str, now: Path | None = None) -> None:
 def check_dataset(root: Path) -> None:
     """All files of a dataset agree about its episodes, by pandas."""
     info, frames = json.loads((root / "meta/info.json").read_text()), read_frames(root)
-    episodes = pd.concat(map(pd.read_parquet, sorted((root / "meta/episodes").rglob("*.parquet"))))
+    episodes = read_tables(root / "meta/episodes")
     sizes = frames.groupby("episode_index").size().to_numpy()
     ends = np.cumsum(sizes)
     agrees = {

@@ -31,7 +31,7 @@ from tyro import _errors as tyro_errors  # private, hence tyro's exact pin: the 
 from common import untrusted
 from common.bounds import complaint
 from common.errors import UserError, reason, show
-from common.flags import check_given_once, flags, given, key_of, rename
+from common.flags import check_given_once, flags, given, key_of, rename, spell_out
 from common.paths import REPOSITORY, expanded, in_repository
 
 ALSO_CALLED = {  # names elsewhere -> the last part of the name here
@@ -64,7 +64,9 @@ def parse[Config](
         SystemExit: code 0, after `--help`.
     """
     argv = rename(list(sys.argv[1:] if argv is None else argv), getattr(config_class, "RENAMED", {}))
-    check_given_once(argv, {"config": Path} | _kinds(config_class))
+    kinds = {"config": Path} | _kinds(config_class)
+    argv = spell_out(argv, kinds)
+    check_given_once(argv, kinds)
     path = config_path(argv, default_yaml)
     with tyro_errors.on_parse_error(lambda event: _reject(event, config_class, argv)):
         defaults = _build(config_class, load_yaml(path) if path else {}, source=f"{path}: ")

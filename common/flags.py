@@ -53,6 +53,31 @@ def rename(argv: Sequence[str], renamed: dict[str, str]) -> list[str]:
     return words
 
 
+def spell_out(argv: Sequence[str], kinds: dict[str, Any]) -> list[str]:
+    """The words with each `bool | None` as tyro takes it: `--FLAG True` for `--FLAG` and for `--FLAG true`.
+
+    Args:
+        argv: as typed.
+        kinds: type of every setting by its key.
+    """
+    words, optional = [], False  # is the flag before such a one?
+    for at, word in enumerate(argv):
+        flag, equals, value = word.partition("=")
+        if word.startswith("--"):
+            negated = key_of(flag) not in kinds
+            positive = re.sub(r"(\.|^--)no-(?=[\w-]+$)", r"\1", flag) if negated else flag
+            optional = kinds.get(key_of(positive)) == bool | None
+            if optional and not equals and (at + 1 == len(argv) or argv[at + 1].startswith("--")):
+                flag, equals, value = positive, "=", str(not negated)
+            word = flag + equals + (_as_python(value) if optional else value)
+        words.append(_as_python(word) if optional else word)
+    return words
+
+
+def _as_python(word: str) -> str:
+    return word.title() if word.lower() in ("true", "false", "none") else word
+
+
 def check_given_once(argv: Sequence[str], kinds: dict[str, Any]) -> None:
     """Refuse a setting with several values, of which tyro would take the last.
 

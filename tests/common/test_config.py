@@ -140,6 +140,39 @@ def test_a_home_is_where_home_says(write, monkeypatch, tmp_path):
     assert parse(Config, ["--root=a/~/x"]).root == Path("a/~/x")
 
 
+@dataclass
+class Optional:
+    """A bool that may be left to the program."""
+
+    fast: bool | None = None
+    seed: int = 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "fast"),
+    [
+        ("", None),
+        ("--fast", True),
+        ("--no-fast", False),
+        ("--fast true --seed 2", True),
+        ("--fast --seed 2", True),
+        ("--fast=false", False),
+        ("--fast False", False),
+        ("--fast none", None),
+    ],
+)
+def test_a_bool_that_may_be_none(argv, fast):
+    assert parse(Optional, argv.split()).fast is fast
+
+
+@pytest.mark.parametrize(
+    "argv", ["--fast maybe", "--no-fast true", "--fast --no-fast", "--fast=", "--fast Seed"]
+)
+def test_a_bool_that_may_be_none_refused(argv):
+    with pytest.raises(UserError):
+        parse(Optional, argv.split())
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
     [

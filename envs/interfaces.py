@@ -21,6 +21,16 @@ RawObservation = dict[str, np.ndarray]  # (n, ...) each, in the simulator's unit
 Infos = dict[str, np.ndarray]  # (n,) each
 
 
+class PixelObservations(NamedTuple):
+    """What a network sees of n slots of a task with pictures."""
+
+    pixels: np.ndarray  # (n, H, W, S * C) uint8: S pictures of C colours, the newest last
+    numbers: np.ndarray  # (n, D) float32 beside them; D may be 0
+
+
+Observations = np.ndarray | PixelObservations  # (n, D) float32, or with pictures
+
+
 class VectorEnv(Protocol):
     """`num_envs` environments without autoreset: every seed is the caller's.
 
@@ -91,6 +101,8 @@ class Codec(Protocol):
     """
 
     observation_size: int  # D
+    pixel_shape: tuple[int, int, int] | None  # (H, W, S * C); None: no pictures
+    stack: int  # S, pictures in an observation
     action_size: int  # A of the network
     env_steps: float  # of the training so far, on which settings may depend; math.inf: as in its end
 
@@ -98,8 +110,8 @@ class Codec(Protocol):
         """Episodes begin in `slots`, (n,) bool; `raw` is their first observation."""
         ...
 
-    def encode(self, raw: RawObservation) -> np.ndarray:
-        """Raw observations -> network inputs (n, D) float32."""
+    def encode(self, raw: RawObservation) -> Observations:
+        """Raw observations -> network inputs."""
         ...
 
     def decode(self, actions: np.ndarray, raw: RawObservation, slots: np.ndarray) -> np.ndarray:
@@ -125,7 +137,7 @@ class Symmetry(NamedTuple):
 class Step(NamedTuple):
     """One decision in each of n environments."""
 
-    observations: np.ndarray  # (n, D) float32; an ended episode's last one among them
+    observations: Observations  # (n, ...); an ended episode's last one among them
     rewards: np.ndarray  # (n,) of the learner, discounted within the decision
     terminated: np.ndarray  # (n,) bool: the future is worth nothing
     truncated: np.ndarray  # (n,) bool: the episode ends, the future is worth something
@@ -139,10 +151,12 @@ class TrainingEnv(Protocol):
 
     num_envs: int
     observation_size: int  # D
+    pixel_shape: tuple[int, int, int] | None  # (H, W, S * C); None: no pictures
+    stack: int  # S, pictures in an observation
     action_size: int  # A
     symmetry: Symmetry | None
 
-    def reset(self, mask: np.ndarray | None = None) -> np.ndarray:
+    def reset(self, mask: np.ndarray | None = None) -> Observations:
         """Begin episodes where `mask` (n,) says so, everywhere without one; returns all observations."""
         ...
 
@@ -152,7 +166,7 @@ class TrainingEnv(Protocol):
         """What an exact resume needs: plain values for JSON, and arrays."""
         ...
 
-    def load_state_dict(self, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> np.ndarray:
+    def load_state_dict(self, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> Observations:
         """Restore `state_dict`; returns the observations."""
         ...
 

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from sac.encoder import Encoder, Pixels
+
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # keeps the density finite; the bounds are pytorch_sac's and CleanRL's
 
 
@@ -20,15 +22,27 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
 
 
 class Actor(nn.Module):
-    """Observation -> distribution over actions in (-1, 1)."""
+    """Observation -> distribution over actions in (-1, 1).
 
-    def __init__(self, observation_size: int, action_size: int, hidden_sizes: Sequence[int]) -> None:
+    Args:
+        observation_size: numbers that the network sees.
+        projection: what makes them out of an encoder's features, where there are pictures.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        hidden_sizes: Sequence[int],
+        projection: nn.Module | None = None,
+    ) -> None:
         super().__init__()
+        self.projection = projection or nn.Identity()
         self.network = mlp([observation_size, *hidden_sizes, 2 * action_size])
 
     def forward(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Observations (B, D) -> mean and log standard deviation (B, A) of the Gaussian before the tanh."""
-        mean, log_std = self.network(observations).chunk(2, dim=-1)
+        mean, log_std = self.network(self.projection(observations)).chunk(2, dim=-1)
         return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
 
     def mode(self, observations: torch.Tensor) -> torch.Tensor:
@@ -51,3 +65,21 @@ class Actor(nn.Module):
         # log(1 - tanh(x)^2), in the form that does not underflow
         log_det = 2.0 * (math.log(2.0) - pre_tanh - F.softplus(-2.0 * pre_tanh))
         return torch.tanh(pre_tanh), (gaussian - log_det).sum(dim=-1)
+
+
+class PixelActor(nn.Module):
+    """Encoder and actor: what plays from pictures."""
+
+    def __init__(self, encoder: Encoder, actor: Actor) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.actor = actor
+
+    def forward(self, observations: Pixels) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.actor(self.encoder(observations))
+
+    def mode(self, observations: Pixels) -> torch.Tensor:
+        return self.actor.mode(self.encoder(observations))
+
+    def sample(self, observations: Pixels, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.actor.sample(self.encoder(observations), noise)

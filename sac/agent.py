@@ -12,13 +12,14 @@ Deliberate differences, all but the first an option:
   actor follows their mean, ours their minimum), and critics may be
   normalised layer by layer (RLPD, arXiv:2302.02948).
 * the target entropy may fall late in the training, so that the policy learns to do without its noise.
+* pictures pass an encoder first (`encoder.py`), whose features critics and actor share.
 * the learning rate may fall along a cosine, and the policy that is evaluated and saved is a moving average of
   the actor's weights: SAC's mean action changes from update to update, and the average is stable.
 """
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Annotated, NamedTuple
 
@@ -29,10 +30,11 @@ from common.bounds import Between, Count, NotNegative, Positive, Several, Share,
 from common.errors import show
 from common.memory import check_fits
 from common.seeding import restore_generator
-from sac.actor import Actor
+from sac.actor import Actor, PixelActor
 from sac.adam import Adam, corrections
 from sac.compiler import compiled, pays
 from sac.critic import Critics
+from sac.encoder import Decoder, Encoder, EncoderConfig, Observed, Pixels, Projection
 from sac.losses import actor_loss, critic_loss, td_target, temperature_gradient
 from sac.replay_buffer import Batch
 
@@ -45,6 +47,15 @@ class Rates(NamedTuple):
     target_entropy: float | torch.Tensor
     of_mean: float | torch.Tensor  # Adam's bias corrections, see sac/adam.py
     of_root: float | torch.Tensor
+
+
+class Noise(NamedTuple):
+    """What is random in an update."""
+
+    actions: torch.Tensor  # (B, A) normal
+    next_actions: torch.Tensor  # (B * target views, A) normal
+    pixels: torch.Tensor | None  # like the pictures, uniform in [0, 1), where they are reconstructed
+    subset: torch.Tensor | None  # (target_subset,) critics, where not all of them make the target
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,7 @@ class AgentConfig:
     grad_clip: NotNegative = 0.0  # largest gradient norm of actor and critics; 0: no clipping
     actor_ema: float = 0.999  # decay per update of the averaged actor that is evaluated; 0: the actor itself
     compile: bool | None = None  # the update into one graph; None: where the training is long enough
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)  # where the task has pictures
 
     def validate(self) -> None:
         if not 0.0 <= self.actor_ema < 1.0:
@@ -88,6 +100,7 @@ class SAC:
 
     Args:
         observation_size, action_size: D and A.
+        pixel_shape: (H, W, S * C) of what it sees beside D numbers; None: no pictures.
         total_updates: over which the learning rates fall.
         seed: of the initial weights and of all noise drawn here.
 
@@ -103,6 +116,7 @@ class SAC:
         total_updates: int,
         seed: int,
         device: torch.device | str = "cpu",
+        pixel_shape: tuple[int, int, int] | None = None,
     ) -> None:
         _check_fits(observation_size, action_size, config, device)
         self.config = config
@@ -114,93 +128,147 @@ class SAC:
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.actor = Actor(observation_size, action_size, config.hidden_sizes)
-            self.critics = Critics(
-                observation_size,
-                action_size,
-                config.hidden_sizes,
-                config.num_critics,
-                config.critic_layer_norm,
-            )
-        self.actor.to(self.device)
-        self.critics.to(self.device)
-        self.averaged_actor = copy.deepcopy(self.actor).requires_grad_(False)
+            self._build(observation_size, pixel_shape)
+        for module in (self.actor, self.critics, self.encoder, self.decoder):
+            module.to(self.device)
+        self.policy = self.actor
+        if isinstance(self.encoder, Encoder):
+            self.policy = PixelActor(self.encoder, self.actor)
+        self.averaged_actor = copy.deepcopy(self.policy).requires_grad_(False)
         self.critics_target = copy.deepcopy(self.critics).requires_grad_(False)
+        self.encoder_target = copy.deepcopy(self.encoder).requires_grad_(False)
         self.log_alpha = torch.tensor(math.log(config.initial_alpha), device=self.device)
 
+        shared = list(self.encoder.parameters())
         self.optimizers = {
-            "actor": Adam(self.actor.parameters()),
-            "critics": Adam(self.critics.parameters()),
+            "actor": Adam([*self.actor.parameters(), *(shared if config.encoder.actor_trains else [])]),
+            "critics": Adam([*self.critics.parameters(), *shared, *self.decoder.parameters()]),
             "log_alpha": Adam([self.log_alpha]),
         }
-        self._slow_critics: list[torch.Tensor] = list(self.critics_target.parameters())
-        self._slow_actor: list[torch.Tensor] = list(self.averaged_actor.parameters())
+        # Weights, those that they follow, and how far per update.
+        self._averages: list[tuple[list[torch.Tensor], list[torch.Tensor], float]] = [
+            (list(average.parameters()), list(followed.parameters()), share)
+            for average, followed, share in (
+                (self.critics_target, self.critics, config.tau),
+                (self.encoder_target, self.encoder, config.encoder.tau),
+                (self.averaged_actor, self.policy, 1 - config.actor_ema),
+            )
+            if share and list(average.parameters())
+        ]
         compile_it = pays(total_updates, self.device) if config.compile is None else config.compile
         self._compiled_update = compiled(self._update, self.device) if compile_it else None
 
+    def _build(self, observation_size: int, pixel_shape: tuple[int, int, int] | None) -> None:
+        """The networks; without pictures, encoder and decoder are nothing."""
+        config, seen = self.config, observation_size
+        self.encoder: torch.nn.Module = torch.nn.Identity()
+        self.decoder: torch.nn.Module = torch.nn.Identity()
+        projections: list[torch.nn.Module | None] = [None, None]
+        if pixel_shape:
+            self.encoder = encoder = Encoder(pixel_shape, config.encoder)
+            seen += config.encoder.features
+            projections = [Projection(encoder.num_features, config.encoder.features) for _ in range(2)]
+            if config.encoder.reconstruction:
+                self.decoder = Decoder(encoder, config.encoder)
+        self.actor = Actor(seen, self.action_size, config.hidden_sizes, projections[0])
+        self.critics = Critics(
+            seen,
+            self.action_size,
+            config.hidden_sizes,
+            config.num_critics,
+            config.critic_layer_norm,
+            projections[1],
+        )
+
     @torch.no_grad()
-    def act(self, observations: torch.Tensor, num_greedy: int = 0) -> torch.Tensor:
-        """Actions (n, A) for observations (n, D): the mode in the first `num_greedy` rows, else samples."""
-        noise = torch.randn(len(observations), self.action_size, device=self.device, generator=self.generator)
+    def act(self, observations: Observed, num_greedy: int = 0) -> torch.Tensor:
+        """Actions (n, A) for n observations: the mode in the first `num_greedy` rows, else samples."""
+        mean, log_std = self.policy(observations)
+        noise = torch.randn(mean.shape, device=self.device, generator=self.generator)
         noise[:num_greedy] = 0.0
-        mean, log_std = self.actor(observations)
         return torch.tanh(mean + log_std.exp() * noise)
 
     def update(self, batch: Batch) -> dict[str, torch.Tensor]:
         """One gradient step of everything. Returns scalars on the device, not waited for."""
         # Randomness and schedules come from outside, so that a compiled update sees the same.
-        shape = (2, len(batch.rewards), self.action_size)
-        noise = torch.randn(shape, device=self.device, generator=self.generator)
-        subset = None
-        if self.config.target_subset:
-            order = torch.rand(
-                self.config.num_critics, device=self.device, generator=self.generator
-            ).argsort()
-            subset = order[: self.config.target_subset]
+        noise = self._noise(batch)
         rates = self._rates()
         if self._compiled_update:
             rates = Rates(*torch.tensor(rates, device=self.device).unbind())
-            metrics = self._compiled_update(batch, noise, subset, rates)
+            metrics = self._compiled_update(batch, noise, rates)
         else:
-            metrics = self._update(batch, noise, subset, rates)
+            metrics = self._update(batch, noise, rates)
         self.updates += 1
         return metrics
 
-    def _update(
-        self, batch: Batch, noise: torch.Tensor, subset: torch.Tensor | None, rates: Rates
-    ) -> dict[str, torch.Tensor]:
-        noise, next_noise = noise.unbind()
+    def _noise(self, batch: Batch) -> Noise:
+        config = self.config
+        shape = (1 + config.encoder.target_views, len(batch.rewards), self.action_size)
+        normal = torch.randn(shape, device=self.device, generator=self.generator)
+        pixels = subset = None
+        if config.target_subset:
+            order = torch.rand(config.num_critics, device=self.device, generator=self.generator).argsort()
+            subset = order[: config.target_subset]
+        if isinstance(batch.observations, Pixels) and config.encoder.reconstruction:
+            shape = batch.observations.pixels.shape
+            pixels = torch.rand(shape, device=self.device, generator=self.generator)
+        return Noise(normal[0], normal[1:].flatten(0, 1), pixels, subset)
+
+    def _update(self, batch: Batch, noise: Noise, rates: Rates) -> dict[str, torch.Tensor]:
         alpha = self.log_alpha.exp()
         with torch.no_grad():
-            next_actions, next_log_prob = self.actor.sample(batch.next_observations, next_noise)
-        metrics = self._update_critics(batch, next_actions, next_log_prob, alpha, subset, rates)
-        actions, log_prob = self.actor.sample(batch.observations, noise)
-        metrics |= self._update_actor(batch.observations, actions, log_prob, alpha, rates)
+            target = self._target(batch, noise, alpha)
+        features = self.encoder(batch.observations)
+        metrics = self._update_critics(batch, features, target, noise, rates)
+        # The views of an observation are alike to the actor: it takes the first.
+        features = features[: len(batch.rewards)]
+        if not self.config.encoder.actor_trains:
+            features = features.detach()
+        actions, log_prob = self.actor.sample(features, noise.actions)
+        metrics |= self._update_actor(features, actions, log_prob, alpha, rates)
         metrics |= self._update_temperature(log_prob.detach(), rates)
         self._update_averages()
         return metrics
 
+    def _target(self, batch: Batch, noise: Noise, alpha: torch.Tensor) -> torch.Tensor:
+        """What Q should have been, (B,), averaged over the views of the next observations."""
+        views = self.config.encoder.target_views
+        features = self.encoder(batch.next_observations)
+        actions, log_prob = self.actor.sample(features, noise.next_actions)
+        if self.config.encoder.tau:
+            features = self.encoder_target(batch.next_observations)
+        next_q = self.critics_target(features, actions)
+        next_q = next_q if noise.subset is None else next_q[noise.subset]
+        rewards, discounts = _again(batch.rewards, views), _again(batch.discounts, views)
+        target = td_target(rewards, discounts, next_q, log_prob, alpha)
+        return target if views == 1 else target.view(views, -1).mean(dim=0)
+
     def _update_critics(
-        self, batch, next_actions, next_log_prob, alpha, subset, rates
+        self, batch: Batch, features, target, noise: Noise, rates: Rates
     ) -> dict[str, torch.Tensor]:
-        with torch.no_grad():
-            next_q = self.critics_target(batch.next_observations, next_actions)
-            next_q = next_q if subset is None else next_q[subset]
-            target = td_target(batch.rewards, batch.discounts, next_q, next_log_prob, alpha)
-        q = self.critics(batch.observations, batch.actions)
-        losses = critic_loss(q, target)
-        self._step("critics", losses.sum(), rates)
+        encoder, metrics = self.config.encoder, {}
+        seen = features if encoder.critic_trains else features.detach()
+        q = self.critics(seen, _again(batch.actions, encoder.views))
+        losses = critic_loss(q, _again(target, encoder.views))
+        loss = losses.sum()
+        if isinstance(self.decoder, Decoder):
+            assert isinstance(batch.observations, Pixels) and noise.pixels is not None
+            projected = self.critics.projection(features)
+            reconstruction = self.decoder.loss(projected, batch.observations, noise.pixels)
+            metrics["Loss/reconstruction"] = reconstruction.detach()
+            loss = loss + encoder.reconstruction * reconstruction
+        self._step("critics", loss, rates)
         losses, means = losses.detach(), q.detach().mean(dim=1)
         last = self.config.num_critics - 1
-        return {
+        return metrics | {
             "Loss/critic1": losses[0],
             "Q/mean_q1": means[0],
             "Loss/critic2": losses[min(1, last)],
             "Q/mean_q2": means[min(1, last)],
         }
 
-    def _update_actor(self, observations, actions, log_prob, alpha, rates) -> dict[str, torch.Tensor]:
-        loss = actor_loss(self.critics(observations, actions), log_prob, alpha)
+    def _update_actor(self, features, actions, log_prob, alpha, rates) -> dict[str, torch.Tensor]:
+        loss = actor_loss(self.critics(features, actions), log_prob, alpha)
         self._step("actor", loss, rates)
         return {"Loss/actor": loss.detach(), "Policy/log_prob": log_prob.detach().mean()}
 
@@ -220,8 +288,8 @@ class SAC:
 
     @torch.no_grad()
     def _update_averages(self) -> None:
-        torch._foreach_lerp_(self._slow_critics, self.optimizers["critics"].weights, self.config.tau)
-        torch._foreach_lerp_(self._slow_actor, self.optimizers["actor"].weights, 1 - self.config.actor_ema)
+        for weights, followed, share in self._averages:
+            torch._foreach_lerp_(weights, followed, share)
 
     def _rates(self) -> Rates:
         """Those of the next update."""
@@ -262,7 +330,15 @@ class SAC:
             "averaged_actor": self.averaged_actor,
             "critics": self.critics,
             "critics_target": self.critics_target,
+            "encoder": self.encoder,
+            "encoder_target": self.encoder_target,
+            "decoder": self.decoder,
         }
+
+
+def _again(rows: torch.Tensor, times: int) -> torch.Tensor:
+    """(B, ...) -> (times * B, ...)."""
+    return rows if times == 1 else rows.repeat(times, *[1] * (rows.ndim - 1))
 
 
 def _check_fits(

@@ -47,8 +47,6 @@ def write(trainer: "Trainer", folder: Path) -> None:
     env_counters, env_arrays = trainer.env.state_dict()
     tensors = {
         "agent": trainer.agent.state_dict(),
-        "replay": trainer.buffer.state_dict(),
-        "window": trainer.window.state_dict(),
         "env": {name: torch.from_numpy(array) for name, array in env_arrays.items()},
         "detours": {name: torch.from_numpy(array) for name, array in trainer.detours.state_dict().items()},
         "trainer": {"sampling": trainer.sampling.get_state()},
@@ -57,7 +55,7 @@ def write(trainer: "Trainer", folder: Path) -> None:
     counters = {
         "env_steps": trainer.env_steps,
         "updates": trainer.agent.updates,
-        "replay_position": trainer.buffer.position,
+        "replay_position": trainer.replay.position,
         **evaluated,
         "kept": trainer.checkpoints.kept,
         "returns": list(trainer.returns),
@@ -66,7 +64,7 @@ def write(trainer: "Trainer", folder: Path) -> None:
         "env": env_counters,
     }
     flat = {f"{part}.{name}": value for part, values in tensors.items() for name, value in values.items()}
-    checkpoint.save_tensors(state / "tensors.safetensors", flat)
+    checkpoint.save_tensors(state / "tensors.safetensors", flat | trainer.replay.state_dict())
     checkpoint.save_json(state / COUNTERS, counters)
 
 
@@ -108,8 +106,7 @@ def load(trainer: "Trainer", folder: Path) -> None:
     try:
         _check(trainer, counters, flat)
         trainer.agent.load_state_dict(part("agent"), counters.updates)
-        trainer.buffer.load_state_dict(part("replay"), counters.replay_position)
-        trainer.window.load_state_dict(part("window"))
+        trainer.replay.load_state_dict(flat, counters.replay_position)
         restore_generator(trainer.sampling, flat["trainer.sampling"], counters.updates)
         trainer.exploration.bit_generator.state = counters.exploration
         trainer.detours.load_state_dict({name: tensor.numpy() for name, tensor in part("detours").items()})

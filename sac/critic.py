@@ -45,7 +45,12 @@ class StackedLayerNorm(nn.Module):
 
 
 class Critics(nn.Module):
-    """Q(observation, action) by `num_critics` independent networks."""
+    """Q(observation, action) by `num_critics` independent networks.
+
+    Args:
+        observation_size: numbers that the networks see.
+        projection: what makes them out of an encoder's features, where there are pictures; shared by all.
+    """
 
     def __init__(
         self,
@@ -54,8 +59,10 @@ class Critics(nn.Module):
         hidden_sizes: Sequence[int],
         num_critics: int = 2,
         layer_norm: bool = False,
+        projection: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self.projection = projection or nn.Identity()
         self.num_critics = num_critics
         layers: list[nn.Module] = []
         inputs = observation_size + action_size
@@ -69,5 +76,5 @@ class Critics(nn.Module):
 
     def forward(self, observations: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         """(B, D) and (B, A) -> (num_critics, B)."""
-        inputs = torch.cat([observations, actions], dim=-1)
+        inputs = torch.cat([self.projection(observations), actions], dim=-1)
         return self.network(inputs.expand(self.num_critics, -1, -1))

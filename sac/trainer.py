@@ -31,12 +31,12 @@ from common.training import (
     evaluation_due,
     progress_bar,
 )
-from envs.interfaces import Step, TrainingEnv
+from envs.interfaces import Observations, Step, TrainingEnv
 from sac.agent import SAC
-from sac.augmentation import Mirror
 from sac.checkpoint import load, results, write
+from sac.encoder import to_tensors
 from sac.exploration import Detours
-from sac.replay_buffer import NStepWindow, ReplayBuffer
+from sac.replay import make_replay
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class TrainingConfig(LoopConfig):
     best_from: Steps = 0  # env steps before which no checkpoint is the best
 
 
-Played = tuple[Step, np.ndarray]  # and the observations from which the next decisions are made
+Played = tuple[Step, Observations]  # and the observations from which the next decisions are made
 
 
 class Trainer:
@@ -92,10 +92,7 @@ class Trainer:
         self.policy_config = policy_config
         self.checkpoints = Checkpoints(folder / "checkpoints", "env_steps")
 
-        sizes = (env.observation_size, env.action_size)
-        self.buffer = ReplayBuffer(config.buffer_capacity, *sizes, agent.device)
-        self.augment = Mirror(env.symmetry, agent.device) if env.symmetry else None
-        self.window = NStepWindow(env.num_envs, *sizes, agent.config.n_step, agent.config.gamma)
+        self.replay = make_replay(env, config.buffer_capacity, agent.config, agent.device)
         self.exploration = np.random.default_rng(seeds["exploration"])
         detours = int(config.detour_share * env.num_envs)
         self.detours = Detours(env.num_envs, env.action_size, detours, self.exploration)
@@ -161,7 +158,7 @@ class Trainer:
         if self.env_steps < self.config.start_steps:
             actions = self.exploration.uniform(-1, 1, (self.env.num_envs, self.env.action_size))
             return actions.astype(np.float32)
-        observations = torch.from_numpy(self.observations).to(self.agent.device)
+        observations = to_tensors(self.observations, self.agent.device)
         num_greedy = int(self.config.greedy_share * self.env.num_envs)
         return self.detours(self.agent.act(observations, num_greedy).cpu().numpy())
 
@@ -170,18 +167,9 @@ class Trainer:
         ended = step.terminated | step.truncated
         return step, self.env.reset(ended) if ended.any() else step.observations
 
-    def _store(self, actions: np.ndarray, step: Step, next_observations: np.ndarray) -> None:
-        """Into the replay buffer; go on from `next_observations`, where ended episodes have begun anew."""
-        completed = self.window.add(
-            self.observations,
-            actions,
-            step.rewards,
-            step.observations,
-            step.terminated,
-            step.truncated,
-            step.durations,
-        )
-        self.buffer.add(completed)
+    def _store(self, actions: np.ndarray, step: Step, next_observations: Observations) -> None:
+        """Into the replay; go on from `next_observations`, where ended episodes have begun anew."""
+        self.replay.add(self.observations, actions, step, next_observations)
         self.env_steps += int(step.durations.sum())
         counted = (step.terminated | step.truncated) & ~np.isnan(step.returns)
         self.returns.extend(step.returns[counted].tolist())
@@ -192,9 +180,9 @@ class Trainer:
     def _learn(self) -> None:
         """`utd` updates per environment step since learning began."""
         due = self.updates_due(self.env_steps)
-        while self.agent.updates < due and self.buffer.size:
-            batch = self.buffer.sample(self.agent.config.batch_size, self.sampling)
-            self.metrics = self.agent.update(self.augment(batch) if self.augment else batch)
+        while self.agent.updates < due and self.replay.size:
+            batch = self.replay.sample(self.agent.config.batch_size, self.sampling)
+            self.metrics = self.agent.update(batch)
 
     def updates_due(self, env_steps: int) -> int:
         return max(int((env_steps - self.config.start_steps) * self.config.utd), 0)
@@ -259,10 +247,8 @@ class Trainer:
 
     def _checkpoint_bytes(self) -> int:
         """What a checkpoint takes in the end, but for little things."""
-        filled = min(1.0, self.total_env_steps / self.buffer.capacity)
-        return int(filled * self.buffer.rows.nbytes) + sum(
-            tensor.nbytes for tensor in self.agent.state_dict().values()
-        )
+        agent = sum(tensor.nbytes for tensor in self.agent.state_dict().values())
+        return agent + self.replay.full_bytes(self.total_env_steps)
 
     def load(self, folder: Path) -> None:
         """Go on from a checkpoint as if the training had not stopped.

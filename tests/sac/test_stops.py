@@ -110,7 +110,7 @@ def test_diverging_training_stops_before_the_next_log(tmp_path):
     run(tmp_path, plays=21)
     trainer = make_trainer(tmp_path)
     trainer.load(tmp_path / "checkpoints/last")
-    trainer.buffer.held().rewards[:] = float("inf")
+    trainer.replay.buffer.held().rewards[:] = float("inf")
     before = contents(tmp_path / "checkpoints/last")
     with pytest.raises(UserError, match="not finite after 50 env steps"):
         trainer.train(Rows(), stop=lambda: False)

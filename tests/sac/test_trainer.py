@@ -128,7 +128,7 @@ def test_actions_replay_numbers_and_weights_are_those_of_a_plain_loop(tmp_path, 
     trainer = Trainer(training, 1400, envs[0], agents[0], Evaluation(), {}, tmp_path, SEEDS)
     assert trainer.train(rows, stop=lambda: False)
     np.testing.assert_array_equal(envs[0].played, envs[1].played)
-    for stored, expected in zip(trainer.buffer.held(), expected_buffer.held(), strict=True):
+    for stored, expected in zip(trainer.replay.buffer.held(), expected_buffer.held(), strict=True):
         assert torch.equal(stored, expected)
     assert rows == expected_rows
     saved = contents(tmp_path / "checkpoints/last")

@@ -22,6 +22,7 @@ class Walk:
     """Two points that are pushed along a line, from a random start to 1 or for seven steps."""
 
     num_envs, observation_size, action_size = 2, 2, 1
+    pixel_shape, stack = None, 0
     symmetry = None
 
     def __init__(self, seed: int) -> None:

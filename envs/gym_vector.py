@@ -101,6 +101,9 @@ class BoxCodec:
     Numbers without bounds, or with two equal ones, stay as they are.
     """
 
+    pixel_shape: tuple[int, int, int] | None = None
+    stack = 0
+
     def __init__(self, observations: spaces.Box, actions: spaces.Box) -> None:
         bounded = (observations.low > -UNBOUNDED) & (observations.high < UNBOUNDED)
         bounded &= observations.low < observations.high

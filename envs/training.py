@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import show
-from envs.interfaces import Infos, RawObservation, Step, Symmetry, Task, VectorEnv
+from envs.interfaces import Infos, Observations, RawObservation, Step, Symmetry, Task, VectorEnv
 
 Reward = Callable[[RawObservation, RawObservation, np.ndarray, np.ndarray], np.ndarray]
 Start = Callable[[np.random.Generator], np.ndarray]
@@ -58,6 +58,7 @@ class TrainingEnv:
         self.num_envs = env.num_envs
         self.codec = task.codec(env.num_envs)
         self.observation_size, self.action_size = self.codec.observation_size, self.codec.action_size
+        self.pixel_shape, self.stack = self.codec.pixel_shape, self.codec.stack
         self.action_repeat = task.action_repeat
         self.gamma = gamma
         self.reward, self.reward_scale = reward, reward_scale
@@ -72,7 +73,7 @@ class TrainingEnv:
         self._actions = np.zeros((0, self.num_envs, *env.single_action_space.shape))  # of those, the task's
         self._raw: RawObservation = {}
 
-    def reset(self, mask: np.ndarray | None = None) -> np.ndarray:
+    def reset(self, mask: np.ndarray | None = None) -> Observations:
         """Begin new episodes where `mask` (n,) says so, everywhere without one; returns all observations."""
         mask = np.ones(self.num_envs, bool) if mask is None else mask
         for i in np.flatnonzero(mask):
@@ -136,7 +137,7 @@ class TrainingEnv:
         state = {"rng": self.rng.bit_generator.state, "env_steps": self.env_steps}
         return state, arrays | self.codec.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> np.ndarray:
+    def load_state_dict(self, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> Observations:
         """Play the episodes of `state_dict` again up to where they were; returns their observations.
 
         Raises:

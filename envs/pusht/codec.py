@@ -21,6 +21,8 @@ class PushTCodec:
     """
 
     action_size = 2
+    pixel_shape: tuple[int, int, int] | None = None
+    stack = 0
 
     def __init__(self, num_envs: int, feature_names: tuple[str, ...], decoders) -> None:
         self.feature_names = feature_names

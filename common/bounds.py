@@ -49,6 +49,7 @@ Share = Annotated[float, Between(0, 1)]
 Positive = Annotated[float, Above(0, 1e30)]
 NotNegative = Annotated[float, Between(0, 1e30)]
 Pixels = Annotated[float, Above(0, 1e4)]
+Side = Annotated[int, Between(8, 512)]  # of a picture that a network sees, in pixels
 Seed = Annotated[int, Between(0, 2**62)]
 Steps = Annotated[int, Between(0, 10**12)]
 Count = Annotated[int, Between(1, 10**7)]  # of what is played, recorded or drawn

@@ -22,13 +22,13 @@ Infos = dict[str, np.ndarray]  # (n,) each
 
 
 class PixelObservations(NamedTuple):
-    """What a network sees of n slots of a task with pictures."""
+    """What a network sees of n slots, where it sees pictures."""
 
-    pixels: np.ndarray  # (n, H, W, S * C) uint8: S pictures of C colours, the newest last
+    pixels: np.ndarray  # (n, H, W, S * C) uint8: a stack of S pictures of C colours, the newest last
     numbers: np.ndarray  # (n, D) float32 beside them; D may be 0
 
 
-Observations = np.ndarray | PixelObservations  # (n, D) float32, or with pictures
+Observations = np.ndarray | PixelObservations  # what a network sees; without pictures (n, D) float32
 
 
 class VectorEnv(Protocol):
@@ -101,8 +101,8 @@ class Codec(Protocol):
     """
 
     observation_size: int  # D
-    pixel_shape: tuple[int, int, int] | None  # (H, W, S * C); None: no pictures
-    stack: int  # S, pictures in an observation
+    pixel_shape: tuple[int, int, int] | None  # (H, W, S * C) of a stack of pictures; None: there is none
+    stack: int  # S; 0 without pictures
     action_size: int  # A of the network
     env_steps: float  # of the training so far, on which settings may depend; math.inf: as in its end
 
@@ -111,11 +111,14 @@ class Codec(Protocol):
         ...
 
     def encode(self, raw: RawObservation) -> Observations:
-        """Raw observations -> network inputs."""
+        """Raw observations -> network inputs: (n, D) float32, or pictures and (n, D) float32."""
         ...
 
     def decode(self, actions: np.ndarray, raw: RawObservation, slots: np.ndarray) -> np.ndarray:
-        """Network outputs (n, A) in [-1, 1] -> actions in the task's units; remembers those of `slots`."""
+        """Network outputs (n, A) in [-1, 1] -> actions in the task's units.
+
+        The slots (n,) bool decide now: what is remembered of them goes on by one decision.
+        """
         ...
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -126,7 +129,10 @@ class Codec(Protocol):
 
 
 class Symmetry(NamedTuple):
-    """A mirror image of the task: a mirrored vector is `vector[..., order] * signs`."""
+    """A mirror image of the task: a mirrored vector is `vector[..., order] * signs`.
+
+    Pictures are flipped left to right.
+    """
 
     observation_order: np.ndarray  # (D,) indices
     observation_signs: np.ndarray  # (D,) float32
@@ -137,7 +143,7 @@ class Symmetry(NamedTuple):
 class Step(NamedTuple):
     """One decision in each of n environments."""
 
-    observations: Observations  # (n, ...); an ended episode's last one among them
+    observations: Observations  # of n environments; an ended episode's last one among them
     rewards: np.ndarray  # (n,) of the learner, discounted within the decision
     terminated: np.ndarray  # (n,) bool: the future is worth nothing
     truncated: np.ndarray  # (n,) bool: the episode ends, the future is worth something
@@ -151,8 +157,8 @@ class TrainingEnv(Protocol):
 
     num_envs: int
     observation_size: int  # D
-    pixel_shape: tuple[int, int, int] | None  # (H, W, S * C); None: no pictures
-    stack: int  # S, pictures in an observation
+    pixel_shape: tuple[int, int, int] | None  # (H, W, S * C) of a stack of pictures; None: there is none
+    stack: int  # S; 0 without pictures
     action_size: int  # A
     symmetry: Symmetry | None
 

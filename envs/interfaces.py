@@ -21,6 +21,13 @@ RawObservation = dict[str, np.ndarray]  # (n, ...) each, in the simulator's unit
 Infos = dict[str, np.ndarray]  # (n,) each
 
 
+class PixelObservations(NamedTuple):
+    """What a network sees of n slots, where it sees pictures."""
+
+    pixels: np.ndarray  # (n, H, W, S * C) uint8: a stack of S pictures of C colours, the newest last
+    numbers: np.ndarray  # (n, D) float32 beside them; D may be 0
+
+
 class VectorEnv(Protocol):
     """`num_envs` environments without autoreset: every seed is the caller's.
 

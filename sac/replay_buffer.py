@@ -12,6 +12,13 @@ import torch
 from common.memory import check_fits
 
 
+class Pixels(NamedTuple):
+    """What a network sees, where it sees pictures."""
+
+    pixels: torch.Tensor  # (B, S * C, H, W) float32 in [0, 1], the newest picture last; channels_last memory
+    numbers: torch.Tensor  # (B, D)
+
+
 class Batch(NamedTuple):
     """Transitions over up to n steps. There is no `done`: `discounts` says what the future is worth."""
 

@@ -27,6 +27,7 @@ from common.paths import LOGS, REPOSITORY
 from common.run import check_name, open_run
 from common.seeding import split_seed
 from envs.evaluation import Evaluation
+from envs.interfaces import TrainingEnv
 from envs.tasks import DEFAULT, task_class, with_task
 from sac.agent import SAC, AgentConfig
 from sac.policy import SACConfig, SACPolicy
@@ -115,7 +116,15 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
     seeds = split_seed(config.seed, "environment", "exploration", "replay", "torch")
     env = config.env.training_env(seeds["environment"], config.agent.gamma)
     total_updates = max(1, int((config.total_env_steps - config.training.start_steps) * config.training.utd))
-    agent = SAC(env.observation_size, env.action_size, config.agent, total_updates, seeds["torch"], device)
+    agent = SAC(
+        env.observation_size,
+        env.action_size,
+        config.agent,
+        total_updates,
+        seeds["torch"],
+        device,
+        env.pixel_shape,
+    )
     evaluation = Evaluation(
         config.env,
         lambda actor: SACPolicy(actor, config.env),
@@ -127,14 +136,18 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
         observation_size=env.observation_size,
         action_size=env.action_size,
         hidden_sizes=config.agent.hidden_sizes,
+        encoder=config.agent.encoder,
     )
+    policy_config = to_dict(policy_config) | {"env": to_dict(config.env)}
+    if not env.pixel_shape:
+        del policy_config["encoder"]
     return Trainer(
         config=config.training,
         total_env_steps=config.total_env_steps,
         env=env,
         agent=agent,
         evaluation=evaluation,
-        policy_config=to_dict(policy_config) | {"env": to_dict(config.env)},
+        policy_config=policy_config,
         folder=folder,
         seeds=seeds,
     )
@@ -143,17 +156,25 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
 def start_up_table(config: Config, trainer: Trainer) -> dict[str, str]:
     """What is about to be trained."""
     agent, env = trainer.agent, config.env
-    actor_size = sum(p.numel() for p in agent.actor.parameters())
+    actor_size = sum(p.numel() for p in agent.policy.parameters())
     critics_size = sum(p.numel() for p in agent.critics.parameters())
     settings = {name: value for name, value in to_dict(env).items() if name in env.highlights}
     return {
         "environments": f"{env.num_envs} x {env.name}",
         **{name.replace("_", " "): _plain(value) for name, value in settings.items()},
-        "observation": f"{trainer.env.observation_size} numbers",
+        "observation": _observation(trainer.env),
         "networks": f"actor {actor_size:,} parameters, {config.agent.num_critics} critics {critics_size:,}",
         "device": f"{agent.device}, {torch.get_num_threads()} CPU threads",
         "length": f"{config.total_env_steps:,} env steps, {agent.total_updates:,} updates",
     }
+
+
+def _observation(env: TrainingEnv) -> str:
+    parts = [f"{env.observation_size} numbers"] if env.observation_size or not env.pixel_shape else []
+    if env.pixel_shape:
+        height, width, channels = env.pixel_shape
+        parts.insert(0, f"{env.stack} pictures of {height} x {width} x {channels // env.stack}")
+    return ", ".join(parts)
 
 
 def _plain(value: Any) -> str:

@@ -114,7 +114,7 @@ def stacked(earlier: np.ndarray, rgb: np.ndarray, grey: bool, drop: int = 0) -> 
 
 
 @njit(cache=True, nogil=True)
-def _stack(earlier, rgb, stacks, grey, drop):
+def _stack(earlier, rgb, stacks, grey, drop):  # pyright: ignore
     """Pixels (P, M) and (P, 3) into (P, M - drop + 1) or (P, M - drop + 3)."""
     channels = earlier.shape[1] - drop
     for i in range(len(rgb)):

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sac.encoder import Encoder, Pixels
+from sac.encoder import Encoder, EncoderConfig, Projection
+from sac.replay_buffer import Observed
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # keeps the density finite; the bounds are pytorch_sac's and CleanRL's
 
@@ -75,11 +76,31 @@ class PixelActor(nn.Module):
         self.encoder = encoder
         self.actor = actor
 
-    def forward(self, observations: Pixels) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, observations: Observed) -> tuple[torch.Tensor, torch.Tensor]:
         return self.actor(self.encoder(observations))
 
-    def mode(self, observations: Pixels) -> torch.Tensor:
+    def mode(self, observations: Observed) -> torch.Tensor:
         return self.actor.mode(self.encoder(observations))
 
-    def sample(self, observations: Pixels, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def sample(self, observations: Observed, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.actor.sample(self.encoder(observations), noise)
+
+
+def make_actor(
+    observation_size: int,
+    action_size: int,
+    hidden_sizes: Sequence[int],
+    pixel_shape: tuple[int, int, int] | None = None,
+    encoder_config: EncoderConfig | None = None,
+) -> Actor | PixelActor:
+    """What plays: an actor, behind an encoder where there are pictures of (H, W, S * C).
+
+    Raises:
+        UserError: the pictures are too small for the encoder.
+    """
+    if not pixel_shape or not encoder_config:
+        return Actor(observation_size, action_size, hidden_sizes)
+    encoder = Encoder(pixel_shape, encoder_config)
+    seen = encoder_config.features + observation_size
+    projection = Projection(encoder.num_features, encoder_config.features)
+    return PixelActor(encoder, Actor(seen, action_size, hidden_sizes, projection))

@@ -30,13 +30,13 @@ from common.bounds import Between, Count, NotNegative, Positive, Several, Share,
 from common.errors import show
 from common.memory import check_fits
 from common.seeding import restore_generator
-from sac.actor import Actor, PixelActor
+from sac.actor import PixelActor, make_actor
 from sac.adam import Adam, corrections
 from sac.compiler import compiled, pays
 from sac.critic import Critics
-from sac.encoder import Decoder, Encoder, EncoderConfig, Observed, Pixels, Projection
+from sac.encoder import Decoder, Encoder, EncoderConfig, Projection
 from sac.losses import actor_loss, critic_loss, td_target, temperature_gradient
-from sac.replay_buffer import Batch
+from sac.replay_buffer import Batch, Observed, Pixels
 
 
 class Rates(NamedTuple):
@@ -129,11 +129,8 @@ class SAC:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._build(observation_size, pixel_shape)
-        for module in (self.actor, self.critics, self.encoder, self.decoder):
+        for module in (self.policy, self.critics, self.decoder):
             module.to(self.device)
-        self.policy = self.actor
-        if isinstance(self.encoder, Encoder):
-            self.policy = PixelActor(self.encoder, self.actor)
         self.averaged_actor = copy.deepcopy(self.policy).requires_grad_(False)
         self.critics_target = copy.deepcopy(self.critics).requires_grad_(False)
         self.encoder_target = copy.deepcopy(self.encoder).requires_grad_(False)
@@ -160,24 +157,18 @@ class SAC:
 
     def _build(self, observation_size: int, pixel_shape: tuple[int, int, int] | None) -> None:
         """The networks; without pictures, encoder and decoder are nothing."""
-        config, seen = self.config, observation_size
-        self.encoder: torch.nn.Module = torch.nn.Identity()
-        self.decoder: torch.nn.Module = torch.nn.Identity()
-        projections: list[torch.nn.Module | None] = [None, None]
-        if pixel_shape:
-            self.encoder = encoder = Encoder(pixel_shape, config.encoder)
-            seen += config.encoder.features
-            projections = [Projection(encoder.num_features, config.encoder.features) for _ in range(2)]
+        config, sizes = self.config, (self.action_size, self.config.hidden_sizes)
+        self.policy = policy = make_actor(observation_size, *sizes, pixel_shape, config.encoder)
+        self.actor = policy.actor if isinstance(policy, PixelActor) else policy
+        self.encoder = policy.encoder if isinstance(policy, PixelActor) else torch.nn.Identity()
+        self.decoder, projection = torch.nn.Identity(), None
+        if isinstance(self.encoder, Encoder):
+            observation_size += config.encoder.features
+            projection = Projection(self.encoder.num_features, config.encoder.features)
             if config.encoder.reconstruction:
-                self.decoder = Decoder(encoder, config.encoder)
-        self.actor = Actor(seen, self.action_size, config.hidden_sizes, projections[0])
+                self.decoder = Decoder(self.encoder, config.encoder)
         self.critics = Critics(
-            seen,
-            self.action_size,
-            config.hidden_sizes,
-            config.num_critics,
-            config.critic_layer_norm,
-            projections[1],
+            observation_size, *sizes, config.num_critics, config.critic_layer_norm, projection
         )
 
     @torch.no_grad()

@@ -22,6 +22,7 @@ class Mirror:
         observation_order, observation_signs, action_order, action_signs = self.symmetry
         count = len(batch.rewards) // 2
         for observations in (batch.observations, batch.next_observations):
+            assert isinstance(observations, torch.Tensor)
             mirrored = observations[:count].index_select(1, observation_order)
             torch.mul(mirrored, observation_signs, out=observations[:count])
         mirrored = batch.actions[:count].index_select(1, action_order)

@@ -13,7 +13,7 @@ option:
 """
 
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -21,17 +21,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from common.bounds import Between, Count, NotNegative, Several, Share, Widths
+from common.errors import UserError
 from envs.interfaces import Observations, PixelObservations
-
-
-class Pixels(NamedTuple):
-    """What a network sees of a task with pictures."""
-
-    pixels: torch.Tensor  # (B, S * C, H, W) float32 in [0, 1], the newest picture last
-    numbers: torch.Tensor  # (B, D) beside them; D may be 0
-
-
-Observed = torch.Tensor | Pixels  # (B, D), or with pictures
+from sac.replay_buffer import Observed, Pixels
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,7 @@ class Encoder(nn.Module):
         pixel_shape: (H, W, S * C) of the stacked pictures.
 
     Raises:
-        ValueError: the pictures are too small for that many layers.
+        UserError: the pictures are too small for that many layers.
     """
 
     def __init__(self, pixel_shape: tuple[int, int, int], config: EncoderConfig) -> None:
@@ -82,16 +74,18 @@ class Encoder(nn.Module):
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
             self.sides.append((height, width))
         if height < 1 or width < 1:
-            raise ValueError(
-                f"filters must be fewer: pictures of {pixel_shape[0]} pixels leave nothing for them"
+            raise UserError(
+                f"agent.encoder.filters must be fewer: {len(config.filters)} layers leave nothing of pictures of "
+                f"{pixel_shape[0]} x {pixel_shape[1]} pixels"
             )
         self.network = nn.Sequential(*layers)
         self.num_features = channels * height * width
         self.network.apply(delta_orthogonal)
         self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def forward(self, observations: Pixels) -> torch.Tensor:
+    def forward(self, observations: Observed) -> torch.Tensor:
         """-> (B, num_features + D): what the last layer says, and the numbers."""
+        assert isinstance(observations, Pixels)
         features = self.network(observations.pixels - 0.5).flatten(1)
         return torch.cat([features, observations.numbers], dim=1)
 
@@ -179,4 +173,4 @@ def to_tensors(observations: Observations, device: torch.device | str) -> Observ
     if not isinstance(observations, PixelObservations):
         return torch.from_numpy(observations).to(device)
     pixels = torch.from_numpy(observations.pixels).to(device).permute(0, 3, 1, 2)
-    return Pixels(pixels.float().mul_(1 / 255), torch.from_numpy(observations.numbers).to(device))
+    return Pixels(pixels.float().div_(255), torch.from_numpy(observations.numbers).to(device))

@@ -1,7 +1,7 @@
 """A SAC checkpoint plays: raw observations in, the task's actions out, in any number of slots."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,8 @@ from common.errors import UserError, show
 from common.untrusted import load_tensors
 from envs.interfaces import RawObservation, Task
 from envs.tasks import current_config, task_class
-from sac.actor import Actor
+from sac.actor import Actor, PixelActor, make_actor
+from sac.encoder import EncoderConfig, to_tensors
 from sac.escape import Escape
 
 
@@ -22,21 +23,25 @@ class SACPolicy:
     """A trained actor behind its task's codec.
 
     Args:
-        actor: of the codec's sizes.
+        actor: of the codec's sizes; with an encoder, if it has pictures.
         task: as the actor met it in training.
         deterministic: act with the mode; False samples.
         seed: of the sampling.
         escapes: the mode gets away from where it is stuck, see sac/escape.py.
     """
 
-    image_size = 0
-
     def __init__(
-        self, actor: Actor, task: Task, deterministic: bool = True, seed: int = 0, escapes: bool = True
+        self,
+        actor: Actor | PixelActor,
+        task: Task,
+        deterministic: bool = True,
+        seed: int = 0,
+        escapes: bool = True,
     ) -> None:
         self.actor = actor
         self.task = task
         self.codec = task.codec(0)
+        self.image_size = self.codec.pixel_shape[0] if self.codec.pixel_shape else 0
         self.n_action_steps = task.action_repeat
         self.deterministic = deterministic
         self.device = next(actor.parameters()).device
@@ -71,10 +76,10 @@ class SACPolicy:
 
     @torch.no_grad()
     def _decide(self, raw: RawObservation, begins: np.ndarray, due: np.ndarray) -> np.ndarray:
-        observations = torch.from_numpy(self.codec.encode(raw)).to(self.device)
+        observations = to_tensors(self.codec.encode(raw), self.device)
         noise = None
         if not self.deterministic:
-            noise = self._noise(len(observations))
+            noise = self._noise(len(due))
         elif self._escape and (escaping := self._escape.noise(raw, begins, due)) is not None:
             noise = torch.from_numpy(escaping).to(self.device)
         if noise is None:
@@ -95,7 +100,7 @@ class SACPolicy:
 class SACConfig:
     """`config.json` of a SAC checkpoint, beside `env`, the task's settings, and `trained`, its history.
 
-    Every field has to be there; the defaults are no fallbacks.
+    Every field has to be there, `encoder` where the task has pictures; the defaults are no fallbacks.
     """
 
     algorithm: Literal["sac"] = "sac"  # what kind of policy this is
@@ -103,6 +108,7 @@ class SACConfig:
     observation_size: int = 0  # numbers that the actor sees
     action_size: int = 0  # numbers that it returns
     hidden_sizes: Widths = ()  # of the actor
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)  # before it, where there are pictures
 
 
 def read_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
@@ -111,7 +117,7 @@ def read_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
     Raises:
         UserError: something is missing, unknown or does not fit.
     """
-    names = [field.name for field in fields(SACConfig)]
+    names = [field.name for field in fields(SACConfig) if field.name != "encoder"]
     try:
         config = current_config(config)
         missing = [name for name in [*names, "env"] if name not in config]
@@ -131,6 +137,8 @@ def read_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
         )
     task = from_dict(task_type, env, source)
     codec = task.codec(0)
+    if codec.pixel_shape and "encoder" not in config:
+        raise UserError(f"{file}: encoder missing, without which the policy cannot be opened")
     for name, size in (("observation_size", codec.observation_size), ("action_size", codec.action_size)):
         if getattr(settings, name) != size:
             raise UserError(
@@ -161,15 +169,16 @@ def load_sac(
     file, weights = folder / "config.json", folder / "model.safetensors"
     settings, task = read_config(file, config)
     sizes = (settings.observation_size, settings.action_size, settings.hidden_sizes)
+    network = (*sizes, task.codec(0).pixel_shape, settings.encoder)
     tensors = load_tensors(weights)
     with torch.device("meta"):  # nothing as large as a damaged file says is allocated
-        expected = {name: tensor.shape for name, tensor in Actor(*sizes).state_dict().items()}
+        expected = {name: tensor.shape for name, tensor in make_actor(*network).state_dict().items()}
     if {name: tensor.shape for name, tensor in tensors.items()} != expected:
         layers = show((sizes[0], *settings.hidden_sizes, 2 * sizes[1]))
         raise UserError(
             f"{weights}: not the weights of an actor with layers of {layers}, as {file.name} says"
         )
-    actor = Actor(*sizes)
+    actor = make_actor(*network)
     actor.load_state_dict(tensors)
     if not all(parameter.isfinite().all() for parameter in actor.parameters()):
         raise UserError(f"{weights}: some weights are not finite, so the training had diverged")

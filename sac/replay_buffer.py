@@ -16,16 +16,19 @@ class Pixels(NamedTuple):
     """What a network sees, where it sees pictures."""
 
     pixels: torch.Tensor  # (B, S * C, H, W) float32 in [0, 1], the newest picture last; channels_last memory
-    numbers: torch.Tensor  # (B, D)
+    numbers: torch.Tensor  # (B, D) beside them; D may be 0
+
+
+Observed = torch.Tensor | Pixels  # (B, D), or with pictures
 
 
 class Batch(NamedTuple):
     """Transitions over up to n steps. There is no `done`: `discounts` says what the future is worth."""
 
-    observations: torch.Tensor  # (B, D)
+    observations: Observed  # (B, ...), or several views of each below each other
     actions: torch.Tensor  # (B, A)
     rewards: torch.Tensor  # (B,) discounted sum over the steps
-    next_observations: torch.Tensor  # (B, D) after the last of them
+    next_observations: Observed  # (B, ...) after the last of them
     discounts: torch.Tensor  # (B,) gamma^(environment steps), or 0 where the episode terminated
 
 
@@ -144,10 +147,9 @@ class ReplayBuffer:
     def add(self, transitions: Batch) -> None:
         """Store transitions, at most `capacity`, over the oldest ones."""
         count = len(transitions.rewards)
-        new = torch.cat(
-            [f.view(count, width) for f, width in zip(transitions, self.widths, strict=True)], dim=1
-        )
-        new = new.to(self.device, non_blocking=True)
+        fields = [field for field in transitions if isinstance(field, torch.Tensor)]
+        columns = [field.view(count, width) for field, width in zip(fields, self.widths, strict=True)]
+        new = torch.cat(columns, dim=1).to(self.device, non_blocking=True)
         fitting = min(count, self.capacity - self.position)  # the others begin anew at row 0
         self.rows[self.position : self.position + fitting] = new[:fitting]
         self.rows[: count - fitting] = new[fitting:]

@@ -57,6 +57,7 @@ class VisualPendulumVectorEnv:
         self.single_observation_space = spaces.Dict(parts)
         self.single_action_space: spaces.Box = TORQUES
         self.active = np.zeros(num_envs, bool)
+        self.watched = np.ones(num_envs, bool)  # not heeded, every picture is drawn
         self.steps = np.zeros(num_envs, np.int64)  # taken in the current episode
         self.angles, self.speeds = np.zeros((2, num_envs))  # rad, counter-clockwise from up; rad/s
 
@@ -158,7 +159,6 @@ class VisualPendulum(GymTask):
     name: ClassVar[str] = "VisualPendulum"
     sentence: ClassVar[str] = "Swing the pendulum up and hold it upright."
     fps: ClassVar[int] = 20
-    highlights: ClassVar[tuple[str, ...]] = ("pixels",)
     lerobot_names: ClassVar[dict[str, str]] = {"observation.state": "state", "observation.image": "pixels"}
 
     reward_scale: Positive = 0.1  # multiplies the reward, which is -16 to 0 per step

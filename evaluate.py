@@ -72,7 +72,7 @@ def play(env: VectorEnv, policy: Policy, seeds: range) -> list[Episode]:
     episodes, successes = [], 0
     with tqdm(total=len(seeds), unit="episode", desc="playing", dynamic_ncols=True, disable=None) as bar:
         try:
-            for episode in rollout(env, policy, seeds):
+            for episode in rollout(env, policy, seeds, keep_pixels=False):
                 episodes.append(episode)
                 if episode.success is not None:
                     successes += episode.success

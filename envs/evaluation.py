@@ -41,12 +41,13 @@ class Evaluation:
 
     def summary(self, trained: Any) -> dict[str, Any]:
         """The numbers of `Task.summarize`."""
-        return self.task.summarize(list(rollout(self.env, self.policy_of(trained), self.seeds)))
+        episodes = rollout(self.env, self.policy_of(trained), self.seeds, keep_pixels=False)
+        return self.task.summarize(list(episodes))
 
     def frames(self, trained: Any) -> np.ndarray:
         """One episode in pictures, (T, 256, 256, 3) uint8."""
         env = self.task.vector_env(1, self.image_size)
-        (episode,) = rollout(env, self.policy_of(trained), self.seeds[:1], FRAME_SIZE)
+        (episode,) = rollout(env, self.policy_of(trained), self.seeds[:1], FRAME_SIZE, keep_pixels=False)
         assert episode.frames is not None
         return episode.frames
 

@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from common.bounds import ParallelEnvs, Positive, Several
 from envs.gym_vector import BoxCodec, GymVectorEnv, Success
-from envs.interfaces import Episode, Metric
+from envs.interfaces import Codec, Episode, Metric, VectorEnv
 from envs.plots import plot_returns
 from envs.summary import RETURN, SUCCESS_RATE, summarize
 from envs.training import TrainingEnv
@@ -40,10 +40,10 @@ class GymTask:
         if self.success == "none" and SUCCESS_RATE.key in [metric.key for metric in self.metrics]:
             raise ValueError("success must be termination or info for the metric success rate, got none")
 
-    def vector_env(self, num_envs: int, image_size: int = 0, stock: bool = False) -> GymVectorEnv:
+    def vector_env(self, num_envs: int, image_size: int = 0, stock: bool = False) -> VectorEnv:
         return GymVectorEnv(self.name, num_envs, self.success)
 
-    def codec(self, num_envs: int) -> BoxCodec:
+    def codec(self, num_envs: int) -> Codec:
         return BoxCodec(*_spaces(self.name))
 
     def training_env(self, seed: int, gamma: float) -> TrainingEnv:

@@ -54,6 +54,7 @@ class GymVectorEnv:
         self.single_observation_space = spaces.Dict({"state": observations})
         self.single_action_space: spaces.Box = actions
         self.active = np.zeros(num_envs, bool)
+        self.watched = np.ones(num_envs, bool)
         self._states = np.zeros((num_envs, *observations.shape), np.float32)
 
     def reset(

@@ -41,6 +41,7 @@ class VectorEnv(Protocol):
     single_observation_space: Any  # `gymnasium.spaces.Dict` of RawObservation, one row
     single_action_space: Any  # `gymnasium.spaces.Box` (A,), the task's units
     active: np.ndarray  # (n,) bool: the episode has begun and not ended; the caller may set it to False
+    watched: np.ndarray  # (n,) bool: whose "pixels" the caller needs after the next step, see `step`
 
     def reset(
         self, *, seed: Sequence[int] | np.ndarray, options: dict[str, Any] | None = None
@@ -54,6 +55,9 @@ class VectorEnv(Protocol):
 
     def step(self, actions: np.ndarray) -> tuple[RawObservation, np.ndarray, np.ndarray, np.ndarray, Infos]:
         """Step the active environments with actions (n, A); the others keep their state.
+
+        "pixels" may be earlier ones where `watched` is False, unless the episode ends: drawing takes longer
+        than some physics. `reset` draws all that begin. The caller sets `watched`, everywhere True at first.
 
         Returns:
             observations, rewards (n,), terminated (n,), truncated (n,), infos.

@@ -108,8 +108,10 @@ def stacked(earlier: np.ndarray, rgb: np.ndarray, grey: bool, drop: int = 0) -> 
     """
     stacks = np.empty((*rgb.shape[:-1], earlier.shape[-1] - drop + (1 if grey else 3)), np.uint8)
     num_pixels = rgb.size // 3
-    flat = [np.ascontiguousarray(part).reshape(num_pixels, part.shape[-1]) for part in (earlier, rgb, stacks)]
-    _stack(*flat, grey, drop)
+    earlier, rgb, flat = (
+        np.ascontiguousarray(part).reshape(num_pixels, part.shape[-1]) for part in (earlier, rgb, stacks)
+    )
+    _stack(earlier, rgb, flat, grey, drop)
     return stacks
 
 

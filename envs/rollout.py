@@ -12,8 +12,9 @@ from envs.interfaces import Episode, Infos, Policy, RawObservation, VectorEnv
 class _Recording:
     """A running episode: its rows so far."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, keep_pixels: bool = True) -> None:
         self.seed = seed
+        self.keep_pixels = keep_pixels
         self.observations: dict[str, list[np.ndarray]] = {}
         self.steps: dict[str, list[np.ndarray]] = {}
 
@@ -21,7 +22,11 @@ class _Recording:
         """Add row `slot` of the observations and of the values of the step that led to them."""
         for rows, values in ((self.observations, observations), (self.steps, step)):
             for name, value in values.items():
-                rows.setdefault(name, []).append(value[slot])
+                if name != "pixels" or self.keep_pixels:
+                    rows.setdefault(name, []).append(value[slot])
+
+    def __len__(self) -> int:
+        return len(self.steps.get("actions", ()))
 
     def finish(self, infos: Infos, slot: int) -> Episode:
         arrays = {name: np.stack(rows) for name, rows in self.steps.items()}
@@ -30,7 +35,13 @@ class _Recording:
         return Episode(self.seed, observations, success=success, **arrays)
 
 
-def rollout(env: VectorEnv, policy: Policy, seeds: Sequence[int], frame_size: int = 0) -> Iterator[Episode]:
+def rollout(
+    env: VectorEnv,
+    policy: Policy,
+    seeds: Sequence[int],
+    frame_size: int = 0,
+    keep_pixels: bool = True,
+) -> Iterator[Episode]:
     """Play one episode per seed and yield each as it ends.
 
     An environment that finishes takes the next seed, so short episodes do not wait for long ones; every seed
@@ -42,6 +53,8 @@ def rollout(env: VectorEnv, policy: Policy, seeds: Sequence[int], frame_size: in
         policy: plays all slots at once.
         seeds: an episode's start depends on its seed alone.
         frame_size: side in pixels of the recorded frames, 0 for none.
+        keep_pixels: episodes have the pictures that the policy saw. Without, only those that it decides on
+            are asked for, and a thousand steps do not take megabytes.
     """
     waiting = list(reversed(seeds))
     slots = [_Recording(seed=-1) for _ in range(env.num_envs)]
@@ -51,7 +64,7 @@ def rollout(env: VectorEnv, policy: Policy, seeds: Sequence[int], frame_size: in
         starting = np.flatnonzero(~env.active)[: len(waiting)]
         if len(starting):
             for i in starting:
-                slots[i] = _Recording(seed=waiting.pop())
+                slots[i] = _Recording(waiting.pop(), keep_pixels)
             mask = np.isin(np.arange(env.num_envs), starting)
             observations, infos = env.reset(seed=[slot.seed for slot in slots], options={"reset_mask": mask})
             policy.reset(starting)
@@ -61,6 +74,8 @@ def rollout(env: VectorEnv, policy: Policy, seeds: Sequence[int], frame_size: in
 
         actions = np.array(policy.act(observations))  # a policy may reuse its own array
         playing = np.flatnonzero(env.active)
+        steps = np.array([len(slot) for slot in slots]) + 1  # after this one
+        env.watched[:] = True if keep_pixels else steps % policy.n_action_steps == 0
         observations, rewards, _, _, infos = env.step(actions)
         step = {"actions": actions, "rewards": rewards} | _extras(env, infos, playing, frame_size)
         for i in playing:
@@ -82,6 +97,7 @@ def replay(
     Yields:
         observations, reward and infos, T + 1 times; the reward of the start is 0.
     """
+    env.watched[:] = True
     observations, infos = env.reset(seed=[seed], options=options)
     yield observations, 0.0, infos
     for action in actions:

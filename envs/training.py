@@ -95,7 +95,8 @@ class TrainingEnv:
         rewards, durations = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
         terminated, truncated, is_success = np.zeros((3, self.num_envs), bool)
         infos: Infos = {}
-        for _ in range(self.action_repeat):
+        for repeat in range(self.action_repeat):
+            self.env.watched[:] = repeat == self.action_repeat - 1
             active = self.env.active.copy()
             if not active.any():
                 break
@@ -163,6 +164,7 @@ class TrainingEnv:
         begins = np.cumsum(lengths) - lengths
         for t in range(lengths.max()):
             self.env.active[:] = lengths > t
+            self.env.watched[:] = lengths == t + 1
             played = actions[np.minimum(begins + t, len(actions) - 1)]
             self._remember(played, self.env.active)
             self._raw, *_ = self.env.step(played)

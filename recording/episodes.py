@@ -29,7 +29,7 @@ class RecordingEnv:
     def __init__(self, num_envs: int, recipe: Recipe, image_size: int = 0) -> None:
         self.recipe, self.task = recipe, recorded_task(recipe.task)
         self.env = self.task.recording.env(num_envs, image_size, recipe.hold)
-        self.num_envs, self.active = num_envs, self.env.active
+        self.num_envs, self.active, self.watched = num_envs, self.env.active, self.env.watched
         self.single_observation_space = self.env.single_observation_space
         self.single_action_space = self.env.single_action_space
         self.resolution = recipe.resolution if recipe.observations == "pixels" else 0

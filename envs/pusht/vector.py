@@ -67,6 +67,7 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
 
         self.active = np.zeros(num_envs, bool)  # episodes that have begun and not ended
+        self.watched = np.ones(num_envs, bool)  # not heeded, every picture is drawn
         self.steps = np.zeros(num_envs, np.int64)  # taken in the current episode
         self.on_place = np.zeros(num_envs, np.int64)  # of the latest of them, with the T on its place
         self._targets = np.full((num_envs, 2), np.nan)  # of the latest actions, which frames mark

@@ -28,6 +28,7 @@ class PointEnv:
         self.single_action_space = spaces.Box(-2.0, 2.0, (1,), np.float32)
         self.single_observation_space = spaces.Dict({"x": spaces.Box(-2.0, 2.0, (1,), np.float64)})
         self.x, self.active = np.zeros((num_envs, 1)), np.zeros(num_envs, bool)
+        self.watched = np.ones(num_envs, bool)
         self.lasting = np.zeros(num_envs, int)
 
     def observations(self):

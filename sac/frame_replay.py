@@ -5,12 +5,15 @@ reward and duration. An episode of T decisions takes T + 1, the last of them wit
 episode's real last picture is there. Returns and discounts are those of `sac.replay_buffer.NStepWindow`.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from common.errors import UserError
 from common.memory import check_fits
 from envs.interfaces import PixelObservations, Step, Symmetry
+from sac.frame_chunks import load_chunks, save_chunks
 from sac.frames import gather, gather_on
 from sac.replay_buffer import Batch, Pixels
 
@@ -232,6 +235,59 @@ class FrameReplay:
         gather(self.frames.numpy(), stacks, shifts, mirrored, out.numpy())
         return out
 
+    @property
+    def nbytes(self) -> int:
+        """What a full one takes in a checkpoint."""
+        return self.frames.nbytes + sum(array.nbytes for array in self._arrays().values())
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """All but the pictures, for which there is `save_frames`."""
+        used = min(int(self.written.max()), self.ring)
+        arrays = {name: array[:, :used] for name, array in self._arrays().items()}
+        return {name: torch.from_numpy(array) for name, array in (arrays | {"written": self.written}).items()}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor], position: int) -> None:
+        """Hold, if empty before, what `state_dict` returned after `position` pictures; `load_frames` follows.
+
+        Raises:
+            ValueError: it does not fit, or is none of a replay.
+        """
+        _check_state(state, len(self.written), self.ring, self.n_step, position)
+        self.written[:] = state["written"].numpy()
+        used = min(int(self.written.max()), self.ring)
+        for name, array in self._arrays().items():
+            values = state[name].numpy()
+            if (
+                values.shape != array[:, :used].shape or values.dtype != array.dtype
+            ):  # else they were repeated
+                raise ValueError(f"{name} has the shape {values.shape} of {values.dtype}")
+            array[:, :used] = values
+        self.position, self.size = position, int(np.count_nonzero(self.steps))
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """What there is of each place (num_envs, ring, ...) beside its picture."""
+        names = "numbers", "actions", "rewards", "durations", "terminated", "age", "steps", "serial"
+        return {name: getattr(self, name) for name in names}
+
+    def save_frames(self, folder: Path, previous: Path | None) -> None:
+        """Write the pictures into a new folder.
+
+        Args:
+            previous: the folder of the checkpoint before, whose files are linked as far as they are the same.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        save_chunks(self.frames, self.serial.reshape(-1), self.position, folder, previous)
+
+    def load_frames(self, folder: Path) -> None:
+        """Read the pictures of the state that is loaded.
+
+        Raises:
+            UserError: a file is missing, or not as long as it must be.
+        """
+        load_chunks(self.frames, self.serial.reshape(-1), self.position, folder)
+
 
 def _check_memory(
     capacity: int, picture: tuple[int, int, int], beside: int, device: torch.device | str
@@ -242,3 +298,20 @@ def _check_memory(
         f"{pictures / 1e9:,.2f} GB, and {beside / 1e9:,.2f} GB beside them)"
     )
     check_fits(arithmetic, (pictures + beside) // 4, device)
+
+
+def _check_state(
+    state: dict[str, torch.Tensor], num_envs: int, ring: int, n_step: int, position: int
+) -> None:
+    """Raise ValueError where counts of a state cannot be those of a replay after `position` pictures."""
+    written, serial = state["written"].numpy(), state["serial"].numpy()
+    if written.shape != (num_envs,) or written.min() < 0 or written.sum() != position:
+        raise ValueError(f"the pictures of {num_envs} environments are not {position:,}")
+    held = np.arange(serial.shape[-1]) < np.minimum(written, ring)[:, None]
+    if serial.shape != held.shape or len(np.unique(serial[held])) != np.minimum(written, ring).sum():
+        raise ValueError("pictures are missing, or there twice")
+    if position and not (serial[held].min() >= 0 and serial[held].max() < position):
+        raise ValueError(f"pictures have numbers that are not below {position:,}")
+    for name, most in (("steps", n_step), ("age", position), ("durations", np.inf)):
+        if position and not 0 <= state[name].min() <= state[name].max() <= most:
+            raise ValueError(f"{name} must be in [0, {most}]")

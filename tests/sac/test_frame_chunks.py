@@ -64,7 +64,7 @@ def names(frames: Path) -> list[str]:
 def test_loaded_replays_go_on_as_if_nothing_had_happened(tmp_path, every):
     play, replay = Play(2, PICTURE, 3), make()
     replays, previous = [replay], None
-    for i in range(1, 130 // every):
+    for i in range(1, 130 // every + 1):
         play(every, *replays)
         previous = save(replay, tmp_path / f"{i}", previous)
         if i % (30 // every + 1) == 1:

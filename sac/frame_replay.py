@@ -57,13 +57,8 @@ class FrameReplay:
         shift: int = 0,
         symmetry: Symmetry | None = None,
     ) -> None:
+        _check_capacity(capacity, num_envs, n_step, stack)
         self.ring = capacity // num_envs
-        least = n_step + stack + 1  # else a stack is overwritten before its return is complete
-        if self.ring < least:
-            raise UserError(
-                f"buffer_capacity must be at least {num_envs * least:,} for {num_envs} environments, an "
-                f"n_step of {n_step} and a stack of {stack}, got {capacity:,}"
-            )
         self.device = torch.device(device)
         beside = capacity * (BYTES_BESIDE + 4 * (observation_size + action_size))
         _check_memory(capacity, picture, beside if self.device.type == "cpu" else 0, self.device)
@@ -287,6 +282,15 @@ class FrameReplay:
             UserError: a file is missing, or not as long as it must be.
         """
         load_chunks(self.frames, self.serial.reshape(-1), self.position, folder)
+
+
+def _check_capacity(capacity: int, num_envs: int, n_step: int, stack: int) -> None:
+    least = num_envs * (n_step + stack + 1)  # else stacks are overwritten before their return is complete
+    if capacity < least:
+        raise UserError(
+            f"buffer_capacity must be at least {least:,} for {num_envs} environments, an n_step of {n_step} "
+            f"and a stack of {stack}, got {capacity:,}"
+        )
 
 
 def _check_memory(

@@ -130,6 +130,7 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
         lambda actor: SACPolicy(actor, config.env),
         config.training.eval_episodes,
         config.training.eval_seed,
+        image_size=env.pixel_shape[0] if env.pixel_shape else 0,
     )
     policy_config = SACConfig(
         task=config.task,

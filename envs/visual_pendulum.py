@@ -178,7 +178,4 @@ class VisualPendulum(GymTask):
         return TrainingEnv(self, env, seed, gamma, reward_scale=self.reward_scale, symmetry=symmetry)
 
 
-MIRROR = Symmetry(
-    np.empty(0, np.int64), np.empty(0, np.float32), np.zeros(1, np.int64), -np.ones(1, np.float32)
-)
 TASK = VisualPendulum

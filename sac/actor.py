@@ -41,16 +41,16 @@ class Actor(nn.Module):
         self.projection = projection or nn.Identity()
         self.network = mlp([observation_size, *hidden_sizes, 2 * action_size])
 
-    def forward(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, observations: Observed) -> tuple[torch.Tensor, torch.Tensor]:
         """Observations (B, D) -> mean and log standard deviation (B, A) of the Gaussian before the tanh."""
         mean, log_std = self.network(self.projection(observations)).chunk(2, dim=-1)
         return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
 
-    def mode(self, observations: torch.Tensor) -> torch.Tensor:
+    def mode(self, observations: Observed) -> torch.Tensor:
         """The deterministic action (B, A): the squashed mean."""
         return torch.tanh(self(observations)[0])
 
-    def sample(self, observations: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def sample(self, observations: Observed, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Reparametrised actions and their log-probabilities.
 
         Args:

@@ -1,5 +1,6 @@
 """A checkpoint of SAC: `config.json` and `model.safetensors` play, its training state continues."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +11,13 @@ from common import checkpoint, untrusted
 from common.errors import UserError, reason
 from common.seeding import restore_generator
 from common.training import check_evaluation
+from sac.frame_replay import FrameReplay
 
 if TYPE_CHECKING:
     from sac.trainer import Trainer
 
 COUNTERS = "counters.json"  # of the state
+FRAMES = "frames"  # of the state: the pictures of the replay
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Counters:
 
     env_steps: int = 0
     updates: int = 0
-    replay_position: int = 0  # where the next transition goes
+    replay_position: int = 0  # where the next transition goes; of pictures, how many were ever stored
     evaluation: dict = field(default_factory=dict)  # the latest summary
     best: dict = field(default_factory=dict)  # that of the best checkpoint
     kept: tuple[str, ...] = ()  # names of checkpoints that stay
@@ -44,6 +47,11 @@ def write(trainer: "Trainer", folder: Path) -> None:
 
     state = folder / checkpoint.TRAINING_STATE
     state.mkdir()
+    if isinstance(trainer.replay, FrameReplay):
+        last = checkpoint.follow(trainer.checkpoints.folder / "last")
+        previous = Path(os.path.realpath(last / checkpoint.TRAINING_STATE / FRAMES))
+        ours = previous.is_relative_to(os.path.realpath(last))  # and no link out of it
+        trainer.replay.save_frames(state / FRAMES, previous if ours else None)
     env_counters, env_arrays = trainer.env.state_dict()
     tensors = {
         "agent": trainer.agent.state_dict(),
@@ -98,7 +106,11 @@ def load(trainer: "Trainer", folder: Path) -> None:
             key.removeprefix(f"{name}."): value for key, value in flat.items() if key.startswith(f"{name}.")
         }
 
-    if "window.durations" not in flat and getattr(trainer.env, "action_repeat", 1) > 1:
+    if (
+        "window.open" in flat
+        and "window.durations" not in flat
+        and getattr(trainer.env, "action_repeat", 1) > 1
+    ):
         raise UserError(
             f"{state}: agent.gamma counted decisions then, and counts environment steps now: "
             "--no-resume starts a new run"
@@ -107,6 +119,8 @@ def load(trainer: "Trainer", folder: Path) -> None:
         _check(trainer, counters, flat)
         trainer.agent.load_state_dict(part("agent"), counters.updates)
         trainer.replay.load_state_dict(flat, counters.replay_position)
+        if isinstance(trainer.replay, FrameReplay):
+            trainer.replay.load_frames(state / FRAMES)
         restore_generator(trainer.sampling, flat["trainer.sampling"], counters.updates)
         trainer.exploration.bit_generator.state = counters.exploration
         trainer.detours.load_state_dict({name: tensor.numpy() for name, tensor in part("detours").items()})

@@ -75,8 +75,8 @@ class Encoder(nn.Module):
             self.sides.append((height, width))
         if height < 1 or width < 1:
             raise UserError(
-                f"agent.encoder.filters must be fewer: {len(config.filters)} layers leave nothing of pictures of "
-                f"{pixel_shape[0]} x {pixel_shape[1]} pixels"
+                f"agent.encoder.filters must be fewer: {len(config.filters)} layers leave nothing of "
+                f"pictures of {pixel_shape[0]} x {pixel_shape[1]} pixels"
             )
         self.network = nn.Sequential(*layers)
         self.num_features = channels * height * width

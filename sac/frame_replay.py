@@ -5,12 +5,15 @@ reward and duration. An episode of T decisions takes T + 1, the last of them wit
 episode's real last picture is there. Returns and discounts are those of `sac.replay_buffer.NStepWindow`.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from common.errors import UserError
 from common.memory import check_fits
-from envs.interfaces import PixelObservations, Step, Symmetry
+from envs.interfaces import Observations, PixelObservations, Step, Symmetry
+from sac.frame_chunks import load_chunks, save_chunks
 from sac.frames import gather, gather_on
 from sac.replay_buffer import Batch, Pixels
 
@@ -35,6 +38,8 @@ class FrameReplay:
         device: where the pictures live and batches are made; what is beside them is on the CPU.
         shift: the random shift is up to so many pixels to each side; 0: none.
         symmetry: of numbers and actions; half of each batch is mirrored, pictures left to right.
+        views, target_views: rows of each observation and of each next one in a batch, all first views before
+            all second ones, which differ in their random shifts.
 
     Raises:
         UserError: the pictures do not fit into the memory, or are too few for an n-step return.
@@ -53,19 +58,17 @@ class FrameReplay:
         device: torch.device | str = "cpu",
         shift: int = 0,
         symmetry: Symmetry | None = None,
+        views: int = 1,
+        target_views: int = 1,
     ) -> None:
+        _check_capacity(capacity, num_envs, n_step, stack)
         self.ring = capacity // num_envs
-        least = n_step + stack + 1  # else a stack is overwritten before its return is complete
-        if self.ring < least:
-            raise UserError(
-                f"buffer_capacity must be at least {num_envs * least:,} for {num_envs} environments, an "
-                f"n_step of {n_step} and a stack of {stack}, got {capacity:,}"
-            )
         self.device = torch.device(device)
         beside = capacity * (BYTES_BESIDE + 4 * (observation_size + action_size))
         _check_memory(capacity, picture, beside if self.device.type == "cpu" else 0, self.device)
         self.stack, self.n_step, self.gamma = stack, n_step, np.float32(gamma)
         self.shift, self.symmetry = shift, symmetry
+        self.views, self.target_views = views, target_views
 
         shape = num_envs, self.ring
         self.frames = torch.zeros(num_envs * self.ring, *picture, dtype=torch.uint8, device=device)
@@ -84,10 +87,10 @@ class FrameReplay:
 
     def add(
         self,
-        observations: PixelObservations,
+        observations: Observations,
         actions: np.ndarray,
         step: Step,
-        next_observations: PixelObservations,
+        next_observations: Observations,
     ) -> None:
         """Store one decision of every environment.
 
@@ -97,6 +100,9 @@ class FrameReplay:
             step: what came of it; its `observations` are PixelObservations.
             next_observations: from which the next decision is made: a new episode's where one ended.
         """
+        assert isinstance(observations, PixelObservations) and isinstance(
+            step.observations, PixelObservations
+        )
         envs = np.arange(len(self.written))
         if not self.position:
             self._append(envs, observations, 0)
@@ -104,7 +110,7 @@ class FrameReplay:
         self.actions[envs, now], self.rewards[envs, now] = actions, step.rewards
         self.durations[envs, now], self.terminated[envs, now] = step.durations, step.terminated
         age = self.age[envs, now]
-        self._append(envs, step.observations, age + 1)  # pyright: ignore[reportArgumentType]
+        self._append(envs, step.observations, age + 1)
 
         ended = step.terminated | step.truncated
         begun = np.flatnonzero(ended)
@@ -135,17 +141,13 @@ class FrameReplay:
         self.size -= np.count_nonzero(self.steps[envs, places])
         self.steps[envs, places] = 0
 
-    def sample(
-        self, batch_size: int, generator: torch.Generator, views: int = 1, next_views: int = 1
-    ) -> Batch:
+    def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """`batch_size` transitions with replacement.
 
         The memory of their pictures is that of the next batch of this size.
 
         Args:
             generator: of any device; one of the CPU does not wait for a GPU.
-            views, next_views: rows of each transition, all first views before all second ones, which differ
-                in their random shifts. Observations have views * batch_size rows, next ones next_views * ....
 
         Raises:
             ValueError: there is none yet.
@@ -157,10 +159,10 @@ class FrameReplay:
             half = batch_size // 2
             actions[:half] = actions[:half][:, self.symmetry.action_order] * self.symmetry.action_signs
         return Batch(
-            observations=self._see("observations", envs, places, views, generator),  # pyright: ignore
+            observations=self._see("observations", envs, places, self.views, generator),
             actions=torch.from_numpy(actions).to(self.device),
             rewards=torch.from_numpy(rewards).to(self.device),
-            next_observations=self._see("next_observations", envs, ends, next_views, generator),  # pyright: ignore
+            next_observations=self._see("next_observations", envs, ends, self.target_views, generator),
             discounts=torch.from_numpy(discounts).to(self.device),
         )
 
@@ -232,6 +234,70 @@ class FrameReplay:
         gather(self.frames.numpy(), stacks, shifts, mirrored, out.numpy())
         return out
 
+    def full_bytes(self, decisions: int) -> int:
+        """What it takes in a checkpoint after that many decisions, but for the last pictures of episodes."""
+        filled = min(1.0, decisions / len(self.frames))
+        return int(filled * (self.frames.nbytes + sum(array.nbytes for array in self._arrays().values())))
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """All but the pictures, for which there is `save_frames`."""
+        used = min(int(self.written.max()), self.ring)
+        arrays = {name: array[:, :used] for name, array in self._arrays().items()}
+        arrays["written"] = self.written
+        return {f"replay.{name}": torch.from_numpy(array) for name, array in arrays.items()}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor], position: int) -> None:
+        """Hold, if empty before, what `state_dict` returned after `position` pictures; `load_frames` follows.
+
+        Raises:
+            ValueError: it does not fit, or is none of a replay.
+        """
+        state = {name.removeprefix("replay."): values for name, values in state.items()}
+        _check_state(state, len(self.written), self.ring, self.n_step, position)
+        self.written[:] = state["written"].numpy()
+        used = min(int(self.written.max()), self.ring)
+        for name, array in self._arrays().items():
+            values = state[name].numpy()
+            if (
+                values.shape != array[:, :used].shape or values.dtype != array.dtype
+            ):  # else they were repeated
+                raise ValueError(f"{name} has the shape {values.shape} of {values.dtype}")
+            array[:, :used] = values
+        self.position, self.size = position, int(np.count_nonzero(self.steps))
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """What there is of each place (num_envs, ring, ...) beside its picture."""
+        names = "numbers", "actions", "rewards", "durations", "terminated", "age", "steps", "serial"
+        return {name: getattr(self, name) for name in names}
+
+    def save_frames(self, folder: Path, previous: Path | None) -> None:
+        """Write the pictures into a new folder.
+
+        Args:
+            previous: the folder of the checkpoint before, whose files are linked as far as they are the same.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        save_chunks(self.frames, self.serial.reshape(-1), self.position, folder, previous)
+
+    def load_frames(self, folder: Path) -> None:
+        """Read the pictures of the state that is loaded.
+
+        Raises:
+            UserError: a file is missing, or not as long as it must be.
+        """
+        load_chunks(self.frames, self.serial.reshape(-1), self.position, folder)
+
+
+def _check_capacity(capacity: int, num_envs: int, n_step: int, stack: int) -> None:
+    least = num_envs * (n_step + stack + 1)  # else stacks are overwritten before their return is complete
+    if capacity < least:
+        raise UserError(
+            f"buffer_capacity must be at least {least:,} for {num_envs} environments, an n_step of {n_step} "
+            f"and a stack of {stack}, got {capacity:,}"
+        )
+
 
 def _check_memory(
     capacity: int, picture: tuple[int, int, int], beside: int, device: torch.device | str
@@ -242,3 +308,20 @@ def _check_memory(
         f"{pictures / 1e9:,.2f} GB, and {beside / 1e9:,.2f} GB beside them)"
     )
     check_fits(arithmetic, (pictures + beside) // 4, device)
+
+
+def _check_state(
+    state: dict[str, torch.Tensor], num_envs: int, ring: int, n_step: int, position: int
+) -> None:
+    """Raise ValueError where counts of a state cannot be those of a replay after `position` pictures."""
+    written, serial = state["written"].numpy(), state["serial"].numpy()
+    if written.shape != (num_envs,) or written.min() < 0 or written.sum() != position:
+        raise ValueError(f"the pictures of {num_envs} environments are not {position:,}")
+    held = np.arange(serial.shape[-1]) < np.minimum(written, ring)[:, None]
+    if serial.shape != held.shape or len(np.unique(serial[held])) != np.minimum(written, ring).sum():
+        raise ValueError("pictures are missing, or there twice")
+    if position and not (serial[held].min() >= 0 and serial[held].max() < position):
+        raise ValueError(f"pictures have numbers that are not below {position:,}")
+    for name, most in (("steps", n_step), ("age", position), ("durations", np.inf)):
+        if position and not 0 <= state[name].min() <= state[name].max() <= most:
+            raise ValueError(f"{name} must be in [0, {most}]")

@@ -8,6 +8,7 @@ import torch
 from envs.interfaces import Observations, Step, Symmetry, TrainingEnv
 from sac.agent import AgentConfig
 from sac.augmentation import Mirror
+from sac.frame_replay import FrameReplay
 from sac.replay_buffer import Batch, NStepWindow, ReplayBuffer
 
 
@@ -40,7 +41,9 @@ class Replay(Protocol):
         """What it takes on a disk after that many."""
         ...
 
-    def state_dict(self) -> dict[str, torch.Tensor]: ...
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """All but pictures; names begin with `replay.` or `window.`."""
+        ...
 
     def load_state_dict(self, state: dict[str, torch.Tensor], position: int) -> None:
         """Hold what `state_dict` returned.
@@ -123,6 +126,23 @@ class StateReplay:
 
 def make_replay(env: TrainingEnv, capacity: int, config: AgentConfig, device: torch.device | str) -> Replay:
     """The replay of this environment's observations."""
+    if env.pixel_shape:
+        height, width, channels = env.pixel_shape
+        return FrameReplay(
+            capacity,
+            env.num_envs,
+            (height, width, channels // env.stack),
+            env.stack,
+            env.observation_size,
+            env.action_size,
+            config.n_step,
+            config.gamma,
+            device,
+            config.encoder.shift,
+            env.symmetry,
+            config.encoder.views,
+            config.encoder.target_views,
+        )
     return StateReplay(
         capacity,
         env.num_envs,

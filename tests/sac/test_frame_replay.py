@@ -163,10 +163,10 @@ def test_views_are_the_same_transitions_in_other_shifts():
     picture, shift = (9, 8, 3), 2
     play = Play(3, picture, 3)
     plain = make(600, picture=picture)
-    shifting = make(600, picture=picture, shift=shift, symmetry=SYMMETRY)
+    shifting = make(600, picture=picture, shift=shift, symmetry=SYMMETRY, views=2, target_views=3)
     play(80, plain, shifting)
     expected = plain.sample(30, generator())
-    batch = shifting.sample(30, generator(), views=2, next_views=3)
+    batch = shifting.sample(30, generator())
     assert torch.equal(batch.rewards, expected.rewards)
     seen = set()
     for ours, theirs, views in (
@@ -197,11 +197,11 @@ def test_pixels_are_channels_last_and_float32():
 
 
 def test_batches_by_a_gather_on_the_device_are_equal(monkeypatch):
-    play, replay = Play(3, PICTURE, 3), make(300, shift=2, symmetry=SYMMETRY)
+    play, replay = Play(3, PICTURE, 3), make(300, shift=2, symmetry=SYMMETRY, views=2)
     play(80, replay)
-    compiled = replay.sample(40, generator(), views=2)
+    compiled = replay.sample(40, generator())
     monkeypatch.setattr(replay, "_pixels", lambda name, *where: gather_on(replay.frames, *where))
-    on_device = replay.sample(40, generator(), views=2)
+    on_device = replay.sample(40, generator())
     for ours, theirs in zip(on_device, compiled, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 

@@ -36,10 +36,11 @@ def save_chunks(
     folder.mkdir()
     for chunk, count, places in _chunks(frames, serials, total):
         path = folder / _name(chunk)
-        if count == _length(frames) and previous and _linked(previous, path, count * frames[0].nbytes):
+        if previous and _linked(previous, path, count * frames[0].nbytes):
             continue
         content = np.zeros((count, *frames.shape[1:]), np.uint8)  # zeros: overwritten, nobody reads them
-        content[serials[places] % _length(frames)] = frames[torch.from_numpy(places)].cpu().numpy()
+        held = frames.index_select(0, torch.from_numpy(places).to(frames.device)).cpu().numpy()
+        content[serials[places] % _length(frames)] = held
         with path.open("xb") as file:
             file.write(content)
 
@@ -82,8 +83,8 @@ def _name(chunk: int) -> str:
 def _linked(previous: Path, path: Path, size: int) -> bool:
     """Whether the file of this name in the folder `previous` could be linked to `path`.
 
-    A link in its place is not followed, and a file of another size is none of ours. A disk without hard links
-    gets the pictures from the memory.
+    A link in its place is not followed. A file of another size is none of ours, or has fewer pictures. Where
+    the disk has no hard links, the pictures are written from the memory.
     """
     with suppress(OSError):
         there = (previous / path.name).lstat()

@@ -201,9 +201,8 @@ class FrameReplay:
         self, name: str, envs: np.ndarray, places: np.ndarray, views: int, generator: torch.Generator
     ) -> Pixels:
         """What a network sees there, in so many views; `name` says whose memory is used."""
-        back = np.minimum(
-            np.arange(self.stack)[::-1], self.age[envs, places][:, None]
-        )  # to the first picture
+        before = np.arange(self.stack)[::-1]
+        back = np.minimum(before, self.age[envs, places][:, None])  # no further than to the first picture
         stacks = (envs * self.ring)[:, None] + (places[:, None] - back) % self.ring  # (B, S)
         numbers, mirrored = self.numbers[envs, places], np.zeros(len(envs), bool)
         if self.symmetry:

@@ -89,6 +89,13 @@ def test_leaving_the_field_ends_the_episode_and_so_does_the_clock():
     assert len(ended) == 1_000 and rewards[-1, 1] == pytest.approx(-0.1)
     assert 0 < infos["progress"][1] < infos["progress"][0] < 0.5
 
+    env = CarRacing().vector_env(1)
+    env.envs[0]._max_episode_steps = crashed + 1  # the clock runs out in the same step
+    env.reset(seed=[5])
+    while env.active[0]:
+        _, _, terminated, truncated, _ = env.step(np.array([[0.0, 0.5, 0.0]]))
+    assert terminated[0] and not truncated[0]
+
 
 def test_patience_is_for_training_and_counts_from_the_latest_tile():
     task = CarRacing(num_envs=1, patience=40, action_repeat=1, pixels=SMALL)

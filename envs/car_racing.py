@@ -12,7 +12,7 @@ gym-pusht's `pygame`.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import cv2
 import gymnasium
@@ -20,7 +20,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled
 
-from common.bounds import Above, CountOrNone, Positive, Several
+from common.bounds import CountOrNone, Positive, Several, Share
 from common.errors import UserError
 from envs.gym_task import GymTask
 from envs.gym_vector import BoxCodec, GymVectorEnv
@@ -234,11 +234,9 @@ class CarRacingVectorEnv(GymVectorEnv):
 
     def frames(self, size: int, slots: np.ndarray) -> np.ndarray:
         """Pictures (len(slots), size, size, 3) uint8 RGB; of Gymnasium's renderer, 3 to 2 on black."""
-        return (
-            super().frames(size, slots)
-            if self.stock
-            else np.stack([self.cars[i].picture(size) for i in slots])
-        )
+        if self.stock:
+            return super().frames(size, slots)
+        return np.stack([self.cars[i].picture(size) for i in slots])
 
     def _with_pixels(self, observations: RawObservation, drawn: np.ndarray) -> RawObservation:
         if not self.image_size:
@@ -287,9 +285,9 @@ class CarRacing(GymTask):
     reward_scale: Positive = 0.1  # multiplies the reward, which is 1,000 for the track and -0.1 per step
     pixels: PixelConfig = field(default_factory=lambda: PixelConfig(size=64))  # what the network sees
     axes: Literal[2, 3] = 2  # of the network's actions: 2, gas and brake share one; 3, each has its own
-    steering: Annotated[float, Above(0, 1)] = 1.0  # the most in either direction
-    gas: Annotated[float, Above(0, 1)] = 1.0  # the most
-    brake: Annotated[float, Above(0, 1)] = 1.0  # the most; from 0.9 on the wheels lock
+    steering: Share = 1.0  # bound of the steering, to either side
+    gas: Share = 1.0  # bound of the gas
+    brake: Share = 1.0  # bound of the brake; from 0.9 on the wheels lock
     patience: CountOrNone = 100  # steps without a new tile that truncate an episode of training; 0: never
 
     def vector_env(self, num_envs: int, image_size: int = 0, stock: bool = False) -> CarRacingVectorEnv:

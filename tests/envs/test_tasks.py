@@ -17,14 +17,15 @@ from tests.runs import sentence
 
 
 def test_tasks_are_found_by_their_files():
-    single = ("pendulum", "visual_pendulum")
+    single = ("car_racing", "pendulum", "visual_pendulum")
     assert names() == {name: f"envs.{name}" for name in single} | {"pusht": "envs.pusht.task"}
     assert task_class("pusht") is PushT and task_class("pendulum") is Pendulum
 
 
 def test_an_unknown_task_leads_to_the_nearest():
     with pytest.raises(
-        UserError, match="one of pendulum, pusht, visual_pendulum, got 'pusth'; did you mean pusht?"
+        UserError,
+        match="one of car_racing, pendulum, pusht, visual_pendulum, got 'pusth'; did you mean pusht?",
     ):
         task_class("pusth")
 
@@ -59,7 +60,10 @@ def test_a_configuration_has_the_settings_of_its_task():
     [
         ("--policy assets/sac_expert --task pendulum", "was trained on task pusht, not pendulum"),
         ("--policy assets/sac_expert --task pndulum", "did you mean pendulum?"),
-        ("--policy random --task=", "task must be one of pendulum, pusht, visual_pendulum, got ''"),
+        (
+            "--policy random --task=",
+            "task must be one of car_racing, pendulum, pusht, visual_pendulum, got ''",
+        ),
         ("--policy scripted --task pendulum", "scripted: Pendulum-v1 has no scripted policy"),
     ],
 )

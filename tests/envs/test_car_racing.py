@@ -1,0 +1,287 @@
+"""CarRacing: physics and pictures beside Gymnasium's own, and what is drawn when."""
+
+import sys
+import time
+
+import gymnasium
+import numpy as np
+import pytest
+
+from common.errors import UserError
+from envs.car_racing import Car, CarRacing, original
+from envs.interfaces import Episode
+from envs.pixels import PixelConfig, luminance
+from envs.rollout import rollout
+from envs.tasks import task_class
+
+SMALL = PixelConfig(size=16)
+
+
+def undrawn_stock() -> original.CarRacing:
+    """Gymnasium's environment, whose pictures nobody sees."""
+    env = original.CarRacing()
+    env._render = lambda mode: np.zeros(0)
+    return env
+
+
+def drive(car: original.CarRacing) -> np.ndarray:
+    """Gas, brake and steering (3,) of somebody who sees the track: towards its fifth tile ahead."""
+    track, here = np.array(car.track)[:, 2:], np.array(car.car.hull.position)
+    nearest = np.linalg.norm(track - here, axis=1).argmin()
+    ahead = track[(nearest + 5) % len(track)] - here
+    turn = np.arctan2(ahead[1], ahead[0]) - car.car.hull.angle - np.pi / 2
+    steering = np.clip(-2 * ((turn + np.pi) % (2 * np.pi) - np.pi), -1, 1)
+    speed = np.linalg.norm(car.car.hull.linearVelocity)
+    return np.array([steering, 0.4 * (speed < 45), 0.1 * (speed > 50)])
+
+
+def bodies(car: original.CarRacing) -> np.ndarray:
+    return np.array([(*body.position, body.angle, *body.linearVelocity) for body in car.car.drawlist])
+
+
+def test_physics_tracks_and_rewards_are_gymnasiums():
+    """Of two slots, one of which begins again: an episode depends on its seed alone."""
+    env = CarRacing().vector_env(2)
+    theirs = {seed: undrawn_stock() for seed in (11, 12, 13)}
+    for seed, car in theirs.items():
+        car.reset(seed=seed)
+    seeds, progress = [11, 13], {}
+    env.reset(seed=seeds)
+    for step in range(300):
+        if step == 140:
+            seeds = [12, 13]
+            env.reset(seed=seeds, options={"reset_mask": np.array([True, False])})
+        actions = np.stack([drive(car) for car in env.cars])
+        observations, rewards, terminated, truncated, infos = env.step(actions)
+        for slot, seed in enumerate(seeds):
+            car = theirs[seed]
+            _, reward, ended, _, _ = car.step(actions[slot])
+            assert rewards[slot] == reward and terminated[slot] == ended and not truncated[slot]
+            progress[seed] = car.tile_visited_count / len(car.track)
+            assert infos["progress"][slot] == progress[seed]
+            np.testing.assert_array_equal(bodies(env.cars[slot]), bodies(car))
+            hull = car.car.hull
+            assert observations["state"][slot, 0] == pytest.approx(np.hypot(*hull.linearVelocity))
+            assert observations["state"][slot, 6] == pytest.approx(hull.angularVelocity)
+        assert set(infos) == {"progress"} and set(observations) == {"state"}
+    assert min(progress.values()) > 0.1
+
+
+def test_leaving_the_field_ends_the_episode_and_so_does_the_clock():
+    env = CarRacing().vector_env(2, image_size=16)
+    env.reset(seed=[5, 5])
+    env.watched[:] = False
+    rewards, ended = [], []
+    while env.active.any():
+        before = env.pictures.copy()
+        actions = np.array([[0.0, 0.5, 0.0], [0.0, 0.0, 0.0]])  # straight on, and never started
+        _, reward, terminated, truncated, infos = env.step(actions)
+        rewards.append(reward)
+        ended.append((terminated, truncated))
+        changed = (env.pictures != before).any(axis=(1, 2, 3))
+        assert not changed[~(terminated | truncated)].any()  # of those that end the last picture is drawn
+        assert changed[0] == terminated[0]
+    ended = np.array(ended)
+    np.testing.assert_array_equal(ended.sum(axis=0), [[1, 0], [0, 1]])
+    crashed = int(np.flatnonzero(ended[:, 0, 0])[0])
+    rewards = np.array(rewards)
+    assert rewards[crashed, 0] == -100 and (rewards[crashed + 1 :, 0] == 0).all()
+    assert len(ended) == 1_000 and rewards[-1, 1] == pytest.approx(-0.1)
+    assert 0 < infos["progress"][1] < infos["progress"][0] < 0.5
+
+    env = CarRacing().vector_env(1)
+    env.envs[0]._max_episode_steps = crashed + 1  # the clock runs out in the same step
+    env.reset(seed=[5])
+    while env.active[0]:
+        _, _, terminated, truncated, _ = env.step(np.array([[0.0, 0.5, 0.0]]))
+    assert terminated[0] and not truncated[0]
+
+
+def test_patience_is_for_training_and_counts_from_the_latest_tile():
+    task = CarRacing(num_envs=1, patience=40, action_repeat=1, pixels=SMALL)
+    env = task.training_env(0, 0.99)
+    env.reset()
+    gains = []
+    while True:
+        action = [0.0, 1.0] if len(gains) < 60 else [0.0, -1.0]  # off, and then stopped
+        step = env.step(np.array([action]))
+        gains.append(step.rewards[0] > 0)
+        if step.truncated[0]:
+            break
+    assert not step.terminated[0] and np.flatnonzero(gains)[-1] == len(gains) - 41 > 20
+    env.reset(step.truncated)  # counts anew: the first tiles are under the car, none comes
+    durations = [env.step(np.array([[0.0, -1.0]])).truncated[0] for _ in range(45)]
+    assert 40 <= durations.index(True) + 1 <= 42
+    assert CarRacing(patience=40).vector_env(1).patience == 0
+    assert task.training_env(0, 0.99).env.patience == 40
+
+
+def test_the_stock_picture_is_gymnasiums():
+    ours = CarRacing().vector_env(1, image_size=96, stock=True)
+    theirs = gymnasium.make("CarRacing-v3").unwrapped
+    ours.reset(seed=[3])
+    theirs.reset(seed=3)
+    theirs.t = 1.0
+    for _ in range(8):
+        action = drive(theirs)
+        observations, *_ = ours.step(action[None])
+        np.testing.assert_array_equal(observations["pixels"][0], theirs.step(action)[0])
+    frames = ours.frames(60, np.arange(1))
+    assert frames.shape == (1, 60, 60, 3) and not frames[0, :9].any()  # 3 to 2 on black
+    half = CarRacing().vector_env(1, image_size=48, stock=True)
+    observations, _ = half.reset(seed=[3])
+    expected = half.cars[0].stock_picture(96).reshape(48, 2, 48, 2, 3).mean(axis=(1, 3))
+    assert np.abs(observations["pixels"][0] - expected).max() <= 1
+
+
+@pytest.mark.parametrize("seed", [3, 8])
+def test_the_own_picture_looks_like_the_stock_one(seed):
+    """In the scene, in the bar but for the score, and in the exact colours of tiles that were visited."""
+    env = CarRacing().vector_env(1, image_size=96)
+    env.reset(seed=[seed])
+    car, theirs = env.cars[0], undrawn_stock()
+    theirs.reset(seed=seed)
+    for step in range(300):
+        action = drive(theirs)
+        env.step(action[None])
+        theirs.step(action)
+        if step % 50:
+            continue
+        off = np.abs(env.pictures[0].astype(int) - car.stock_picture(96))
+        scene, around_the_car, bar = off[:84], off[66:78, 43:53], off[84:, 13:]
+        assert scene.mean() < 4 and (scene.max(axis=-1) > 16).mean() < 0.015
+        assert around_the_car.mean() < 12 and bar.mean() < 4
+        assert env.pictures[0, 66:78, 43:53, 0].max() > 150  # there is a red car
+    assert env.pictures[0, 84:, 13:].any()
+    expected = [np.array(colour, int) for _, colour in theirs.road_poly]
+    np.testing.assert_array_equal(car._colours[-len(expected) :].astype(int), expected)
+    fresh = CarRacing().vector_env(1)
+    fresh.reset(seed=[seed])
+    assert (fresh.cars[0]._colours != car._colours).any()  # visits change them
+
+
+def test_the_own_picture_is_drawn_several_times_as_fast():
+    env = CarRacing().vector_env(1, image_size=64)
+    env.reset(seed=[0])
+    car, seconds = env.cars[0], {"own": [], "stock": []}
+    for _ in range(8):
+        for name, draw in (("own", car.picture), ("stock", car.stock_picture)):
+            started = time.process_time()
+            draw(64)
+            seconds[name].append(time.process_time() - started)
+    assert np.median(seconds["stock"]) > 4 * np.median(seconds["own"])
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[int]:
+    """The sizes of all pictures that are drawn from now on."""
+    sizes, picture = [], Car.picture
+    monkeypatch.setattr(Car, "picture", lambda self, size: (sizes.append(size), picture(self, size))[1])
+    return sizes
+
+
+def test_skipped_steps_are_not_drawn_and_training_resumes_exactly(drawn):
+    task = CarRacing(num_envs=2, pixels=SMALL)
+    env, rng = task.training_env(0, 0.99), np.random.default_rng(0)
+    observations = env.reset()
+    assert env.pixel_shape == (16, 16, 3) and len(drawn) == 2
+    expected = np.tile(luminance(env.env.pictures), 3)
+    for decision in range(12):
+        np.testing.assert_array_equal(observations.pixels, expected)
+        if decision == 6:
+            observations = env.reset(np.array([False, True]))
+            begun = np.stack([car.picture(16) for car in env.env.cars])
+            expected[1] = np.tile(luminance(begun[1]), 3)
+            np.testing.assert_array_equal(observations.pixels, expected)
+        before = len(drawn)
+        step = env.step(rng.uniform(-1, 1, (2, 2)))
+        assert len(drawn) == before + 2 and step.durations.tolist() == [4, 4]
+        now = np.stack([car.picture(16) for car in env.env.cars])  # as if every step had been drawn
+        expected = np.concatenate([expected[..., 1:], luminance(now)], axis=-1)
+        observations = step.observations
+
+    before, restarted = len(drawn), task.training_env(5, 0.99)
+    np.testing.assert_array_equal(restarted.load_state_dict(*env.state_dict()).pixels, observations.pixels)
+    assert len(drawn) == before + 4  # both starts, both ends
+    for _ in range(5):
+        actions = rng.uniform(-1, 1, (2, 2))
+        ours, theirs = env.step(actions), restarted.step(actions)
+        np.testing.assert_array_equal(ours.observations.pixels, theirs.observations.pixels)
+        np.testing.assert_array_equal(ours.rewards, theirs.rewards)
+
+
+class Looker:
+    """Decides every three steps, by what it sees then."""
+
+    n_action_steps, image_size = 3, 16
+
+    def __init__(self, slots: int) -> None:
+        self.age, self.actions = np.zeros(slots, int), np.zeros((slots, 3))
+
+    def seed_slots(self, seeds) -> None:
+        pass
+
+    def reset(self, slots: np.ndarray) -> None:
+        self.age[slots] = 0
+
+    def act(self, observations: dict[str, np.ndarray]) -> np.ndarray:
+        seen = observations["pixels"][:, ::3, ::5].astype(float).sum(axis=(1, 2, 3))
+        steering = np.sin(seen)
+        decided = np.stack([steering, 0.6 + 0 * seen, 0 * seen], axis=1)
+        self.actions = np.where((self.age % 3 == 0)[:, None], decided, self.actions)
+        self.age += 1
+        return self.actions
+
+
+def play(monkeypatch, keep_pixels: bool) -> dict[int, Episode]:
+    env = CarRacing().vector_env(2, image_size=16)
+    for single, steps in zip(env.envs, (25, 40), strict=True):
+        monkeypatch.setattr(single, "_max_episode_steps", steps)
+    episodes = rollout(env, Looker(2), [1, 2, 3], keep_pixels=keep_pixels)
+    return {episode.seed: episode for episode in episodes}
+
+
+def test_an_evaluation_draws_what_the_policy_decides_on(drawn, monkeypatch):
+    """And plays the same episodes as one that draws and keeps everything."""
+    every = play(monkeypatch, keep_pixels=True)
+    assert len(drawn) == sum(len(episode) + 1 for episode in every.values())
+    drawn.clear()
+    needed = play(monkeypatch, keep_pixels=False)
+    assert len(drawn) < 0.4 * sum(len(episode) + 1 for episode in every.values()) + 2 * len(every)
+    for seed, episode in every.items():
+        np.testing.assert_array_equal(needed[seed].actions, episode.actions)
+        np.testing.assert_array_equal(needed[seed].rewards, episode.rewards)
+        np.testing.assert_array_equal(needed[seed].progress, episode.progress)
+        assert "pixels" not in needed[seed].observations
+        assert episode.observations["pixels"].shape == (len(episode) + 1, 16, 16, 3)
+        assert len(np.unique(episode.observations["pixels"], axis=0)) > 0.9 * len(episode)
+
+
+def test_actions_of_two_and_of_three_axes():
+    raw, slots = {"pixels": np.zeros((3, 16, 16, 3), np.uint8)}, np.ones(3, bool)
+    limits = {"steering": 0.5, "gas": 0.8, "brake": 0.2, "pixels": SMALL}
+    two, three = CarRacing(**limits).codec(3), CarRacing(**limits, axes=3).codec(3)
+    assert (two.action_size, three.action_size) == (2, 3)
+    played = two.decode(np.array([[-1, 1], [0.5, -1], [0, 0.5]]), raw, slots)
+    np.testing.assert_allclose(played, [[-0.5, 0.8, 0], [0.25, 0, 0.2], [0, 0.4, 0]], atol=1e-7)
+    played = three.decode(np.array([[1, 1, 1], [-1, -1, -1], [0, 0, 0.5]]), raw, slots)
+    np.testing.assert_allclose(played, [[0.5, 0.8, 0.2], [-0.5, 0, 0], [0, 0.4, 0.15]], atol=1e-7)
+
+
+def test_the_numbers_of_an_evaluation():
+    episodes = [
+        Episode(0, {}, np.zeros((2, 3)), np.array([1.0, 2.0]), progress=np.array([0.0, 0.1, 0.5])),
+        Episode(1, {}, np.zeros((1, 3)), np.array([-4.0]), progress=np.array([0.0, 0.25])),
+    ]
+    numbers = CarRacing().summarize(episodes)
+    assert numbers["avg_sum_reward"] == -0.5 and numbers["mean_progress"] == 0.375
+    assert task_class("car_racing") is CarRacing
+
+
+def test_without_box2d_there_is_a_sentence(monkeypatch):
+    for module in list(sys.modules):
+        if module.startswith(("Box2D", "gymnasium.envs.box2d", "envs.car_racing")):
+            monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "Box2D", None)
+    with pytest.raises(UserError, match="task car_racing needs Box2D, .*: pip install --no-deps box2d=="):
+        task_class("car_racing")

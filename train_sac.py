@@ -51,9 +51,9 @@ class Config:
     task: str = DEFAULT  # what to learn, see envs/tasks.py; it decides on the settings below `env`
     run_name: str = ""  # folder below logs/; empty: the config file's name and the seed
     seed: Seed = 1  # of everything random
-    total_env_steps: Steps = 3_000_000  # of the whole training, summed over the parallel environments
+    total_env_steps: Steps = 2_400_000  # of the whole training, summed over the parallel environments
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # of networks and replay; auto: cuda, else cpu
-    threads: Threads = 0  # CPU threads of PyTorch; 0: its own choice
+    threads: Threads = 1  # CPU threads of PyTorch, beside the environments' one; 0: its own choice
     logs: Path = LOGS  # where runs are kept
     resume: bool = True  # resume the run of this name; --no-resume: begin anew under a new name
     wandb_project: str = ""  # log to Weights & Biases too

@@ -66,19 +66,19 @@ class AgentConfig:
     num_critics: Annotated[int, Between(1, 100)] = 2  # the smallest estimate counts
     target_subset: int = 0  # critics drawn at random for each target (REDQ); 0: all of them
     critic_layer_norm: bool = False  # layer norm in the critics (RLPD)
-    lr: Positive = 6e-4  # Adam, actor and critics
-    alpha_lr: Positive = 3e-4  # Adam, temperature
+    lr: Positive = 2e-3  # Adam, actor and critics
+    alpha_lr: Positive = 1e-3  # Adam, temperature
     final_lr_fraction: Share = 0.05  # the learning rates fall to this share along a cosine
     gamma: Share = 0.98  # discount per environment step
     n_step: Several = 3  # rewards in a return
-    tau: Share = 0.005  # Polyak step of the target critics
+    tau: Share = 0.01  # Polyak step of the target critics
     batch_size: Count = 256  # transitions per update
     initial_alpha: Positive = 0.1  # temperature at the start
     target_entropy: float = -2.0  # nats; -action_size is SAC's rule
     final_target_entropy: float = -2.0  # nats; the target falls to this, if it is not the same
     anneal_entropy: tuple[float, float] = (0.4, 0.9)  # shares of the training between which it falls
     grad_clip: NotNegative = 0.0  # largest gradient norm of actor and critics; 0: no clipping
-    actor_ema: float = 0.999  # decay per update of the averaged actor that is evaluated; 0: the actor itself
+    actor_ema: float = 0.998  # decay per update of the averaged actor that is evaluated; 0: the actor itself
     compile: bool | None = None  # the update into one graph; None: where the training is long enough
     encoder: EncoderConfig = field(default_factory=EncoderConfig)  # where the task has pictures
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-PAYS_FROM_UPDATES = 40_000  # compiling takes 20 to 60 s of an idle core and saves 1 to 2 ms per update
+PAYS_FROM_UPDATES = 20_000  # compiling takes 10 to 30 s of an idle core and saves 2 ms per update
 
 
 def pays(updates: int, device: torch.device) -> bool:

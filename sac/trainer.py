@@ -44,13 +44,13 @@ class TrainingConfig(LoopConfig):
     """The training loop. All counts are environment steps, summed over the parallel environments."""
 
     start_steps: Steps = 5_000  # played with uniformly random actions before anything is learnt
-    utd: Annotated[float, Above(0, 1_000)] = 1 / 32  # updates per environment step
+    utd: Annotated[float, Above(0, 1_000)] = 1 / 80  # updates per environment step
     greedy_share: Share = 0.25  # of the environments play the mode: the replay learns where it gets stuck
     detour_share: Share = 0.0  # of them get offsets on their actions now and then, see sac/exploration.py
     env_threads: Annotated[int, Between(0, 1)] = 1  # for the environments beside the updates; 0: in turns
     buffer_capacity: Annotated[int, Above(0, 10**15)] = 1_000_000  # transitions
     log_every: Annotated[int, Between(1, 10**12)] = 16_000  # env steps between logged losses
-    eval_every: Steps = 160_000  # env steps between evaluations, each after a checkpoint; 0: at the end
+    eval_every: Steps = 400_000  # env steps between evaluations, each after a checkpoint; 0: at the end
     video_every: Steps = 800_000  # env steps between rollouts shown in TensorBoard; 0: none
     eval_episodes: Count = 200  # per evaluation, the same seeds each time
     best_from: Steps = 0  # env steps before which no checkpoint is the best

@@ -58,7 +58,7 @@ class PushT:
         Metric("action_step_p99", "action step p99", ".1f", "px", brief=False),
     )
 
-    num_envs: ParallelEnvs = 32  # PushTs stepped together
+    num_envs: ParallelEnvs = 128  # PushTs stepped together
     features: tuple[str, ...] = (  # what the policy sees, see envs/pusht/observations.py
         "agent_pos",
         "block_pos",

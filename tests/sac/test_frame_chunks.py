@@ -203,7 +203,7 @@ def with_pictures(folder: Path):
     """A trainer whose replay holds pictures; its other parts are a walk's."""
     folder.mkdir(exist_ok=True)
     trainer = make_trainer(folder)
-    trainer.buffer = make()
+    trainer.replay = make()
     return trainer
 
 
@@ -211,17 +211,17 @@ def test_trainings_save_and_load_them(tmp_path):
     play, trainer = Play(2, PICTURE, 3), with_pictures(tmp_path / "run")
     saved = {}
     for steps in (10, 20, 30):
-        play(20, trainer.buffer)
+        play(20, trainer.replay)
         trainer.env_steps = steps
         trainer.save()
         frames = trainer.checkpoints.path(steps) / TRAINING_STATE / checkpoint.FRAMES
         saved[steps] = {path.name: path.stat().st_ino for path in frames.iterdir()}
-        assert names(frames) == needed(trainer.buffer)
+        assert names(frames) == needed(trainer.replay)
     shared = saved[20].items() & saved[30].items()
     assert len(shared) > 3 and len(list((tmp_path / "run").rglob("*.uint8"))) == len(saved[30])
     other = with_pictures(tmp_path / "run")
     other.load(tmp_path / "run/checkpoints/last")
-    assert_same_samples(trainer.buffer, other.buffer)
+    assert_same_samples(trainer.replay, other.replay)
     next(frames.iterdir()).unlink()
     with pytest.raises(UserError, match="missing"):
         with_pictures(tmp_path / "run").load(tmp_path / "run/checkpoints/last")
@@ -229,7 +229,7 @@ def test_trainings_save_and_load_them(tmp_path):
 
 def test_pictures_elsewhere_are_not_linked(tmp_path):
     play, trainer = Play(2, PICTURE, 3), with_pictures(tmp_path / "run")
-    play(50, trainer.buffer)
+    play(50, trainer.replay)
     trainer.save()
     frames = trainer.checkpoints.path(0) / TRAINING_STATE / checkpoint.FRAMES
     frames.rename(tmp_path / "elsewhere")
@@ -239,5 +239,5 @@ def test_pictures_elsewhere_are_not_linked(tmp_path):
     assert {path.stat().st_nlink for path in (tmp_path / "elsewhere").iterdir()} == {1}
     other = with_pictures(tmp_path / "run")
     other.load(tmp_path / "run/checkpoints/last")
-    assert_same_samples(trainer.buffer, other.buffer)
-    assert np.array_equal(other.buffer.frames, trainer.buffer.frames)
+    assert_same_samples(trainer.replay, other.replay)
+    assert np.array_equal(other.replay.frames, trainer.replay.frames)

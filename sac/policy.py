@@ -12,7 +12,7 @@ from common.bounds import Widths
 from common.config import from_dict
 from common.errors import UserError, show
 from common.untrusted import load_tensors
-from envs.interfaces import RawObservation, Task
+from envs.interfaces import PixelObservations, RawObservation, Task
 from envs.tasks import current_config, task_class
 from sac.actor import Actor, PixelActor, make_actor
 from sac.encoder import EncoderConfig, to_tensors
@@ -76,7 +76,10 @@ class SACPolicy:
 
     @torch.no_grad()
     def _decide(self, raw: RawObservation, begins: np.ndarray, due: np.ndarray) -> np.ndarray:
-        observations = to_tensors(self.codec.encode(raw), self.device)
+        seen = self.codec.encode(raw)
+        if isinstance(seen, PixelObservations):
+            return self._decide_from_pixels(seen, raw, due)
+        observations = to_tensors(seen, self.device)
         noise = None
         if not self.deterministic:
             noise = self._noise(len(due))
@@ -87,6 +90,21 @@ class SACPolicy:
         else:
             actions, _ = self.actor.sample(observations, noise)
         return self.codec.decode(actions.cpu().double().numpy(), raw, due)
+
+    @torch.no_grad()
+    def _decide_from_pixels(
+        self, seen: PixelObservations, raw: RawObservation, due: np.ndarray
+    ) -> np.ndarray:
+        """For the slots that are due alone: convolutions take time."""
+        actions = torch.zeros(len(due), self.codec.action_size)
+        if due.any():
+            observations = to_tensors(PixelObservations(*(part[due] for part in seen)), self.device)
+            if self.deterministic:
+                decided = self.actor.mode(observations)
+            else:
+                decided, _ = self.actor.sample(observations, self._noise(len(due))[torch.from_numpy(due)])
+            actions[torch.from_numpy(due)] = decided.cpu()
+        return self.codec.decode(actions.double().numpy(), raw, due)
 
     def _noise(self, slots: int) -> torch.Tensor:
         size = self.codec.action_size

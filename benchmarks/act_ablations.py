@@ -120,7 +120,7 @@ def print_table() -> None:
         file = LOGS / f"{play(row)[0]}.json"
         if file.exists():
             flags = " ".join([changed.collect, changed.train, changed.play]).strip()
-            print(table.row(row, load_json(file), flags))
+            print(table.row(row, load_json(file), f"`{flags}`" if flags else ""))
 
 
 if __name__ == "__main__":

@@ -41,21 +41,26 @@ def _from_repository(command: str) -> list[str]:
     return [sys.executable, str(REPOSITORY / script), *flags]
 
 
-def header(last: str) -> str:
-    """The table's first two lines; the last column is how a row differs."""
-    titles = "changed", "success on 500 seeds", "steps to success", "mean max coverage", last
+def header(*more: str) -> str:
+    """The table's first two lines; the last of the further columns is how a row differs."""
+    titles = "changed", "success on 500 seeds", "steps to success", "mean max coverage", *more
     return f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|"
 
 
-def row(name: str, numbers: dict[str, Any], last: str) -> str:
-    """A line of the table from what evaluate.py wrote."""
+def success(numbers: dict[str, Any]) -> str:
+    """The success rate and its interval, of what evaluate.py wrote."""
     low, high = (100 * bound for bound in numbers["success_ci95"])
+    return f"{numbers['pc_success']:.1f} % ({low:.1f} to {high:.1f})"
+
+
+def row(name: str, numbers: dict[str, Any], *more: str) -> str:
+    """A line of the table from what evaluate.py wrote."""
     steps = numbers["mean_steps_to_success"]
     cells = (
         name.replace("_", " "),
-        f"{numbers['pc_success']:.1f} % ({low:.1f} to {high:.1f})",
+        success(numbers),
         "-" if steps is None else f"{steps:.0f}",
         f"{numbers['mean_max_coverage']:.3f}",
-        f"`{last}`" if last else "",
+        *more,
     )
     return f"| {' | '.join(cells)} |"

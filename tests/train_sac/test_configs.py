@@ -18,6 +18,6 @@ def test_the_first_step_of_a_shipped_configuration(path, tmp_path):
     trainer = train_sac.build_trainer(config, tmp_path)
     with Logger(tmp_path) as logger:
         assert not trainer.train(logger, stop=iter([False, True]).__next__)
-    assert trainer.env_steps == config.env.num_envs
+    assert trainer.env_steps == config.env.num_envs * config.env.action_repeat
     policy = load_policy(tmp_path)
     assert policy.task == config.env

@@ -87,9 +87,9 @@ class SAC:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             networks = make_networks(observation_size, action_size, config, pixel_shape)
-        self.policy, self.actor, self.encoder, self.critics, self.decoder = (
-            network.to(self.device) for network in networks
-        )
+        for network in networks:
+            network.to(self.device)
+        self.policy, self.actor, self.encoder, self.critics, self.decoder = networks
         self.averaged_actor = copy.deepcopy(self.policy).requires_grad_(False)
         self.critics_target = copy.deepcopy(self.critics).requires_grad_(False)
         slow = self.encoder if config.encoder.tau else torch.nn.Identity()
@@ -124,6 +124,11 @@ class SAC:
         noise = torch.randn(mean.shape, device=self.device, generator=self.generator)
         noise[:num_greedy] = 0.0
         return torch.tanh(mean + log_std.exp() * noise)
+
+    @torch.no_grad()
+    def reconstruct(self, observations: Pixels) -> torch.Tensor:
+        """What the decoder makes of pictures, where there is one: (B, S * C, H, W), about in [0, 1]."""
+        return self.decoder(self.critics.projection(self.encoder(observations))) + 0.5
 
     def update(self, batch: Batch) -> dict[str, torch.Tensor]:
         """One gradient step of everything. Returns scalars on the device, not waited for."""

@@ -16,6 +16,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -195,3 +196,10 @@ def to_tensors(observations: Observations, device: torch.device | str) -> Observ
         return torch.from_numpy(observations).to(device)
     pixels = torch.from_numpy(observations.pixels).to(device).permute(0, 3, 1, 2)
     return Pixels(pixels.float().div_(255), torch.from_numpy(observations.numbers).to(device))
+
+
+def gallery(pictures: torch.Tensor, reconstructions: torch.Tensor, colours: int) -> np.ndarray:
+    """The newest of each stack (B, S * C, H, W) in a row, above its reconstruction: (2 H, B W, 3) uint8."""
+    rows = torch.stack([pictures, reconstructions])[:, :, -colours:].permute(0, 3, 1, 4, 2)
+    picture = rows.reshape(2 * rows.shape[1], -1, colours).expand(-1, -1, 3)
+    return (255 * picture.clamp(0, 1)).round().byte().cpu().numpy()

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from common.bounds import Seed, Steps, Threads
-from common.config import config_path, load_yaml, parse, read_first, to_dict
+from common.config import config_path, differences, load_yaml, parse, read_first, to_dict
 from common.device import choose_device, flush_denormals, use_threads
 from common.errors import UserError, report_user_errors
 from common.logger import Logger
@@ -29,7 +29,10 @@ from common.seeding import split_seed
 from envs.evaluation import Evaluation
 from envs.interfaces import TrainingEnv
 from envs.tasks import DEFAULT, task_class, with_task
-from sac.agent import SAC, AgentConfig
+from sac.agent import SAC
+from sac.config import AgentConfig
+from sac.encoder import EncoderConfig
+from sac.frame_replay import FrameReplay
 from sac.policy import SACConfig, SACPolicy
 from sac.trainer import Trainer, TrainingConfig
 
@@ -72,6 +75,12 @@ class Config:
             raise ValueError(
                 f"total_env_steps must be more than training.start_steps, {self.training.start_steps}, "
                 f"got {self.total_env_steps}"
+            )
+        if not hasattr(self.env, "pixels") and self.agent.encoder != EncoderConfig():
+            given = differences(to_dict(EncoderConfig()), to_dict(self.agent.encoder))
+            raise ValueError(
+                f"agent.encoder must be left out, because task {self.task} has no pictures, "
+                f"got {'; '.join(given)}"
             )
         if self.agent.batch_size > self.training.buffer_capacity:
             raise ValueError(
@@ -160,7 +169,7 @@ def start_up_table(config: Config, trainer: Trainer) -> dict[str, str]:
     actor_size = sum(p.numel() for p in agent.policy.parameters())
     critics_size = sum(p.numel() for p in agent.critics.parameters())
     settings = {name: value for name, value in to_dict(env).items() if name in env.highlights}
-    return {
+    table = {
         "environments": f"{env.num_envs} x {env.name}",
         **{name.replace("_", " "): _plain(value) for name, value in settings.items()},
         "observation": _observation(trainer.env),
@@ -168,6 +177,9 @@ def start_up_table(config: Config, trainer: Trainer) -> dict[str, str]:
         "device": f"{agent.device}, {torch.get_num_threads()} CPU threads",
         "length": f"{config.total_env_steps:,} env steps, {agent.total_updates:,} updates",
     }
+    if isinstance(trainer.replay, FrameReplay):
+        table["replay"] = trainer.replay.size_in_words()
+    return table
 
 
 def _observation(env: TrainingEnv) -> str:

@@ -31,8 +31,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is bes
 from common.device import flush_denormals
 from common.provenance import provenance, write_report
 from envs.interfaces import Symmetry
-from sac.agent import SAC, AgentConfig
+from sac.agent import SAC
 from sac.augmentation import Mirror
+from sac.config import AgentConfig
 from sac.replay_buffer import Batch, ReplayBuffer
 
 OBSERVATION_SIZE, ACTION_SIZE = 25, 2  # of configs/sac_pusht.yaml

@@ -15,7 +15,8 @@ from envs.pusht.task import PushT
 from envs.pusht.vector import PushTVectorEnv
 from envs.training import TrainingEnv
 from policies import load_policy
-from sac.agent import SAC, AgentConfig
+from sac.agent import SAC
+from sac.config import AgentConfig
 from sac.policy import SACPolicy
 from sac.replay_buffer import NStepWindow, ReplayBuffer
 

@@ -11,6 +11,7 @@ from time import time
 from typing import Any
 from uuid import uuid4
 
+import imageio.v3
 import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore  # made at run time
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
@@ -84,11 +85,18 @@ class Logger:
 
     def video(self, step: int, frames: np.ndarray, fps: int = 10) -> None:
         """Show frames (T, H, W, 3) uint8 in TensorBoard, as the moving picture that its image panel plays."""
-        _, height, width, _ = frames.shape
-        gif = encode_gif(frames, fps)
-        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
+        self._show(step, "Rollout", frames.shape[1:3], encode_gif(frames, fps))
+
+    def image(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Show a picture (H, W, 3) uint8 in TensorBoard."""
+        png = imageio.v3.imwrite("<bytes>", picture, extension=".png")
+        self._show(step, name, picture.shape[:2], png)
+
+    def _show(self, step: int, name: str, size: tuple[int, ...], encoded: bytes) -> None:
+        height, width = size
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
         with _told_where(self.path.parent):
-            self.tensorboard.add(step, [{"tag": "Rollout", "image": image}])
+            self.tensorboard.add(step, [{"tag": name, "image": image}])
 
     def close(self) -> None:
         with _told_where(self.path.parent):

@@ -19,23 +19,18 @@ Deliberate differences, all but the first an option:
 
 import copy
 import math
-from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from common.bounds import Between, Count, NotNegative, Positive, Several, Share, Widths
-from common.errors import show
-from common.memory import check_fits
 from common.seeding import restore_generator
-from sac.actor import PixelActor, make_actor
 from sac.adam import Adam, corrections
 from sac.compiler import compiled, pays
-from sac.critic import Critics
-from sac.encoder import Decoder, Encoder, EncoderConfig, Projection
+from sac.config import AgentConfig
+from sac.encoder import Decoder
 from sac.losses import actor_loss, critic_loss, td_target, temperature_gradient
+from sac.networks import check_memory, make_networks
 from sac.replay_buffer import Batch, Observed, Pixels
 
 
@@ -56,43 +51,6 @@ class Noise(NamedTuple):
     next_actions: torch.Tensor  # (B * target views, A) normal
     pixels: torch.Tensor | None  # like the pictures, uniform in [0, 1), where they are reconstructed
     subset: torch.Tensor | None  # (target_subset,) critics, where not all of them make the target
-
-
-@dataclass(frozen=True)
-class AgentConfig:
-    """Soft actor-critic."""
-
-    hidden_sizes: Widths = (128, 128)  # of actor and critics
-    num_critics: Annotated[int, Between(1, 100)] = 2  # the smallest estimate counts
-    target_subset: int = 0  # critics drawn at random for each target (REDQ); 0: all of them
-    critic_layer_norm: bool = False  # layer norm in the critics (RLPD)
-    lr: Positive = 2e-3  # Adam, actor and critics
-    alpha_lr: Positive = 1e-3  # Adam, temperature
-    final_lr_fraction: Share = 0.05  # the learning rates fall to this share along a cosine
-    gamma: Share = 0.98  # discount per environment step
-    n_step: Several = 3  # rewards in a return
-    tau: Share = 0.01  # Polyak step of the target critics
-    batch_size: Count = 256  # transitions per update
-    initial_alpha: Positive = 0.1  # temperature at the start
-    target_entropy: float = -2.0  # nats; -action_size is SAC's rule
-    final_target_entropy: float = -2.0  # nats; the target falls to this, if it is not the same
-    anneal_entropy: tuple[float, float] = (0.4, 0.9)  # shares of the training between which it falls
-    grad_clip: NotNegative = 0.0  # largest gradient norm of actor and critics; 0: no clipping
-    actor_ema: float = 0.998  # decay per update of the averaged actor that is evaluated; 0: the actor itself
-    compile: bool | None = None  # the update into one graph; None: where the training is long enough
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)  # where the task has pictures
-
-    def validate(self) -> None:
-        if not 0.0 <= self.actor_ema < 1.0:
-            raise ValueError(f"actor_ema must be at least 0 and below 1, got {self.actor_ema}")
-        if not 0 <= self.target_subset <= self.num_critics:
-            raise ValueError(
-                f"target_subset must be at most num_critics, {self.num_critics}, got {self.target_subset}"
-            )
-        if not 0.0 <= self.anneal_entropy[0] < self.anneal_entropy[1] <= 1.0:
-            raise ValueError(f"anneal_entropy must be two rising shares, got {self.anneal_entropy}")
-        if not self.hidden_sizes:
-            raise ValueError(f"hidden_sizes must name layers of at least 1 unit, got {self.hidden_sizes}")
 
 
 class SAC:
@@ -118,7 +76,7 @@ class SAC:
         device: torch.device | str = "cpu",
         pixel_shape: tuple[int, int, int] | None = None,
     ) -> None:
-        _check_fits(observation_size, action_size, config, device)
+        check_memory(observation_size, action_size, config, pixel_shape, device)
         self.config = config
         self.total_updates = total_updates
         self.updates = 0
@@ -128,12 +86,14 @@ class SAC:
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._build(observation_size, pixel_shape)
-        for module in (self.policy, self.critics, self.decoder):
-            module.to(self.device)
+            networks = make_networks(observation_size, action_size, config, pixel_shape)
+        for network in networks:
+            network.to(self.device)
+        self.policy, self.actor, self.encoder, self.critics, self.decoder = networks
         self.averaged_actor = copy.deepcopy(self.policy).requires_grad_(False)
         self.critics_target = copy.deepcopy(self.critics).requires_grad_(False)
-        self.encoder_target = copy.deepcopy(self.encoder).requires_grad_(False)
+        slow = self.encoder if config.encoder.tau else torch.nn.Identity()
+        self.encoder_target = copy.deepcopy(slow).requires_grad_(False)
         self.log_alpha = torch.tensor(math.log(config.initial_alpha), device=self.device)
 
         shared = list(self.encoder.parameters())
@@ -152,24 +112,10 @@ class SAC:
             )
             if share and list(average.parameters())
         ]
-        compile_it = pays(total_updates, self.device) if config.compile is None else config.compile
+        compile_it = config.compile
+        if compile_it is None:
+            compile_it = pays(total_updates, self.device, from_pictures=pixel_shape is not None)
         self._compiled_update = compiled(self._update, self.device) if compile_it else None
-
-    def _build(self, observation_size: int, pixel_shape: tuple[int, int, int] | None) -> None:
-        """The networks; without pictures, encoder and decoder are nothing."""
-        config, sizes = self.config, (self.action_size, self.config.hidden_sizes)
-        self.policy = policy = make_actor(observation_size, *sizes, pixel_shape, config.encoder)
-        self.actor = policy.actor if isinstance(policy, PixelActor) else policy
-        self.encoder = policy.encoder if isinstance(policy, PixelActor) else torch.nn.Identity()
-        self.decoder, projection = torch.nn.Identity(), None
-        if isinstance(self.encoder, Encoder):
-            observation_size += config.encoder.features
-            projection = Projection(self.encoder.num_features, config.encoder.features)
-            if config.encoder.reconstruction:
-                self.decoder = Decoder(self.encoder, config.encoder)
-        self.critics = Critics(
-            observation_size, *sizes, config.num_critics, config.critic_layer_norm, projection
-        )
 
     @torch.no_grad()
     def act(self, observations: Observed, num_greedy: int = 0) -> torch.Tensor:
@@ -178,6 +124,11 @@ class SAC:
         noise = torch.randn(mean.shape, device=self.device, generator=self.generator)
         noise[:num_greedy] = 0.0
         return torch.tanh(mean + log_std.exp() * noise)
+
+    @torch.no_grad()
+    def reconstruct(self, observations: Pixels) -> torch.Tensor:
+        """What the decoder makes of pictures, where there is one: (B, S * C, H, W), about in [0, 1]."""
+        return self.decoder(self.critics.projection(self.encoder(observations))) + 0.5
 
     def update(self, batch: Batch) -> dict[str, torch.Tensor]:
         """One gradient step of everything. Returns scalars on the device, not waited for."""
@@ -212,9 +163,10 @@ class SAC:
         features = self.encoder(batch.observations)
         metrics = self._update_critics(batch, features, target, noise, rates)
         # The views of an observation are alike to the actor: it takes the first.
-        features = features[: len(batch.rewards)]
-        if not self.config.encoder.actor_trains:
-            features = features.detach()
+        if isinstance(batch.observations, Pixels) and self.config.encoder.actor_trains:
+            features = self.encoder(Pixels(*(part[: len(batch.rewards)] for part in batch.observations)))
+        else:
+            features = features[: len(batch.rewards)].detach()
         actions, log_prob = self.actor.sample(features, noise.actions)
         metrics |= self._update_actor(features, actions, log_prob, alpha, rates)
         metrics |= self._update_temperature(log_prob.detach(), rates)
@@ -330,17 +282,3 @@ class SAC:
 def _again(rows: torch.Tensor, times: int) -> torch.Tensor:
     """(B, ...) -> (times * B, ...)."""
     return rows if times == 1 else rows.repeat(times, *[1] * (rows.ndim - 1))
-
-
-def _check_fits(
-    observation_size: int, action_size: int, config: AgentConfig, device: torch.device | str
-) -> None:
-    """Five of each weight: itself, its average, its gradient and Adam's moments; and the activations."""
-    inputs, hidden, critics = observation_size + action_size, config.hidden_sizes, config.num_critics
-    weights = sum(math.prod(sizes) for sizes in pairwise((inputs, *hidden)))
-    activations = config.batch_size * (inputs + sum(hidden))
-    check_fits(
-        f"an agent of hidden_sizes {show(hidden)}, num_critics {critics} and batch_size {config.batch_size}",
-        (critics + 1) * (5 * weights + activations),
-        device,
-    )

@@ -10,8 +10,13 @@ import torch
 PAYS_FROM_UPDATES = 20_000  # compiling takes 10 to 30 s of an idle core and saves 2 ms per update
 
 
-def pays(updates: int, device: torch.device) -> bool:
-    """Whether a training of this many updates is worth compiling for, and there is a compiler."""
+def pays(updates: int, device: torch.device, from_pictures: bool = False) -> bool:
+    """Whether a training of this many updates is worth compiling for, and there is a compiler.
+
+    From pictures it is not on a CPU: convolutions take the time, and they are calls of the same library.
+    """
+    if from_pictures and device.type != "cuda":
+        return False
     return updates >= PAYS_FROM_UPDATES and (device.type == "cuda" or shutil.which("g++") is not None)
 
 

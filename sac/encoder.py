@@ -12,6 +12,7 @@ option:
 * a decoder only where it is asked for.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -51,6 +52,34 @@ class EncoderConfig:
             raise ValueError("filters, kernels and strides must be as many as each other")
         if not self.critic_trains and not self.reconstruction:
             raise ValueError("critic_trains must be true without a reconstruction")
+        for name in ("latent_penalty", "decoder_weight_decay"):
+            if not self.reconstruction and getattr(self, name) != getattr(EncoderConfig, name):
+                raise ValueError(f"{name} must be left out without a reconstruction, which alone it is for")
+        for name in ("views", "target_views"):
+            if not self.shift and getattr(self, name) > 1:
+                raise ValueError(f"{name} must be 1 without a shift, in which alone views differ")
+
+
+def layer_sides(pixel_shape: tuple[int, int, int], config: EncoderConfig) -> list[tuple[int, int]]:
+    """Height and width of the pictures, then of each layer's output.
+
+    Raises:
+        UserError: the pictures are too small for the layers, or for the shift.
+    """
+    height, width, _ = pixel_shape
+    pictures = f"pictures of {height} x {width} pixels"
+    if config.shift >= min(height, width):
+        raise UserError(f"encoder.shift must be less than the side of {pictures}, got {config.shift}")
+    sides = [(height, width)]
+    for kernel, stride in zip(config.kernels, config.strides, strict=True):
+        height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        sides.append((height, width))
+    if height < 1 or width < 1:
+        raise UserError(
+            f"encoder.filters, kernels and strides must be fewer or smaller: {len(config.filters)} layers "
+            f"leave nothing of {pictures}"
+        )
+    return sides
 
 
 class Encoder(nn.Module):
@@ -65,21 +94,14 @@ class Encoder(nn.Module):
 
     def __init__(self, pixel_shape: tuple[int, int, int], config: EncoderConfig) -> None:
         super().__init__()
-        height, width, channels = pixel_shape
+        self.sides = layer_sides(pixel_shape, config)
+        channels = pixel_shape[2]
         layers: list[nn.Module] = []
-        self.sides = [(height, width)]  # of the pictures, then of each layer's output
         for filters, kernel, stride in zip(config.filters, config.kernels, config.strides, strict=True):
             layers += [nn.Conv2d(channels, filters, kernel, stride), nn.ReLU()]
             channels = filters
-            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
-            self.sides.append((height, width))
-        if height < 1 or width < 1:
-            raise UserError(
-                f"agent.encoder.filters must be fewer: {len(config.filters)} layers leave nothing of "
-                f"pictures of {pixel_shape[0]} x {pixel_shape[1]} pixels"
-            )
         self.network = nn.Sequential(*layers)
-        self.num_features = channels * height * width
+        self.num_features = channels * math.prod(self.sides[-1])
         self.network.apply(delta_orthogonal)
         self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -112,7 +134,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.first = (config.filters[-1], *encoder.sides[-1])
-        self.linear = nn.Linear(config.features, int(np.prod(self.first)))
+        self.linear = nn.Linear(config.features, math.prod(self.first))
         layers: list[nn.Module] = []
         convolutions = [layer for layer in encoder.network if isinstance(layer, nn.Conv2d)]
         for layer, inner, outer in zip(
@@ -174,3 +196,10 @@ def to_tensors(observations: Observations, device: torch.device | str) -> Observ
         return torch.from_numpy(observations).to(device)
     pixels = torch.from_numpy(observations.pixels).to(device).permute(0, 3, 1, 2)
     return Pixels(pixels.float().div_(255), torch.from_numpy(observations.numbers).to(device))
+
+
+def gallery(pictures: torch.Tensor, reconstructions: torch.Tensor, colours: int) -> np.ndarray:
+    """The newest of each stack (B, S * C, H, W) in a row, above its reconstruction: (2 H, B W, 3) uint8."""
+    rows = torch.stack([pictures, reconstructions])[:, :, -colours:].permute(0, 3, 1, 4, 2)
+    picture = rows.reshape(2 * rows.shape[1], -1, colours).expand(-1, -1, 3)
+    return (255 * picture.clamp(0, 1)).round().byte().cpu().numpy()

@@ -233,6 +233,10 @@ class FrameReplay:
         gather(self.frames.numpy(), stacks, shifts, mirrored, out.numpy())
         return out
 
+    def size_in_words(self) -> str:
+        """What the pictures take in memory."""
+        return f"{len(self.frames):,} pictures, {self.frames.nbytes / 1e9:,.2f} GB"
+
     def full_bytes(self, decisions: int) -> int:
         """What it takes in a checkpoint after that many decisions, but for the last pictures of episodes."""
         filled = min(1.0, decisions / len(self.frames))
@@ -293,8 +297,8 @@ def _check_capacity(capacity: int, num_envs: int, n_step: int, stack: int) -> No
     least = num_envs * (n_step + stack + 1)  # else stacks are overwritten before their return is complete
     if capacity < least:
         raise UserError(
-            f"buffer_capacity must be at least {least:,} for {num_envs} environments, an n_step of {n_step} "
-            f"and a stack of {stack}, got {capacity:,}"
+            f"training.buffer_capacity must be at least {least:,} for {num_envs} environments, an n_step of "
+            f"{n_step} and a stack of {stack}, got {capacity:,}"
         )
 
 
@@ -303,8 +307,8 @@ def _check_memory(
 ) -> None:
     pictures = frame_bytes(capacity, picture)
     arithmetic = (
-        f"buffer_capacity {capacity:,} ({capacity:,} pictures x {' x '.join(map(str, picture))} bytes = "
-        f"{pictures / 1e9:,.2f} GB, and {beside / 1e9:,.2f} GB beside them)"
+        f"training.buffer_capacity {capacity:,} ({capacity:,} pictures x {' x '.join(map(str, picture))} "
+        f"bytes = {pictures / 1e9:,.2f} GB, and {beside / 1e9:,.2f} GB beside them)"
     )
     check_fits(arithmetic, (pictures + beside) // 4, device)
 

@@ -15,7 +15,7 @@ from common.untrusted import load_tensors
 from envs.interfaces import PixelObservations, RawObservation, Task
 from envs.tasks import current_config, task_class
 from sac.actor import Actor, PixelActor, make_actor
-from sac.encoder import EncoderConfig, to_tensors
+from sac.encoder import EncoderConfig, layer_sides, to_tensors
 from sac.escape import Escape
 
 
@@ -155,8 +155,13 @@ def read_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
         )
     task = from_dict(task_type, env, source)
     codec = task.codec(0)
-    if codec.pixel_shape and "encoder" not in config:
-        raise UserError(f"{file}: encoder missing, without which the policy cannot be opened")
+    if codec.pixel_shape:
+        if "encoder" not in config:
+            raise UserError(f"{file}: encoder missing, without which the policy cannot be opened")
+        try:
+            layer_sides(codec.pixel_shape, settings.encoder)
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from None
     for name, size in (("observation_size", codec.observation_size), ("action_size", codec.action_size)):
         if getattr(settings, name) != size:
             raise UserError(
@@ -193,6 +198,8 @@ def load_sac(
         expected = {name: tensor.shape for name, tensor in make_actor(*network).state_dict().items()}
     if {name: tensor.shape for name, tensor in tensors.items()} != expected:
         layers = show((sizes[0], *settings.hidden_sizes, 2 * sizes[1]))
+        if task.codec(0).pixel_shape:
+            layers += f" behind an encoder of filters {show(settings.encoder.filters)}"
         raise UserError(
             f"{weights}: not the weights of an actor with layers of {layers}, as {file.name} says"
         )

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from envs.interfaces import Observations, Step, Symmetry, TrainingEnv
-from sac.agent import AgentConfig
 from sac.augmentation import Mirror
+from sac.config import AgentConfig
 from sac.frame_replay import FrameReplay
 from sac.replay_buffer import Batch, NStepWindow, ReplayBuffer
 

@@ -34,9 +34,12 @@ from common.training import (
 from envs.interfaces import Observations, Step, TrainingEnv
 from sac.agent import SAC
 from sac.checkpoint import load, results, write
-from sac.encoder import to_tensors
+from sac.encoder import Decoder, gallery, to_tensors
 from sac.exploration import Detours
 from sac.replay import make_replay
+from sac.replay_buffer import Pixels
+
+RECONSTRUCTIONS = 8  # shown in TensorBoard with an evaluation
 
 
 @dataclass(frozen=True)
@@ -219,6 +222,18 @@ class Trainer:
             may_be_best=self.env_steps >= self.config.best_from,
         )
         self.checkpoints.add(self.env_steps, results(self))
+        if isinstance(self.agent.decoder, Decoder) and self.replay.size:
+            self._show_reconstructions(logger)
+
+    def _show_reconstructions(self, logger: Log) -> None:
+        """Pictures from the replay; the training's own generators do not notice."""
+        generator = torch.Generator(self.agent.device).manual_seed(self.env_steps)
+        seen = self.replay.sample(RECONSTRUCTIONS, generator).observations
+        assert isinstance(seen, Pixels)
+        seen = Pixels(*(part[:RECONSTRUCTIONS] for part in seen))  # one view of each
+        colours = seen.pixels.shape[1] // self.env.stack
+        picture = gallery(seen.pixels, self.agent.reconstruct(seen), colours)
+        logger.image(self.env_steps, "Reconstruction", picture)
 
     def _check_finite(self) -> None:
         """Stop before losses or weights that are not finite are called a checkpoint."""

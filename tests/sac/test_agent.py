@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from common.checkpoint import save_tensors
 from common.untrusted import load_tensors
-from sac.agent import SAC, AgentConfig
+from sac.agent import SAC
+from sac.config import AgentConfig
 from sac.critic import StackedLayerNorm, StackedLinear
 from sac.replay_buffer import Batch
 

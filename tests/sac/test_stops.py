@@ -9,7 +9,7 @@ import torch
 
 from common import untrusted
 from common.errors import UserError
-from sac.agent import AgentConfig
+from sac.config import AgentConfig
 from tests.sac.walk import Rows, assert_same_run, contents, make_trainer, run
 
 

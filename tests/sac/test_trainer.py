@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from envs.interfaces import Step, Symmetry
-from sac.agent import SAC, AgentConfig
+from sac.agent import SAC
 from sac.augmentation import Mirror
+from sac.config import AgentConfig
 from sac.exploration import Detours
 from sac.replay_buffer import NStepWindow, ReplayBuffer
 from sac.trainer import Trainer, TrainingConfig

@@ -7,7 +7,8 @@ import torch
 
 from common import checkpoint, untrusted
 from envs.interfaces import Step
-from sac.agent import SAC, AgentConfig
+from sac.agent import SAC
+from sac.config import AgentConfig
 from sac.trainer import Trainer, TrainingConfig
 
 AGENT = AgentConfig(hidden_sizes=(4,), batch_size=4, n_step=2)
@@ -93,6 +94,9 @@ class Rows(list):
     def video(self, step: int, frames: list, fps: int) -> None:
         assert fps == Evaluation.fps
         self.append((step, {"Rollout": frames}))
+
+    def image(self, step: int, name: str, picture: np.ndarray) -> None:
+        self.append((step, {name: picture}))
 
 
 def make_trainer(

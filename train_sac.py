@@ -3,6 +3,7 @@
     python train_sac.py                                           PushT: configs/sac_pusht.yaml
     python train_sac.py --config configs/sac_pendulum.yaml        another task
     python train_sac.py --seed 2 --agent.lr 3e-4 --run-name try   any setting is a flag, see --help
+    python train_sac.py --offline.dataset data/NAME --offline.steps 5000   demonstrations first
 
 Runs are resumable: re-run the same command. Ctrl-C saves first.
 """
@@ -31,6 +32,7 @@ from envs.interfaces import TrainingEnv
 from envs.tasks import DEFAULT, task_class, with_task
 from sac.agent import SAC
 from sac.config import AgentConfig
+from sac.demonstrations import Demonstrations, OfflineConfig
 from sac.encoder import EncoderConfig
 from sac.frame_replay import FrameReplay
 from sac.policy import SACConfig, SACPolicy
@@ -63,6 +65,7 @@ class Config:
     env: Any = None  # the task as the agent meets it
     agent: AgentConfig = field(default_factory=AgentConfig)  # the algorithm
     training: TrainingConfig = field(default_factory=TrainingConfig)  # the loop
+    offline: OfflineConfig = field(default_factory=OfflineConfig)  # demonstrations
 
     def validate(self) -> None:
         check_name(self.run_name)
@@ -124,7 +127,8 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
     device = choose_device(config.device)
     seeds = split_seed(config.seed, "environment", "exploration", "replay", "torch")
     env = config.env.training_env(seeds["environment"], config.agent.gamma)
-    total_updates = max(1, int((config.total_env_steps - config.training.start_steps) * config.training.utd))
+    online_steps = config.total_env_steps - config.training.start_steps
+    total_updates = max(1, config.offline.steps + int(online_steps * config.training.utd))
     agent = SAC(
         env.observation_size,
         env.action_size,
@@ -141,6 +145,9 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
         config.training.eval_seed,
         image_size=env.pixel_shape[0] if env.pixel_shape else 0,
     )
+    demonstrations = None
+    if config.offline.dataset:
+        demonstrations = Demonstrations(config.offline, config.env, env, config.agent, device)
     policy_config = SACConfig(
         task=config.task,
         observation_size=env.observation_size,
@@ -160,6 +167,7 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
         policy_config=policy_config,
         folder=folder,
         seeds=seeds,
+        demonstrations=demonstrations,
     )
 
 
@@ -175,6 +183,7 @@ def start_up_table(config: Config, trainer: Trainer) -> dict[str, str]:
         "observation": _observation(trainer.env),
         "networks": f"actor {actor_size:,} parameters, {config.agent.num_critics} critics {critics_size:,}",
         "device": f"{agent.device}, {torch.get_num_threads()} CPU threads",
+        **({"demonstrations": str(trainer.demonstrations)} if trainer.demonstrations else {}),
         "length": f"{config.total_env_steps:,} env steps, {agent.total_updates:,} updates",
     }
     if isinstance(trainer.replay, FrameReplay):

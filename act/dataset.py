@@ -199,8 +199,8 @@ def read_pictures(
     Raises:
         ValueError: they are too few.
     """
-    read, done = (_read_video if name in meta.video_keys else _read_images), 0
-    for several in read(meta, name, lengths):
+    done = 0
+    for several in stored_pictures(meta, name, lengths):
         several = several[: len(into) - done]
         into[done : done + len(several)] = several
         digest.update(several.tobytes())
@@ -208,6 +208,17 @@ def read_pictures(
         if done == len(into):
             return
     raise ValueError(f"{name} has {done} pictures for {len(into)} frames")
+
+
+def stored_pictures(meta: LeRobotDatasetMetadata, name: str, lengths: np.ndarray) -> Iterator[np.ndarray]:
+    """The pictures of a camera, some at a time: (k, 3, height, width) uint8 RGB.
+
+    Args:
+        meta: of the dataset.
+        name: of the camera.
+        lengths: of the episodes to read, in frames.
+    """
+    return (_read_video if name in meta.video_keys else _read_images)(meta, name, lengths)
 
 
 def _read_images(meta: LeRobotDatasetMetadata, name: str, _lengths: np.ndarray) -> Iterator[np.ndarray]:

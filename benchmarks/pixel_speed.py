@@ -30,7 +30,8 @@ from common.paths import REPOSITORY
 from common.provenance import provenance, write_report
 from envs.interfaces import PixelObservations, Step
 from sac.actor import Actor
-from sac.agent import SAC, AgentConfig
+from sac.agent import SAC
+from sac.config import AgentConfig
 from sac.critic import Critics
 from sac.encoder import Decoder, Encoder, Projection
 from sac.frame_replay import FrameReplay

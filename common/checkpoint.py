@@ -24,7 +24,7 @@ from common.errors import UserError, reason, show
 from common.untrusted import check_inside, load_json, read_text, remove, write_text, writing
 
 TRAINING_STATE = "training_state"
-NAME = re.compile(r"step_\d+")  # of a checkpoint
+NAME = re.compile(r"(step|offline)_\d+")  # of a checkpoint
 LEFT_BY_A_KILL = re.compile(rf"\.({NAME.pattern}|last|best)(\.deleted|\.partial)*\.partial")
 
 
@@ -73,14 +73,20 @@ class Checkpoints:
                 f"{disk.free / 2**20:,.0f} MB left: make room, or use another --logs"
             )
 
-    def save(self, steps: int, write: Callable[[Path], None]) -> None:
+    def save(self, steps: int, write: Callable[[Path], None], offline: int | None = None) -> None:
         """Write one, point `last` to it and `best` to the best one.
+
+        Args:
+            steps: that it is of.
+            write: its content into a folder.
+            offline: updates that it is of, while those before the first step last.
 
         Raises:
             UserError: the disk is full or cannot be written; the earlier ones are intact.
         """
-        write_folder(self.path(steps), write)
-        link(self.folder / "last", self.path(steps))
+        path = self.path(steps) if offline is None else self.folder / f"offline_{offline:08d}"
+        write_folder(path, write)
+        link(self.folder / "last", path)
         self.tidy()
 
     def add(self, steps: int, results: dict[str, dict[str, Any]]) -> None:
@@ -124,8 +130,9 @@ def newest(checkpoints: Path, *parts: str) -> Path | None:
         checkpoints: the folder of all.
         parts: files or folders in it, or in LeRobot's `pretrained_model`.
     """
-    named = {path: re.fullmatch(r"(?:step_)?(\d{1,18})", path.name) for path in checkpoints.glob("*/")}
-    steps = {path: int(name[1]) for path, name in named.items() if name}
+    pattern = r"(?:step_|(offline)_)?(\d{1,18})"  # all offline ones are before all others
+    named = {path: re.fullmatch(pattern, path.name) for path in checkpoints.glob("*/")}
+    steps = {path: (not name[1], int(name[2])) for path, name in named.items() if name}
     whole = [
         path
         for path in steps

@@ -214,7 +214,7 @@ def numbers(table: pa.Table, name: str, size: int) -> np.ndarray:
     """
     column = table[name].combine_chunks()
     if not hasattr(column, "flatten"):
-        return column.to_numpy().reshape(len(column), size)
+        return np.asarray(column).reshape(len(column), size)
     sizes = np.diff(column.offsets) if hasattr(column, "offsets") else column.type.list_size
     if np.any(sizes != size) or column.null_count:
         raise ValueError(f"{name} is not of {size} numbers in every frame")

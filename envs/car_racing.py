@@ -263,6 +263,11 @@ class PedalCodec(BoxCodec):
         steering, pedals = actions.T
         return self.limits * np.stack([steering, np.maximum(pedals, 0), np.maximum(-pedals, 0)], axis=1)
 
+    def encode_actions(self, actions: np.ndarray, raw: RawObservation) -> np.ndarray:
+        """Of gas and brake at once, which this codec cannot do, the difference."""
+        steering, gas, brake = (actions / np.where(self.limits > 0, self.limits, 1)).T
+        return np.stack([steering, gas - brake], axis=1)
+
 
 @dataclass(frozen=True)
 class CarRacing(GymTask):

@@ -124,6 +124,11 @@ class BoxCodec:
     def decode(self, actions: np.ndarray, raw: RawObservation, slots: np.ndarray) -> np.ndarray:
         return self.action_middle + self.action_half * actions.reshape(-1, *self.action_middle.shape)
 
+    def encode_actions(self, actions: np.ndarray, raw: RawObservation) -> np.ndarray:
+        moves = actions - self.action_middle
+        fixed = self.action_half == 0
+        return (moves / np.where(fixed, 1.0, self.action_half)).reshape(len(actions), -1)
+
     def state_dict(self) -> dict[str, np.ndarray]:
         return {}
 

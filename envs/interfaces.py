@@ -125,6 +125,10 @@ class Codec(Protocol):
         """
         ...
 
+    def encode_actions(self, actions: np.ndarray, raw: RawObservation) -> np.ndarray:
+        """The inverse of `decode`, of actions in the task's units; beyond [-1, 1] where it reaches none."""
+        ...
+
     def state_dict(self) -> dict[str, np.ndarray]:
         """What is remembered, (n, ...) each."""
         ...

@@ -73,6 +73,9 @@ class PixelCodec:
         self.inner.env_steps = self.env_steps
         return self.inner.decode(actions, raw, slots)
 
+    def encode_actions(self, actions: np.ndarray, raw: RawObservation) -> np.ndarray:
+        return self.inner.encode_actions(actions, raw)
+
     def state_dict(self) -> dict[str, np.ndarray]:
         return self.inner.state_dict() | {"pictures": self.pictures.copy()}
 

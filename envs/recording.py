@@ -122,6 +122,14 @@ class Recording(Protocol):
         """Raw observations (T, ...) -> values (T, k) of all features `observation.*` and of `sim.state`."""
         ...
 
+    def raw_observations(self, stored: dict[str, np.ndarray]) -> RawObservation:
+        """The inverse of `columns`: the raw observations (T, ...) that can be made of stored values."""
+        ...
+
+    def terminated(self, stored: dict[str, np.ndarray]) -> np.ndarray:
+        """Whether the future is worth nothing after each action, (T,) bool; stored values by feature."""
+        ...
+
     def env(self, num_envs: int, image_size: int = 0, hold: int = 0) -> RecordableEnv:
         """The environment to record in.
 

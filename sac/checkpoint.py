@@ -34,6 +34,7 @@ class Counters:
     successes: tuple[bool | float, ...] = ()  # of the latest episodes
     exploration: dict = field(default_factory=dict)  # state of its generator
     env: dict = field(default_factory=dict)
+    demonstrations: str = ""  # fingerprint of their dataset
 
     def validate(self) -> None:
         checkpoint.check_counts(self, "env_steps", "updates", "replay_position")
@@ -70,6 +71,7 @@ def write(trainer: "Trainer", folder: Path) -> None:
         "successes": list(trainer.successes),
         "exploration": trainer.exploration.bit_generator.state,
         "env": env_counters,
+        "demonstrations": trainer.demonstrations.fingerprint if trainer.demonstrations else "",
     }
     flat = {f"{part}.{name}": value for part, values in tensors.items() for name, value in values.items()}
     checkpoint.save_tensors(state / "tensors.safetensors", flat | trainer.replay.state_dict())
@@ -98,7 +100,7 @@ def load(trainer: "Trainer", folder: Path) -> None:
     """
     state = folder / checkpoint.TRAINING_STATE
     file = state / COUNTERS
-    counters = checkpoint.read_state(Counters, untrusted.load_json(file), file)
+    counters = checkpoint.read_state(Counters, untrusted.load_json(file), file, ("demonstrations",))
     flat = untrusted.load_tensors(state / "tensors.safetensors")
 
     def part(name: str) -> dict[str, torch.Tensor]:
@@ -106,6 +108,12 @@ def load(trainer: "Trainer", folder: Path) -> None:
             key.removeprefix(f"{name}."): value for key, value in flat.items() if key.startswith(f"{name}.")
         }
 
+    ours = trainer.demonstrations
+    if counters.demonstrations != (ours.fingerprint if ours else ""):
+        raise UserError(
+            f"{ours.config.dataset if ours else file}: not the demonstrations that this run was trained on, "
+            "or changed since: put them back, or start a new run with --no-resume"
+        )
     if (
         "window.open" in flat
         and "window.durations" not in flat

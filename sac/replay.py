@@ -124,13 +124,20 @@ class StateReplay:
         self.window.load_state_dict(window)
 
 
-def make_replay(env: TrainingEnv, capacity: int, config: AgentConfig, device: torch.device | str) -> Replay:
-    """The replay of this environment's observations."""
+def make_replay(
+    env: TrainingEnv,
+    capacity: int,
+    config: AgentConfig,
+    device: torch.device | str,
+    num_envs: int | None = None,
+) -> Replay:
+    """The replay of this environment's observations, of as many of them; or of another number."""
+    num_envs = num_envs or env.num_envs
     if env.pixel_shape:
         height, width, channels = env.pixel_shape
         return FrameReplay(
             capacity,
-            env.num_envs,
+            num_envs,
             (height, width, channels // env.stack),
             env.stack,
             env.observation_size,
@@ -145,7 +152,7 @@ def make_replay(env: TrainingEnv, capacity: int, config: AgentConfig, device: to
         )
     return StateReplay(
         capacity,
-        env.num_envs,
+        num_envs,
         env.observation_size,
         env.action_size,
         config.n_step,

@@ -34,10 +34,11 @@ from common.training import (
 from envs.interfaces import Observations, Step, TrainingEnv
 from sac.agent import SAC
 from sac.checkpoint import load, results, write
+from sac.demonstrations import Demonstrations
 from sac.encoder import Decoder, gallery, to_tensors
 from sac.exploration import Detours
 from sac.replay import make_replay
-from sac.replay_buffer import Pixels
+from sac.replay_buffer import Batch, Pixels
 
 RECONSTRUCTIONS = 8  # shown in TensorBoard with an evaluation
 
@@ -46,7 +47,7 @@ RECONSTRUCTIONS = 8  # shown in TensorBoard with an evaluation
 class TrainingConfig(LoopConfig):
     """The training loop. All counts are environment steps, summed over the parallel environments."""
 
-    start_steps: Steps = 5_000  # played with uniformly random actions before anything is learnt
+    start_steps: Steps = 5_000  # played before anything is learnt; random actions, unless offline.steps
     utd: Annotated[float, Above(0, 1_000)] = 1 / 80  # updates per environment step
     greedy_share: Share = 0.25  # of the environments play the mode: the replay learns where it gets stuck
     detour_share: Share = 0.0  # of them get offsets on their actions now and then, see sac/exploration.py
@@ -74,6 +75,7 @@ class Trainer:
         policy_config: what a checkpoint's `config.json` says of the policy beside its weights.
         folder: of the run.
         seeds: `exploration` and `replay`.
+        demonstrations: learnt from before the first step, and beside the replay; None: there are none.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Trainer:
         policy_config: dict[str, Any],
         folder: Path,
         seeds: dict[str, int],
+        demonstrations: Demonstrations | None = None,
     ) -> None:
         self.config = config
         self.total_env_steps = total_env_steps
@@ -93,6 +96,8 @@ class Trainer:
         self.agent = agent
         self.evaluation = evaluation
         self.policy_config = policy_config
+        self.demonstrations = demonstrations
+        self.offline_updates = demonstrations.config.steps if demonstrations else 0  # before the first step
         self.checkpoints = Checkpoints(folder / "checkpoints", "env_steps")
 
         self.replay = make_replay(env, config.buffer_capacity, agent.config, agent.device)
@@ -120,6 +125,7 @@ class Trainer:
         self.checkpoints.tidy()
         self.checkpoints.check_room(self._checkpoint_bytes())
         config, total = self.config, self.total_env_steps
+        self._learn_offline(logger, stop)
         started, resumed_at, updates_before = perf_counter(), self.env_steps, self.agent.updates
         with progress_bar(total, self.env_steps) as bar, self._env_thread() as advance:
             while not stop():
@@ -147,6 +153,25 @@ class Trainer:
         self.save()
         return self.env_steps >= total and not self._evaluation_due()
 
+    def _learn_offline(self, logger: Log, stop: Callable[[], bool]) -> None:
+        """The updates before the first step, from demonstrations alone; log and evaluate what they reach."""
+        if self.env_steps or not self.demonstrations or not self.offline_updates:
+            return
+        batch_size = self.agent.config.batch_size
+        with progress_bar(self.offline_updates, self.agent.updates) as bar:
+            while self.agent.updates < self.offline_updates and not stop():
+                self.metrics = self.agent.update(self.demonstrations.sample(batch_size, self.sampling))
+                bar.update()
+            if self.offline_over and not self.evaluated and not stop():
+                logger.log(0, {name: float(value) for name, value in self.metrics.items()})
+                self._evaluate(logger)
+                bar.write(f"{self.agent.updates:>10,} updates: {self.evaluation.line(self.evaluated)}")
+
+    @property
+    def offline_over(self) -> bool:
+        """Whether the updates before the first step are done."""
+        return self.agent.updates >= self.offline_updates
+
     @contextmanager
     def _env_thread(self) -> Iterator[Callable[[np.ndarray], Callable[[], Played]]]:
         """How the environments take a decision: it is begun by one call and returned by the next."""
@@ -158,7 +183,7 @@ class Trainer:
 
     def _act(self) -> np.ndarray:
         """The next decision of every environment, (n, A)."""
-        if self.env_steps < self.config.start_steps:
+        if self.env_steps < self.config.start_steps and not self.offline_updates:
             actions = self.exploration.uniform(-1, 1, (self.env.num_envs, self.env.action_size))
             return actions.astype(np.float32)
         observations = to_tensors(self.observations, self.agent.device)
@@ -184,11 +209,15 @@ class Trainer:
         """`utd` updates per environment step since learning began."""
         due = self.updates_due(self.env_steps)
         while self.agent.updates < due and self.replay.size:
-            batch = self.replay.sample(self.agent.config.batch_size, self.sampling)
-            self.metrics = self.agent.update(batch)
+            self.metrics = self.agent.update(self._batch(self.agent.config.batch_size))
+
+    def _batch(self, size: int) -> Batch:
+        if not self.demonstrations:
+            return self.replay.sample(size, self.sampling)
+        return self.demonstrations.mixed(self.replay, size, self.env_steps, self.sampling)
 
     def updates_due(self, env_steps: int) -> int:
-        return max(int((env_steps - self.config.start_steps) * self.config.utd), 0)
+        return self.offline_updates + max(int((env_steps - self.config.start_steps) * self.config.utd), 0)
 
     def _log(self, logger: Log, seconds: float, env_steps: int, updates: int) -> None:
         self._check_finite()
@@ -258,7 +287,8 @@ class Trainer:
             UserError: a loss or a weight is not finite, or it cannot be written; the earlier ones are intact.
         """
         self._check_finite()
-        self.checkpoints.save(self.env_steps, partial(write, self))
+        before = None if self.offline_over else self.agent.updates
+        self.checkpoints.save(self.env_steps, partial(write, self), before)
 
     def _checkpoint_bytes(self) -> int:
         """What a checkpoint takes in the end, but for little things."""

@@ -46,3 +46,12 @@ class ActionDecoder:
             lengths = np.linalg.norm(moves, axis=1, keepdims=True)
             targets = raw["last_target"] + moves * self.speed_limit / np.maximum(lengths, self.speed_limit)
         return np.clip(targets, 0.0, 512.0)
+
+    def encode(self, targets: np.ndarray, raw: RawObservation) -> np.ndarray:
+        """Targets (n, 2) in pixels -> the normalised actions (n, 2) that lead there, if there are such."""
+        if self.mode == "absolute":
+            return targets / 256.0 - 1.0
+        moves = targets - raw["agent_pos" if self.mode == "relative" else "last_target"]
+        if self.frame == "block":
+            moves = rotate(moves, -raw["block_pose"][:, 2])
+        return moves / self.bound

@@ -43,6 +43,9 @@ class PushTCodec:
         self.last_target = np.where(slots[:, None], targets, self.last_target)
         return self.last_target.copy()
 
+    def encode_actions(self, actions: np.ndarray, raw: RawObservation) -> np.ndarray:
+        return self.decoders(self.env_steps).encode(actions, raw | {"last_target": self.last_target})
+
     def state_dict(self) -> dict[str, np.ndarray]:
         return {"last_target": self.last_target.copy()}
 

@@ -1,11 +1,13 @@
 """PushT in LeRobot datasets: the columns of `lerobot/pusht` and of `lerobot/pusht_keypoints`."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from envs.interfaces import RawObservation
+from envs.pusht import physics
 from envs.pusht.demonstrations import PeoplesDemonstrations, fingerprint
 from envs.pusht.observations import wrap_angle
 from envs.pusht.renderer import Renderer
@@ -51,6 +53,12 @@ CARD = CardTexts(
         "picture of any size, and not an input of policies."
     ),
 )
+
+
+@cache
+def _tee() -> np.ndarray:
+    """The corners of the T's rectangles in its own frame, (2, 4, 2) pixels."""
+    return PushTVectorEnv(1).envs[0].rectangles[0]
 
 
 class PushTRecordingEnv(PushTVectorEnv):
@@ -103,6 +111,26 @@ class PushTRecording:
             "observation.environment_state": keypoints.reshape(len(keypoints), 16),
             "sim.state": np.concatenate(parts, axis=1),
         }
+
+    def raw_observations(self, stored: dict[str, np.ndarray]) -> RawObservation:
+        """All from `sim.state`; without it, as in datasets of others, no velocity and no pose of the T."""
+        raw: RawObservation = {}
+        if "observation.state" in stored:
+            raw["agent_pos"] = stored["observation.state"].astype(np.float64)
+        if "observation.environment_state" in stored:
+            raw["keypoints"] = stored["observation.environment_state"].astype(np.float64).reshape(-1, 8, 2)
+        if "sim.state" in stored:
+            agent_pos, block_pose, agent_vel = np.split(stored["sim.state"], [2, 5], axis=1)
+            raw |= {"agent_pos": agent_pos, "block_pose": block_pose, "agent_vel": agent_vel}
+            angles = block_pose[:, 2:]
+            states = np.concatenate(
+                [agent_pos, agent_vel, block_pose, np.cos(angles), np.sin(angles)], axis=1
+            )
+            raw["keypoints"] = physics.keypoints(states, _tee())
+        return raw
+
+    def terminated(self, stored: dict[str, np.ndarray]) -> np.ndarray:
+        return stored["next.success"]
 
     def env(self, num_envs: int, image_size: int = 0, hold: int = 0) -> PushTRecordingEnv:
         return PushTRecordingEnv(num_envs, image_size, MAX_EPISODE_STEPS + hold, hold)

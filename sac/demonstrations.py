@@ -1,0 +1,272 @@
+"""Demonstrations first: updates from a LeRobot dataset before the first step, and a share of each batch then.
+
+RLPD, Ball et al. 2023, "Efficient Online Reinforcement Learning with Offline Data" (arXiv:2302.02948): half
+of each batch is drawn from the demonstrations. Its updates all come after the first environment step.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.bounds import Share, Steps
+from common.errors import UserError, show
+from common.lerobot_files import INFO, numbers, parquet_files, read_table, reading
+from common.untrusted import load_json, open_regular
+from envs.demonstrations import Conversion, RecordedEpisode
+from envs.interfaces import RawObservation, Task
+from envs.recording import Recordable
+from envs.summary import SUCCESS_RATE
+from envs.tasks import DEFAULT, task_class
+from envs.training import TrainingEnv
+from sac.config import AgentConfig
+from sac.replay import Replay, make_replay
+from sac.replay_buffer import Batch, Pixels
+
+PIXELS = "pixels"  # the raw observation that is a picture
+OURS = Path("meta/recording.json")  # where collect_dataset.py says what it recorded
+
+
+@dataclass(frozen=True)
+class OfflineConfig:
+    """What is learnt from demonstrations."""
+
+    dataset: str = ""  # folder of a LeRobot dataset of the task; empty: none
+    steps: Steps = 0  # updates before the first environment step
+    share: Share = 0.5  # of each batch afterwards
+    until: Steps = 0  # environment steps for which that lasts; 0: always
+
+    def validate(self) -> None:
+        for name in ("steps", "until"):
+            if getattr(self, name) and not self.dataset:
+                raise ValueError(f"{name} must be 0 without offline.dataset, got {getattr(self, name)}")
+
+
+class Demonstrations:
+    """A dataset, held in the memory.
+
+    Args:
+        config: which, and how it is mixed in.
+        task: that it must be of.
+        env: gives the learner's reward.
+        agent: settings of returns and pictures.
+        device: where batches are made.
+
+    Raises:
+        UserError: it is damaged, empty, of another task, lacks something, or does not fit into the memory.
+    """
+
+    def __init__(
+        self,
+        config: OfflineConfig,
+        task: Task,
+        env: TrainingEnv,
+        agent: AgentConfig,
+        device: torch.device | str,
+    ) -> None:
+        self.config = config
+        codec = task.codec(1)
+        if not hasattr(getattr(codec, "inner", codec), "encode_actions"):
+            raise UserError(
+                f"offline.dataset must be empty: {task.name} cannot turn recorded actions into those of a "
+                "network, because its codec has no encode_actions (envs/interfaces.py)"
+            )
+        reader = DatasetReader(Path(config.dataset), task, env)
+        self.fingerprint = reader.fingerprint()
+        self.episodes = len(reader.lengths)
+        self.replay = _make_replay(reader, env, agent, device)
+        self.conversion = Conversion(codec, env)
+        try:
+            for decision in self.conversion(reader.episodes()):
+                self.replay.add(*decision)
+        except KeyError as error:
+            raise UserError(
+                f"{config.dataset}: it has no {error.args[0]}, which {task.name} needs with these settings; "
+                "collect_dataset.py records it"
+            ) from None
+        if not self.replay.size:
+            raise UserError(f"{config.dataset}: its episodes are too short, there is no transition in them")
+
+    def __str__(self) -> str:
+        made, spoilt = self.conversion, []
+        if made.clipped:
+            spoilt.append(f"{made.clipped:,} of their actions clipped")
+        if made.averaged:
+            spoilt.append(f"{made.averaged:,} averaged over env.action_repeat")
+        counts = f"{self.episodes:,} episodes, {made.decisions:,} decisions of {self.config.dataset}"
+        return ", ".join([counts, *spoilt])
+
+    def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
+        return self.replay.sample(batch_size, generator)
+
+    def mixed(self, replay: Replay, batch_size: int, env_steps: int, generator: torch.Generator) -> Batch:
+        """A batch of the training's own replay and, up to `until`, of demonstrations."""
+        over = 0 < self.config.until <= env_steps
+        ours = 0 if over else round(self.config.share * batch_size)
+        parts = [(replay, batch_size - ours), (self.replay, ours)]
+        return joined([source.sample(count, generator) for source, count in parts if count])
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Batches below each other; of several views, all first ones before all second ones."""
+    if len(batches) == 1:
+        return batches[0]
+    sizes = [len(batch.rewards) for batch in batches]
+
+    def join(parts: Sequence[Any]) -> Any:
+        if isinstance(parts[0], Pixels):
+            return Pixels(*(join(several) for several in zip(*parts, strict=True)))
+        views = [part.split(size) for part, size in zip(parts, sizes, strict=True)]
+        return torch.cat([part for of_one in zip(*views, strict=True) for part in of_one])
+
+    return Batch(*(join(parts) for parts in zip(*batches, strict=True)))
+
+
+class DatasetReader:
+    """Reads a LeRobot dataset episode by episode, in a task's terms.
+
+    Raises:
+        UserError: it is damaged, empty, or of another task.
+    """
+
+    def __init__(self, root: Path, task: Task, env: TrainingEnv) -> None:
+        from act.dataset import DatasetConfig, episodes_of, open_dataset  # LeRobot takes seconds to import
+
+        self.root, self.task = root, task
+        _check_task(root, task)
+        self.meta = open_dataset(DatasetConfig(root, imagenet_stats=False), task)
+        self.lengths = np.array(episodes_of(self.meta)["length"])  # frames
+        spaces = env.env.single_observation_space.spaces
+        self.raw_names = {
+            feature: name
+            for feature, name in task.lerobot_names.items()
+            if feature in self.meta.features and name in spaces
+        }
+        for feature, name in self.raw_names.items():
+            self._check_shape(feature, name, spaces[name].shape)
+        self.raw_shapes = {name: spaces[name].shape for name in self.raw_names.values()}
+
+    def _check_shape(self, feature: str, name: str, wanted: tuple[int, ...]) -> None:
+        shape = tuple(self.meta.features[feature]["shape"])
+        if name == PIXELS and wanted not in (shape, (*shape[1:], shape[0])):
+            raise UserError(
+                f"{self.root}: its pictures are of shape {shape}, those of the training {wanted}: "
+                f"record with --resolution {wanted[0]}, or change env.pixels.size"
+            )
+        if name != PIXELS and np.prod(shape) != np.prod(wanted):
+            raise UserError(
+                f"{self.root}: its {feature} must be of shape {wanted}, as {name} of {self.task.name}, "
+                f"got {shape}"
+            )
+
+    def fingerprint(self) -> str:
+        """The SHA-256 of its frames and of what says where they are."""
+        digest = hashlib.sha256()
+        folders = "data", "meta/episodes", "videos"
+        files = [path for folder in folders for path in (self.root / folder).rglob("*") if path.is_file()]
+        for file in sorted([self.root / INFO, *files]):
+            digest.update(file.relative_to(self.root).as_posix().encode())
+            with reading(file), open_regular(file) as content:
+                while piece := content.read(2**20):
+                    digest.update(piece)
+        return digest.hexdigest()
+
+    def episodes(self) -> Iterator[RecordedEpisode]:
+        """Its episodes in their order.
+
+        Raises:
+            UserError: a value is missing, is no number, or a picture is damaged.
+        """
+        with reading(self.root):
+            stored = self._columns()
+        cameras = [feature for feature, name in self.raw_names.items() if name == PIXELS]
+        pictures = self._pictures(cameras[0]) if cameras else None
+        begin = 0
+        for length in self.lengths:
+            values = {name: rows[begin : begin + length] for name, rows in stored.items()}
+            raw = self._raw(values)
+            if pictures:
+                raw[PIXELS] = next(pictures)
+            succeeded = values.get("next.success", np.zeros(length, bool))
+            terminated = succeeded
+            if isinstance(self.task, Recordable):
+                terminated = self.task.recording.terminated(values)
+            actions = values.get("sim.action", values["action"])  # `action` is the label, without noise
+            yield RecordedEpisode(raw, actions, values["next.reward"], succeeded, terminated)
+            begin += length
+
+    def _columns(self) -> dict[str, np.ndarray]:
+        """All numbers by feature, (N, k); rewards and successes (N,)."""
+        has_success = SUCCESS_RATE in getattr(self.task, "metrics", ())
+        features = [feature for feature, name in self.raw_names.items() if name != PIXELS]
+        features += ["action", "next.reward", *(["next.success"] if has_success else [])]
+        features += [
+            name for name in ("sim.state", "sim.action", "next.success") if name in self.meta.features
+        ]
+        columns: dict[str, list[np.ndarray]] = {name: [] for name in features}
+        for name in columns:
+            if name not in self.meta.features:
+                raise UserError(f"{self.root}: it has no {name}; collect_dataset.py records it")
+        for file in parquet_files(self.root / "data"):
+            table = read_table(file, list(columns))
+            for name, parts in columns.items():
+                (size,) = self.meta.features[name]["shape"]
+                parts.append(numbers(table, name, size))
+        stored = {name: np.concatenate(parts) for name, parts in columns.items()}
+        for name, rows in stored.items():
+            if not np.isfinite(rows).all():
+                raise ValueError(f"{name} is not finite everywhere")
+        flat = {name: stored[name][:, 0] for name in ("next.reward", "next.success") if name in stored}
+        return stored | flat
+
+    def _raw(self, values: dict[str, np.ndarray]) -> RawObservation:
+        if isinstance(self.task, Recordable):
+            return self.task.recording.raw_observations(values)
+        vectors = {feature: name for feature, name in self.raw_names.items() if name != PIXELS}
+        return {
+            name: values[feature].reshape(-1, *self.raw_shapes[name]) for feature, name in vectors.items()
+        }
+
+    def _pictures(self, camera: str) -> Iterator[np.ndarray]:
+        """Those of each episode, (T, height, width, 3) uint8 RGB."""
+        from act.dataset import stored_pictures
+
+        with reading(self.root):
+            waiting = np.empty((0, 0), np.uint8)
+            source = stored_pictures(self.meta, camera, self.lengths)
+            for length in self.lengths:
+                parts = [waiting] if len(waiting) else []
+                while sum(map(len, parts)) < length:
+                    parts.append(next(source))
+                several = np.concatenate(parts)
+                waiting = several[length:]
+                yield np.ascontiguousarray(several[:length].transpose(0, 2, 3, 1))
+
+
+def _check_task(root: Path, task: Task) -> None:
+    """Raise UserError where collect_dataset.py recorded another task."""
+    if not (root / OURS).is_file():
+        return
+    recipe = load_json(root / OURS)
+    name = recipe.get("recipe", {}).get("task", DEFAULT) if isinstance(recipe, dict) else None
+    if not isinstance(name, str):
+        raise UserError(f"{root / OURS}: task must be a name, got {show(name)}")
+    if task_class(name) not in type(task).mro():
+        raise UserError(f"{root}: this dataset is of task {name}, not of {task.name}")
+
+
+def _make_replay(
+    reader: DatasetReader, env: TrainingEnv, agent: AgentConfig, device: torch.device | str
+) -> Replay:
+    """With room for all of the dataset, and not more."""
+    decisions = int((-(-reader.lengths // env.action_repeat)).sum())
+    pictures = decisions + len(reader.lengths) + 1  # also of each end, and of the start that would follow
+    least = agent.n_step + env.stack + 1
+    try:
+        return make_replay(env, max(pictures, least), agent, device, num_envs=1)
+    except UserError as error:
+        raise UserError(f"{reader.root}, in place of buffer_capacity: {error}") from None

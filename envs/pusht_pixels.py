@@ -1,7 +1,7 @@
 """PushT from pictures alone: a frozen network tells the poses, of which the policy gets PushT's features.
 
-No convolution is trained with the policy, whose updates cost what they cost on PushT. Playing reads nothing of
-a raw observation but its "pixels"; rewards and start states of the training are PushT's and know the state.
+No convolution is trained with the policy, whose updates cost what they cost on PushT. Playing reads nothing
+of a raw observation but its "pixels"; rewards and start states of the training are PushT's and know the state.
 """
 
 import math
@@ -17,7 +17,9 @@ from envs.pusht.codec import PushTCodec
 from envs.pusht.task import PushT
 from envs.pusht.vector import PushTVectorEnv
 
-AGENT_GAIN = 0.3  # share of a picture in where the agent is taken to be; the rest is where it must have come to
+AGENT_GAIN = (
+    0.3  # share of a picture in where the agent is taken to be; the rest is where it must have come to
+)
 
 
 class PoseCodec:
@@ -113,6 +115,11 @@ class PushTPixels(PushT):
 
     name: ClassVar[str] = "PushT from pictures"
     must_move: ClassVar[str] = ""  # which would look at the block's true pose
+
+    def validate(self) -> None:
+        super().validate()
+        if "keypoints" in self.features:
+            raise ValueError("features must not have keypoints, which are not estimated: block_pos is")
 
     def vector_env(self, num_envs: int, image_size: int = 0, stock: bool = False) -> PushTVectorEnv:
         """With pictures, of whatever size is asked for, as there is one size that can be told poses from."""

@@ -1,7 +1,7 @@
 """PushT from pictures alone: a frozen network tells the poses, of which the policy gets PushT's features.
 
 No convolution is trained with the policy, whose updates cost what they cost on PushT. Playing reads nothing
-of a raw observation but its "pixels"; rewards and start states of the training are PushT's and know the state.
+of a raw observation but its "pixels"; rewards and starts of the training are PushT's and know the state.
 """
 
 import math

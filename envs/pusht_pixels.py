@@ -114,7 +114,7 @@ class PushTPixels(PushT):
     """PushT from pictures, as the agent meets it in training."""
 
     name: ClassVar[str] = "PushT from pictures"
-    must_move: ClassVar[str] = ""  # which would look at the block's true pose
+    must_move: ClassVar[str] = "pixels"
 
     def validate(self) -> None:
         super().validate()

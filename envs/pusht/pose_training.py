@@ -46,11 +46,11 @@ class Config:
     """How the network that estimates poses is trained."""
 
     dataset: Path | None = None  # of recorded episodes with pictures; None: states drawn at random
-    pictures: Count = 200_000  # drawn, without a dataset
-    updates: Count = 12_000
+    pictures: Count = 40_000  # drawn, without a dataset
+    updates: Count = 3_500
     batch_size: Count = 64
     lr: Positive = 2e-3  # at first; it falls to 0 on a cosine
-    held_out: Count = 5_000  # pictures drawn besides, on which the error is measured
+    held_out: Count = 3_000  # pictures drawn besides, on which the error is measured
     seed: Seed = 1
     output: Path = WEIGHTS  # folder of the weights
     network: PoseConfig = field(default_factory=PoseConfig)

@@ -67,7 +67,7 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
 
         self.active = np.zeros(num_envs, bool)  # episodes that have begun and not ended
-        self.watched = np.ones(num_envs, bool)  # not heeded, every picture is drawn
+        self.watched = np.ones(num_envs, bool)  # whose pictures are drawn after the next step
         self.steps = np.zeros(num_envs, np.int64)  # taken in the current episode
         self.on_place = np.zeros(num_envs, np.int64)  # of the latest of them, with the T on its place
         self._targets = np.full((num_envs, 2), np.nan)  # of the latest actions, which frames mark
@@ -75,8 +75,10 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
         self._coverages = np.zeros(num_envs)
         self._addresses = np.zeros((num_envs, 6), np.int64)
         self._spaces: list[pymunk.Space | None] = [None] * num_envs  # whose addresses these are
+        self._pixels = np.zeros((num_envs, image_size, image_size, 3), np.uint8)
         self._rectangles = tee_rectangles(self.envs[0]), goal_rectangles(self.envs[0])
         self.goal_keypoints = self._rectangles[1].reshape(8, 2)  # pixels
+        self._draw(np.ones(num_envs, bool))
 
     def reset(  # pyright: ignore[reportIncompatibleMethodOverride]  # every seed is the caller's
         self, *, seed: Sequence[int] | np.ndarray, options: dict[str, Any] | None = None
@@ -105,6 +107,7 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
                 self._spaces[i] = env.space
                 self._addresses[i] = physics.addresses(env.space, env.agent, env.block)
         self._observe(mask)
+        self._draw(mask)
         self.active |= mask
         self.steps[mask] = self.on_place[mask] = 0
         self._targets[mask] = np.nan
@@ -124,6 +127,7 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
         terminated = active & (self.on_place > self.hold)
         truncated = active & ~terminated & (self.steps >= self.max_episode_steps)
         self.active = active & ~terminated & ~truncated
+        self._draw(active & (self.watched | ~self.active))
         return self.observations(), rewards, terminated, truncated, infos
 
     def _simulate(self, targets: np.ndarray, active: np.ndarray) -> None:
@@ -155,8 +159,13 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
             "keypoints": physics.keypoints(self._states, self._rectangles[0]),
         }
         if self.image_size:
-            observations["pixels"] = np.stack([env._render() for env in self.envs])
+            observations["pixels"] = self._pixels.copy()
         return observations
+
+    def _draw(self, chosen: np.ndarray) -> None:
+        """Draw the pictures of the chosen environments, (n,) bool: the others have not moved."""
+        for i in np.flatnonzero(chosen) if self.image_size else ():
+            self._pixels[i] = self.envs[i]._render()
 
     def frames(self, size: int, slots: np.ndarray) -> np.ndarray:
         """Pictures (len(slots), size, size, 3) uint8 RGB for videos, the action's target marked."""

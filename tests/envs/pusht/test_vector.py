@@ -205,3 +205,28 @@ def test_with_hold_an_episode_ends_when_the_t_has_stayed(hold):
     assert terminated[0] and not truncated[0]
     assert covered[-hold - 1 :] == [True] * (hold + 1)
     assert "1" * (hold + 1) not in "".join("01"[c] for c in covered[:-1])
+
+
+def test_pictures_are_drawn_where_something_moved():
+    """Beside ones drawn anew, with a slot that is not watched, one that has ended, and one that begins."""
+    env, rng = PushTVectorEnv(3, image_size=32), np.random.default_rng(0)
+    raw, _ = env.reset(seed=range(3))
+
+    def anew() -> np.ndarray:
+        return np.stack([single._render() for single in env.envs])
+
+    np.testing.assert_array_equal(raw["pixels"], anew())
+    env.active[1] = False
+    env.watched[2] = False
+    before = raw["pixels"]
+    for _ in range(3):
+        raw, *_ = env.step(rng.uniform(0, 512, (3, 2)))
+        np.testing.assert_array_equal(raw["pixels"][:2], anew()[:2])
+        np.testing.assert_array_equal(raw["pixels"][2], before[2])
+    assert (anew()[2] != before[2]).any()
+    env.watched[:] = True
+    raw, *_ = env.step(rng.uniform(0, 512, (3, 2)))
+    np.testing.assert_array_equal(raw["pixels"], anew())
+    raw, _ = env.reset(seed=[7, 8, 9], options={"reset_mask": np.arange(3) == 1})
+    np.testing.assert_array_equal(raw["pixels"], anew())
+    assert (raw["pixels"][1] != before[1]).any()

@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     measured = errors(network, drawn_examples(config.held_out, config.seed + 1))
     seconds = process_time() - started
     print(
-        *(f"  {name:<20}{value:.3f}" for name, value in measured.items()), f"  {seconds:.0f} CPU s", sep="\n"
+        *(f"  {name:<24}{value:.3f}" for name, value in measured.items()), f"  {seconds:.0f} CPU s", sep="\n"
     )
     notes = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
     del notes["network"], notes["output"]

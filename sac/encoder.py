@@ -33,7 +33,7 @@ class EncoderConfig:
 
     filters: Widths = (16, 32, 32)  # of each convolution
     kernels: Widths = (3, 3, 3)  # sides in pixels
-    strides: Widths = (2, 2, 2)
+    strides: Widths = (2, 2, 2)  # pixels from one output to the next
     features: Count = 50  # of each projection
     tau: Share = (
         0.0  # Polyak step of a target encoder; 0: the target critics read the encoder itself (DrQ-v2)

@@ -112,7 +112,7 @@ def test_another_process_in_the_folder(refused, started):
 
 def test_resumed_with_another_configuration(refused, started):
     told = refused(*MORE, "--agent.lr", "0.1", "--env.reward", "stock")
-    assert "(env.reward: log_barrier -> stock; agent.lr: 0.0006 -> 0.1)" in told
+    assert "(env.reward: log_barrier -> stock; agent.lr: 0.002 -> 0.1)" in told
 
 
 def test_fewer_steps_than_it_has_had(refused, started):

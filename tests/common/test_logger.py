@@ -104,3 +104,14 @@ def test_a_disk_that_cannot_be_written_is_told(tmp_path):
     logger.close()
     with pytest.raises(UserError, match="metrics.csv: damaged .it is no regular file.; move it away"):
         Logger(tmp_path)
+
+
+def test_a_picture_is_shown_as_it_is(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+    with Logger(tmp_path) as logger:
+        logger.image(10, "Reconstruction", picture)
+    events = EventAccumulator(str(tmp_path), size_guidance={IMAGES: 0}).Reload()
+    (event,) = events.Images("Reconstruction")
+    assert (event.step, event.width, event.height) == (10, 9, 6)
+    shown = imageio.v3.imread(io.BytesIO(event.encoded_image_string), extension=".png")
+    np.testing.assert_array_equal(shown, picture)

@@ -223,6 +223,6 @@ def test_pictures_that_do_not_fit_are_refused_with_the_arithmetic(monkeypatch):
     with pytest.raises(UserError) as refused:
         FrameReplay(100_000, 4, (96, 96, 3), 3, 3, 2, 3, GAMMA)
     assert str(refused.value) == (
-        "buffer_capacity 100,000 (100,000 pictures x 96 x 96 x 3 bytes = 2.76 GB, and 0.00 GB beside them) "
-        "does not fit into the memory: it needs at least 2.8 GB, 1.0 GB are free"
+        "training.buffer_capacity 100,000 (100,000 pictures x 96 x 96 x 3 bytes = 2.76 GB, "
+        "and 0.00 GB beside them) does not fit into the memory: it needs at least 2.8 GB, 1.0 GB are free"
     )

@@ -35,15 +35,13 @@ class EncoderConfig:
     kernels: Widths = (3, 3, 3)  # sides in pixels
     strides: Widths = (2, 2, 2)  # pixels from one output to the next
     features: Count = 50  # of each projection
-    tau: Share = (
-        0.0  # Polyak step of a target encoder; 0: the target critics read the encoder itself (DrQ-v2)
-    )
+    tau: Share = 0.0  # Polyak step of a target encoder; 0: target critics read the encoder itself (DrQ-v2)
     shift: Annotated[int, Between(0, 1_000)] = 2  # pixels by which a training picture moves at most (DrQ)
     views: Several = 1  # of each observation, shifted differently: DrQ's M
     target_views: Several = 1  # of each next observation, whose targets are averaged: DrQ's K
     reconstruction: NotNegative = 0.0  # weight of a decoder's loss (SAC+AE: 1); 0: no decoder
     latent_penalty: NotNegative = 1e-6  # weight of the features' squared size, with a decoder
-    decoder_weight_decay: NotNegative = 1e-7
+    decoder_weight_decay: NotNegative = 1e-7  # weight of the decoder's squared weights
     critic_trains: bool = True  # the encoder; False: the decoder's loss alone does
     actor_trains: bool = False  # the encoder too; known to fail
 

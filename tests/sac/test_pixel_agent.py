@@ -285,3 +285,17 @@ def test_compiled_equals_eager():
     theirs, ours = (agent.state_dict() for agent in agents)
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_only_a_training_that_is_long_enough_is_compiled(monkeypatch):
+    """From pictures earlier than from numbers; nothing is compiled before the first update."""
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    shape = (SIDE, SIDE, CHANNELS)
+    for updates, pixel_shape, expected in (
+        (2_000, shape, False),
+        (5_000, shape, True),
+        (5_000, None, False),
+        (20_000, None, True),
+    ):
+        agent = SAC(NUMBERS, ACTIONS, PIXELS, updates, 0, pixel_shape=pixel_shape)
+        assert (agent._compiled_update is not None) == expected

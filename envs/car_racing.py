@@ -6,7 +6,7 @@ by which pygame darkens what it scales. `stock` draws with Gymnasium's renderer.
 during the first second.
 
 Of Gymnasium's extra `box2d` only the package box2d is needed; `pygame-ce`, also in it, would overwrite
-gym-pusht's `pygame`.
+`pygame`, which other tasks draw with.
 """
 
 import math

@@ -50,6 +50,7 @@ def test_its_evaluation_is_the_one_that_we_quote(expert):
     assert (python, script) == ("python", "evaluate.py")
     assert (asked.policy, asked.env, asked.episodes) == (told["policy"], "stock", 1000)
     assert (asked.seed, asked.sampled) == (first, False)
+    assert not [word for word in flags if word.startswith(("/", "~"))]  # nothing of one machine
 
 
 def test_its_configuration_and_curve_are_those_of_its_training(expert):

@@ -23,7 +23,7 @@ from gymnasium.error import DependencyNotInstalled
 from common.bounds import CountOrNone, Positive, Several, Share
 from common.errors import UserError
 from envs.gym_task import GymTask
-from envs.gym_vector import BoxCodec, GymVectorEnv
+from envs.gym_vector import BoxCodec, GymVectorEnv, beginning
 from envs.interfaces import Codec, Episode, Infos, Metric, RawObservation
 from envs.pixels import PixelCodec, PixelConfig
 from envs.polygons import average, paint
@@ -216,7 +216,7 @@ class CarRacingVectorEnv(GymVectorEnv):
         self, *, seed: Sequence[int] | np.ndarray, options: dict[str, Any] | None = None
     ) -> tuple[RawObservation, Infos]:
         observations, infos = super().reset(seed=seed, options=options)
-        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
+        mask = beginning(self.num_envs, options)
         self.in_vain[mask] = 0
         return self._with_pixels(observations, mask), infos
 

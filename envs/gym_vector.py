@@ -60,10 +60,7 @@ class GymVectorEnv:
     def reset(
         self, *, seed: Sequence[int] | np.ndarray, options: dict[str, Any] | None = None
     ) -> tuple[RawObservation, Infos]:
-        options = options or {}
-        mask = options.get("reset_mask", np.ones(self.num_envs, bool))
-        if not np.isnan(options.get("states", np.nan)).any(axis=-1).all():
-            raise ValueError("this environment starts where its seed says")
+        mask = beginning(self.num_envs, options)
         for i in np.flatnonzero(mask):
             self._states[i], _ = self.envs[i].reset(seed=int(seed[i]))
         self.active |= mask
@@ -84,6 +81,18 @@ class GymVectorEnv:
     def frames(self, size: int, slots: np.ndarray) -> np.ndarray:
         """Pictures (len(slots), size, size, 3) uint8 RGB: the environment's own, scaled, on black."""
         return np.stack([_square(np.asarray(self.envs[i].render()), size) for i in slots])
+
+
+def beginning(num_envs: int, options: dict[str, Any] | None) -> np.ndarray:
+    """Which episodes a reset begins, (n,) bool, where only seeds say how.
+
+    Raises:
+        ValueError: the options have start states.
+    """
+    options = options or {}
+    if not np.isnan(options.get("states", np.nan)).any(axis=-1).all():
+        raise ValueError("this environment starts where its seed says")
+    return options.get("reset_mask", np.ones(num_envs, bool))
 
 
 def _square(picture: np.ndarray, size: int) -> np.ndarray:

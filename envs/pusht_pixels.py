@@ -17,9 +17,7 @@ from envs.pusht.codec import PushTCodec
 from envs.pusht.task import PushT
 from envs.pusht.vector import PushTVectorEnv
 
-AGENT_GAIN = (
-    0.3  # share of a picture in where the agent is taken to be; the rest is where it must have come to
-)
+AGENT_GAIN = 0.3  # weight of the picture in the agent's place; the rest is where it must have come to
 
 
 class PoseCodec:

@@ -17,7 +17,7 @@ from numba import njit
 
 from common.bounds import Positive
 from envs.gym_task import GymTask
-from envs.gym_vector import BoxCodec
+from envs.gym_vector import BoxCodec, beginning
 from envs.interfaces import Infos, RawObservation, Symmetry
 from envs.pixels import PixelCodec, PixelConfig
 from envs.training import TrainingEnv
@@ -64,10 +64,7 @@ class VisualPendulumVectorEnv:
     def reset(
         self, *, seed: Sequence[int] | np.ndarray, options: dict[str, Any] | None = None
     ) -> tuple[RawObservation, Infos]:
-        options = options or {}
-        mask = options.get("reset_mask", np.ones(self.num_envs, bool))
-        if not np.isnan(options.get("states", np.nan)).any(axis=-1).all():
-            raise ValueError("this environment starts where its seed says")
+        mask = beginning(self.num_envs, options)
         for i in np.flatnonzero(mask):
             self.angles[i], self.speeds[i] = self._start(i, int(seed[i]))
         self.active |= mask

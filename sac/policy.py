@@ -76,35 +76,23 @@ class SACPolicy:
 
     @torch.no_grad()
     def _decide(self, raw: RawObservation, begins: np.ndarray, due: np.ndarray) -> np.ndarray:
-        seen = self.codec.encode(raw)
-        if isinstance(seen, PixelObservations):
-            return self._decide_from_pixels(seen, raw, due)
-        observations = to_tensors(seen, self.device)
-        noise = None
+        seen, noise = self.codec.encode(raw), None
         if not self.deterministic:
             noise = self._noise(len(due))
         elif self._escape and (escaping := self._escape.noise(raw, begins, due)) is not None:
             noise = torch.from_numpy(escaping).to(self.device)
-        if noise is None:
-            actions = self.actor.mode(observations)
-        else:
-            actions, _ = self.actor.sample(observations, noise)
-        return self.codec.decode(actions.cpu().double().numpy(), raw, due)
-
-    @torch.no_grad()
-    def _decide_from_pixels(
-        self, seen: PixelObservations, raw: RawObservation, due: np.ndarray
-    ) -> np.ndarray:
-        """For the slots that are due alone: convolutions take time."""
-        actions = torch.zeros(len(due), self.codec.action_size)
+        actions, rows = np.zeros((len(due), self.codec.action_size)), slice(None)
+        if isinstance(seen, PixelObservations):  # convolutions take time: for the slots that are due alone
+            rows = np.flatnonzero(due)
+            seen = PixelObservations(*(part[rows] for part in seen))
         if due.any():
-            observations = to_tensors(PixelObservations(*(part[due] for part in seen)), self.device)
-            if self.deterministic:
+            observations = to_tensors(seen, self.device)
+            if noise is None:
                 decided = self.actor.mode(observations)
             else:
-                decided, _ = self.actor.sample(observations, self._noise(len(due))[torch.from_numpy(due)])
-            actions[torch.from_numpy(due)] = decided.cpu()
-        return self.codec.decode(actions.double().numpy(), raw, due)
+                decided, _ = self.actor.sample(observations, noise[rows])
+            actions[rows] = decided.cpu().numpy()
+        return self.codec.decode(actions, raw, due)
 
     def _noise(self, slots: int) -> torch.Tensor:
         size = self.codec.action_size

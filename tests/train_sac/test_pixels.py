@@ -1,9 +1,7 @@
 """A training from pictures, from the command line: stopped and resumed, evaluated, filmed, misused."""
 
 import io
-import shutil
 import signal
-from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -55,16 +53,6 @@ def uninterrupted(tiny, tmp_path_factory) -> Path:
     logs = tmp_path_factory.mktemp("uninterrupted")
     train_sac.main(command_line(tiny, logs))
     return logs / "run"
-
-
-@pytest.fixture
-def train(tiny, tmp_path) -> Callable[..., None]:
-    return lambda *flags: train_sac.main(command_line(tiny, tmp_path, *flags))
-
-
-@pytest.fixture
-def started(uninterrupted, tmp_path) -> Path:
-    return Path(shutil.copytree(uninterrupted, tmp_path / "run", symlinks=True))
 
 
 def frames(run: Path) -> dict[str, bytes]:

@@ -2,7 +2,7 @@
 
 The mode of a trained actor is a deterministic policy: where it once stands still, or goes to and fro, it does
 so until time is up. Nearly all failures of an expert that pushes a block have this in common: the agent rests
-a pixel from a block that lies on 90 to 95 % of the goal. A sample of the actor's own distribution gets it out.
+a pixel from a block on 90 to 95 % of the goal. A sample of the actor's own distribution gets it out.
 The samples here are a function of the episode alone, so an episode can still be repeated.
 """
 

@@ -5,11 +5,12 @@ import torch
 
 from common.errors import UserError
 
+OWN_CHOICE = torch.get_num_threads()  # PyTorch's, before anything changes it
+
 
 def use_threads(count: int) -> None:
-    """Let PyTorch compute with so many CPU threads; 0 leaves the choice to it."""
-    if count:
-        torch.set_num_threads(count)
+    """Let PyTorch compute with so many CPU threads; 0: its own choice, also after another script's."""
+    torch.set_num_threads(count or OWN_CHOICE)
 
 
 def flush_denormals() -> None:

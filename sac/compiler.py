@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-# Compiling takes 10 to 30 s of an idle core and saves 2 ms per update. From pictures it takes up to
-# 50 s and saves 20 to 30 ms of the 90 to 140 of an update of 128 (48 x 48 x 3 and 64 x 64 x 3, one thread).
-PAYS_FROM_UPDATES, PAYS_FROM_PIXEL_UPDATES = 20_000, 5_000
+# Compiling takes 10 to 30 s of an idle core and saves 2 to 5 ms per update: 15,000 updates took 157 s in all, and
+# 230 s uncompiled. From pictures it takes up to 50 s and saves 20 to 30 ms of the 90 to 140 of an update of
+# 128 (48 x 48 x 3 and 64 x 64 x 3, one thread).
+PAYS_FROM_UPDATES, PAYS_FROM_PIXEL_UPDATES = 10_000, 5_000
 
 
 def pays(updates: int, device: torch.device, from_pictures: bool = False) -> bool:

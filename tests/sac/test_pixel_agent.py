@@ -295,7 +295,7 @@ def test_only_a_training_that_is_long_enough_is_compiled(monkeypatch):
         (2_000, shape, False),
         (5_000, shape, True),
         (5_000, None, False),
-        (20_000, None, True),
+        (10_000, None, True),
     ):
         agent = SAC(NUMBERS, ACTIONS, PIXELS, updates, 0, pixel_shape=pixel_shape)
         assert (agent._compiled_update is not None) == expected

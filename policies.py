@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from common.checkpoint import follow, is_filled, newest
 from common.errors import UserError, show
 from common.paths import LOGS, REPOSITORY, in_repository, shown
 from common.untrusted import load_json, open_regular, reading
-from envs.interfaces import Policy, RawObservation, Task
+from envs.interfaces import Policy, RawObservation, Steerable, Task
+from envs.steering import FROZEN
 from envs.tasks import DEFAULT, task_class
 from sac.policy import load_sac, read_config
 
@@ -76,7 +77,8 @@ def load_policy(
     if kind in WITHOUT_FOLDER:
         return _without_folder(str(path), task, deterministic, seed)
     if kind == "sac":
-        return load_sac(folder, config, device, deterministic, seed, escapes)
+        frozen = _frozen(folder, config, device, task) if config.get("steering") else None
+        return load_sac(folder, config, device, deterministic, seed, escapes, frozen)
     known = " or ".join(kinds.names())
     if "type" in config and "algorithm" not in config:
         raise UserError(
@@ -85,6 +87,26 @@ def load_policy(
     if kind is None:
         raise UserError(f"{folder / 'config.json'}: no algorithm and no type, so no policy of {MAKERS}")
     raise UserError(f"{folder / 'config.json'}: algorithm must be sac, or type {known}, got {show(kind)}")
+
+
+def _frozen(folder: Path, config: dict[str, Any], device: torch.device | str, task: Task) -> Steerable:
+    """The policy that a checkpoint of SAC steers, as it was in training."""
+    steering, of = read_config(folder / "config.json", config)[0].steering, folder / FROZEN
+    if fingerprint(of) != steering.policy:
+        raise UserError(f"{of}: not the policy that {folder} was trained to steer, or changed since")
+    return steerable(of, device, task)
+
+
+def steerable(path: str | Path, device: torch.device | str, task: Task) -> Steerable:
+    """Open a policy whose noise can be chosen.
+
+    Raises:
+        UserError: it has none, or `load_policy` cannot open it.
+    """
+    policy = load_policy(path, device, task=task)
+    if not hasattr(policy, "noise_shape"):
+        raise UserError(f"{path}: this policy draws no noise, so there is nothing to steer")
+    return cast(Steerable, policy)
 
 
 def _without_folder(name: str, task: Task, deterministic: bool, seed: int) -> Policy:

@@ -13,7 +13,7 @@ import common.start  # noqa: F401  before all other imports
 # isort: split
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -29,7 +29,9 @@ from common.run import check_name, open_run
 from common.seeding import split_seed
 from envs.evaluation import Evaluation
 from envs.interfaces import TrainingEnv
+from envs.steering import Frozen, Steering, SteeringConfig, SteeringEnv
 from envs.tasks import DEFAULT, task_class, with_task
+from policies import find_weights, fingerprint, steerable, task_of
 from sac.agent import SAC
 from sac.config import AgentConfig
 from sac.demonstrations import Demonstrations, OfflineConfig
@@ -66,6 +68,7 @@ class Config:
     agent: AgentConfig = field(default_factory=AgentConfig)  # the algorithm
     training: TrainingConfig = field(default_factory=TrainingConfig)  # the loop
     offline: OfflineConfig = field(default_factory=OfflineConfig)  # demonstrations
+    steering: SteeringConfig = field(default_factory=SteeringConfig)  # the noise of a frozen policy
 
     def validate(self) -> None:
         check_name(self.run_name)
@@ -73,6 +76,10 @@ class Config:
             raise ValueError(
                 f"training.best_from must be at most total_env_steps, {self.total_env_steps}, "
                 f"got {self.training.best_from}"
+            )
+        if self.offline.dataset and self.steering.policy:
+            raise ValueError(
+                "offline.dataset must be empty where steering.policy is given: its noise is unknown"
             )
         if self.total_env_steps <= self.training.start_steps:
             raise ValueError(
@@ -127,6 +134,14 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
     device = choose_device(config.device)
     seeds = split_seed(config.seed, "environment", "exploration", "replay", "torch")
     env = config.env.training_env(seeds["environment"], config.agent.gamma)
+    demonstrations = None
+    if config.offline.dataset:
+        demonstrations = Demonstrations(config.offline, config.env, env, config.agent, device)
+    steering, frozen = None, None
+    if path := config.steering.policy:
+        task_of(path, config.task)
+        steering = Steering(steerable(path, device, config.env), config.steering)
+        env, frozen = SteeringEnv(env, steering), Frozen(find_weights(path), fingerprint(path))
     online_steps = config.total_env_steps - config.training.start_steps
     total_updates = max(1, config.offline.steps + int(online_steps * config.training.utd))
     agent = SAC(
@@ -140,24 +155,24 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
     )
     evaluation = Evaluation(
         config.env,
-        lambda actor: SACPolicy(actor, config.env),
+        lambda actor: SACPolicy(actor, config.env, steering=steering),
         config.training.eval_episodes,
         config.training.eval_seed,
         image_size=env.pixel_shape[0] if env.pixel_shape else 0,
     )
-    demonstrations = None
-    if config.offline.dataset:
-        demonstrations = Demonstrations(config.offline, config.env, env, config.agent, device)
     policy_config = SACConfig(
         task=config.task,
         observation_size=env.observation_size,
         action_size=env.action_size,
         hidden_sizes=config.agent.hidden_sizes,
         encoder=config.agent.encoder,
+        steering=replace(config.steering, policy=frozen.fingerprint if frozen else ""),
     )
     policy_config = to_dict(policy_config) | {"env": to_dict(config.env)}
     if not env.pixel_shape:
         del policy_config["encoder"]
+    if not frozen:
+        del policy_config["steering"]
     return Trainer(
         config=config.training,
         total_env_steps=config.total_env_steps,
@@ -168,6 +183,7 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
         folder=folder,
         seeds=seeds,
         demonstrations=demonstrations,
+        frozen=frozen,
     )
 
 
@@ -183,6 +199,7 @@ def start_up_table(config: Config, trainer: Trainer) -> dict[str, str]:
         "observation": _observation(trainer.env),
         "networks": f"actor {actor_size:,} parameters, {config.agent.num_critics} critics {critics_size:,}",
         "device": f"{agent.device}, {torch.get_num_threads()} CPU threads",
+        **({"steers": str(config.steering.policy)} if trainer.frozen else {}),
         **({"demonstrations": str(trainer.demonstrations)} if trainer.demonstrations else {}),
         "length": f"{config.total_env_steps:,} env steps, {agent.total_updates:,} updates",
     }

@@ -92,6 +92,7 @@ class Steerable(Policy, Protocol):
     """A generative policy whose noise can be chosen."""
 
     noise_shape: tuple[int, ...]  # of one chunk
+    chunk_size: int  # T, actions of a chunk
 
     def chunk(self, observations: RawObservation, noise: np.ndarray) -> np.ndarray:
         """Raw observations of n slots and noise (n, *noise_shape) -> actions (n, T, A)."""
@@ -172,6 +173,10 @@ class TrainingEnv(Protocol):
 
     def reset(self, mask: np.ndarray | None = None) -> Observations:
         """Begin episodes where `mask` (n,) says so, everywhere without one; returns all observations."""
+        ...
+
+    def random_actions(self, rng: np.random.Generator) -> np.ndarray:
+        """What is played before anything is learnt, (n, A) float32 in [-1, 1]."""
         ...
 
     def step(self, actions: np.ndarray) -> Step: ...

@@ -71,7 +71,7 @@ class TrainingEnv:
         self.returns = np.zeros(self.num_envs)  # the task's own reward in the running episodes
         self.lengths = np.zeros(self.num_envs, np.int64)  # environment steps in these episodes
         self._actions = np.zeros((0, self.num_envs, *env.single_action_space.shape))  # of those, the task's
-        self._raw: RawObservation = {}
+        self.raw: RawObservation = {}  # the latest
 
     def reset(self, mask: np.ndarray | None = None) -> Observations:
         """Begin new episodes where `mask` (n,) says so, everywhere without one; returns all observations."""
@@ -80,9 +80,13 @@ class TrainingEnv:
             self.seeds[i] = self.rng.integers(2**30, 2**31)  # never those of evaluations and datasets
             self.start_states[i] = self.start(self.rng)
         self.returns[mask] = self.lengths[mask] = 0
-        self._raw, _ = self.env.reset(seed=self.seeds, options=self._options(mask))
-        self.codec.reset(mask, self._raw)
-        return self.codec.encode(self._raw)
+        self.raw, _ = self.env.reset(seed=self.seeds, options=self._options(mask))
+        self.codec.reset(mask, self.raw)
+        return self.codec.encode(self.raw)
+
+    def random_actions(self, rng: np.random.Generator) -> np.ndarray:
+        """Uniform actions, (n, A) float32 in [-1, 1]."""
+        return rng.uniform(-1, 1, (self.num_envs, self.action_size)).astype(np.float32)
 
     def step(self, actions: np.ndarray) -> Step:
         """One decision: `action_repeat` environment steps with the same action.
@@ -91,20 +95,28 @@ class TrainingEnv:
             actions: (n, A) in [-1, 1].
         """
         self.codec.env_steps = self.env_steps
-        played = self.codec.decode(actions, self._raw, self.env.active)
+        decided = self.codec.decode(actions, self.raw, self.env.active)
+        return self.play(np.broadcast_to(decided, (self.action_repeat, *decided.shape)))
+
+    def play(self, chunk: np.ndarray) -> Step:
+        """One decision, which takes the environment steps of a chunk.
+
+        Args:
+            chunk: (T, n, A) in the task's units; an episode that ends before its T steps leaves the rest out.
+        """
         rewards, durations = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
         terminated, truncated, is_success = np.zeros((3, self.num_envs), bool)
         infos: Infos = {}
-        for repeat in range(self.action_repeat):
-            self.env.watched[:] = repeat == self.action_repeat - 1
+        for t, played in enumerate(chunk, 1):
+            self.env.watched[:] = t == len(chunk)
             active = self.env.active.copy()
             if not active.any():
                 break
             self._remember(played, active)
-            before = self._raw
-            self._raw, own, ended, timed_out, infos = self.env.step(played)
+            before = self.raw
+            self.raw, own, ended, timed_out, infos = self.env.step(played)
             succeeded = active & infos.get("is_success", np.zeros(self.num_envs, bool))
-            reward = active * self.reward(before, self._raw, own, succeeded)
+            reward = active * self.reward(before, self.raw, own, succeeded)
             rewards += self.gamma**durations * reward
             durations += active
             self.returns += own
@@ -113,7 +125,7 @@ class TrainingEnv:
             is_success |= succeeded
         self.env_steps += int(durations.sum())
         return Step(
-            observations=self.codec.encode(self._raw),
+            observations=self.codec.encode(self.raw),
             rewards=self.reward_scale * rewards,
             terminated=terminated,
             truncated=truncated,
@@ -160,17 +172,17 @@ class TrainingEnv:
             raise ValueError("env.actions holds numbers that are not finite")
         self.lengths, self._actions = np.zeros_like(lengths), self._actions[:0]
         everywhere = np.ones(self.num_envs, bool)
-        self._raw, _ = self.env.reset(seed=self.seeds, options=self._options(everywhere))
+        self.raw, _ = self.env.reset(seed=self.seeds, options=self._options(everywhere))
         begins = np.cumsum(lengths) - lengths
         for t in range(lengths.max()):
             self.env.active[:] = lengths > t
             self.env.watched[:] = lengths == t + 1
             played = actions[np.minimum(begins + t, len(actions) - 1)]
             self._remember(played, self.env.active)
-            self._raw, *_ = self.env.step(played)
+            self.raw, *_ = self.env.step(played)
         self.env.active[:] = True
         self.codec.load_state_dict(arrays)
-        return self.codec.encode(self._raw)
+        return self.codec.encode(self.raw)
 
     def _remember(self, played: np.ndarray, active: np.ndarray) -> None:
         """Append the actions of the active environments, (n, A) and (n,), to those of their episodes."""

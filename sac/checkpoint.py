@@ -1,6 +1,7 @@
 """A checkpoint of SAC: `config.json` and `model.safetensors` play, its training state continues."""
 
 import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from common import checkpoint, untrusted
 from common.errors import UserError, reason
 from common.seeding import restore_generator
 from common.training import check_evaluation
+from envs.steering import FROZEN
 from sac.frame_replay import FrameReplay
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class Counters:
     exploration: dict = field(default_factory=dict)  # state of its generator
     env: dict = field(default_factory=dict)
     demonstrations: str = ""  # fingerprint of their dataset
+    frozen: str = ""  # fingerprint of the policy that is steered
 
     def validate(self) -> None:
         checkpoint.check_counts(self, "env_steps", "updates", "replay_position")
@@ -45,6 +48,11 @@ def write(trainer: "Trainer", folder: Path) -> None:
     config, evaluated = results(trainer).values()
     checkpoint.save_json(folder / "config.json", trainer.policy_config | config)
     checkpoint.save_tensors(folder / "model.safetensors", trainer.agent.averaged_actor.state_dict())
+
+    if trainer.frozen:
+        (folder / FROZEN).mkdir()
+        for file in filter(Path.is_file, trainer.frozen.folder.iterdir()):
+            shutil.copyfile(file, folder / FROZEN / file.name)
 
     state = folder / checkpoint.TRAINING_STATE
     state.mkdir()
@@ -72,6 +80,7 @@ def write(trainer: "Trainer", folder: Path) -> None:
         "exploration": trainer.exploration.bit_generator.state,
         "env": env_counters,
         "demonstrations": trainer.demonstrations.fingerprint if trainer.demonstrations else "",
+        "frozen": trainer.frozen.fingerprint if trainer.frozen else "",
     }
     flat = {f"{part}.{name}": value for part, values in tensors.items() for name, value in values.items()}
     checkpoint.save_tensors(state / "tensors.safetensors", flat | trainer.replay.state_dict())
@@ -100,7 +109,7 @@ def load(trainer: "Trainer", folder: Path) -> None:
     """
     state = folder / checkpoint.TRAINING_STATE
     file = state / COUNTERS
-    counters = checkpoint.read_state(Counters, untrusted.load_json(file), file, ("demonstrations",))
+    counters = checkpoint.read_state(Counters, untrusted.load_json(file), file, ("demonstrations", "frozen"))
     flat = untrusted.load_tensors(state / "tensors.safetensors")
 
     def part(name: str) -> dict[str, torch.Tensor]:
@@ -113,6 +122,11 @@ def load(trainer: "Trainer", folder: Path) -> None:
         raise UserError(
             f"{ours.config.dataset if ours else file}: not the demonstrations that this run was trained on, "
             "or changed since: put them back, or start a new run with --no-resume"
+        )
+    if counters.frozen != (trainer.frozen.fingerprint if trainer.frozen else ""):
+        raise UserError(
+            f"{trainer.frozen.folder if trainer.frozen else file}: not the policy that this run steers, or "
+            "changed since: put it back, or start a new run with --no-resume"
         )
     if (
         "window.open" in flat

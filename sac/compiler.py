@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-# Compiling takes 10 to 30 s of an idle core and saves 2 to 5 ms per update: 15,000 updates took 157 s in all, and
-# 230 s uncompiled. From pictures it takes up to 50 s and saves 20 to 30 ms of the 90 to 140 of an update of
-# 128 (48 x 48 x 3 and 64 x 64 x 3, one thread).
+# Compiling takes 10 to 30 s of an idle core and saves 2 to 5 ms per update: 15,000 updates took 157 s in all,
+# and 230 s uncompiled. From pictures it takes up to 50 s and saves 20 to 30 ms of the 90 to 140 of an update
+# of 128 (48 x 48 x 3 and 64 x 64 x 3, one thread).
 PAYS_FROM_UPDATES, PAYS_FROM_PIXEL_UPDATES = 10_000, 5_000
 
 

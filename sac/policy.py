@@ -12,7 +12,8 @@ from common.bounds import Widths
 from common.config import from_dict
 from common.errors import UserError, show
 from common.untrusted import load_tensors
-from envs.interfaces import PixelObservations, RawObservation, Task
+from envs.interfaces import PixelObservations, RawObservation, Steerable, Task
+from envs.steering import Steering, SteeringConfig
 from envs.tasks import current_config, task_class
 from sac.actor import Actor, PixelActor, make_actor
 from sac.encoder import EncoderConfig, layer_sides, to_tensors
@@ -28,6 +29,7 @@ class SACPolicy:
         deterministic: act with the mode; False samples.
         seed: of the sampling.
         escapes: the mode gets away from where it is stuck, see sac/escape.py.
+        steering: what the actor's actions mean, where they are the noise of another policy.
     """
 
     def __init__(
@@ -37,20 +39,23 @@ class SACPolicy:
         deterministic: bool = True,
         seed: int = 0,
         escapes: bool = True,
+        steering: Steering | None = None,
     ) -> None:
         self.actor = actor
         self.task = task
+        self.steering = steering
         self.codec = task.codec(0)
+        self.action_size = steering.action_size if steering else self.codec.action_size  # of the actor
         self.image_size = self.codec.pixel_shape[0] if self.codec.pixel_shape else 0
-        self.n_action_steps = task.action_repeat
+        self.n_action_steps = steering.n_action_steps if steering else task.action_repeat
         self.deterministic = deterministic
         self.device = next(actor.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.slot_generators: list[torch.Generator] = []
         applies = escapes and deterministic and task.must_move
-        self._escape = Escape(task.must_move, self.codec.action_size) if applies else None
-        self._actions = np.empty(0)  # (n, A) the latest of each slot, in the task's units
-        self._steps_left = np.empty(0, np.int64)  # for which it is repeated; -1 where an episode begins
+        self._escape = Escape(task.must_move, self.action_size) if applies else None
+        self._chunks = np.empty(0)  # (n_action_steps, n, A) each slot's decision, in the task's units
+        self._steps_left = np.empty(0, np.int64)  # of it; -1 where an episode begins
 
     def seed_slots(self, seeds: Sequence[int]) -> None:
         """Give each slot a random generator of its own, so that its episode does not depend on the others."""
@@ -64,15 +69,16 @@ class SACPolicy:
         if len(self._steps_left) != num_slots:
             self.codec = self.task.codec(num_slots)
             self._steps_left = np.full(num_slots, -1)
-            self._actions = np.empty(0)
+            self._chunks = np.empty(0)
         begins = self._steps_left < 0
         self.codec.reset(begins, observations)
         due = self._steps_left <= 0
         decided = self._decide(observations, begins, due)
-        self._actions = np.where(due[:, None], decided, self._actions if self._actions.size else decided)
+        self._chunks = np.where(due[:, None], decided, self._chunks if self._chunks.size else decided)
         self._steps_left[due] = self.n_action_steps
+        actions = self._chunks[self.n_action_steps - self._steps_left, np.arange(num_slots)]
         self._steps_left -= 1
-        return self._actions.copy()
+        return actions
 
     @torch.no_grad()
     def _decide(self, raw: RawObservation, begins: np.ndarray, due: np.ndarray) -> np.ndarray:
@@ -81,7 +87,7 @@ class SACPolicy:
             noise = self._noise(len(due))
         elif self._escape and (escaping := self._escape.noise(raw, begins, due)) is not None:
             noise = torch.from_numpy(escaping).to(self.device)
-        actions, rows = np.zeros((len(due), self.codec.action_size)), slice(None)
+        actions, rows = np.zeros((len(due), self.action_size)), slice(None)
         if isinstance(seen, PixelObservations):  # convolutions take time: for the slots that are due alone
             rows = np.flatnonzero(due)
             seen = PixelObservations(*(part[rows] for part in seen))
@@ -92,10 +98,13 @@ class SACPolicy:
             else:
                 decided, _ = self.actor.sample(observations, noise[rows])
             actions[rows] = decided.cpu().numpy()
-        return self.codec.decode(actions, raw, due)
+        if self.steering:
+            return self.steering.chunks(actions, raw, due)
+        decoded = self.codec.decode(actions, raw, due)
+        return np.broadcast_to(decoded, (self.n_action_steps, *decoded.shape))
 
     def _noise(self, slots: int) -> torch.Tensor:
-        size = self.codec.action_size
+        size = self.action_size
         if self.slot_generators:
             draws = [torch.randn(size, generator=g, device=self.device) for g in self.slot_generators]
             return torch.stack(draws)
@@ -106,7 +115,8 @@ class SACPolicy:
 class SACConfig:
     """`config.json` of a SAC checkpoint, beside `env`, the task's settings, and `trained`, its history.
 
-    Every field has to be there, `encoder` where the task has pictures; the defaults are no fallbacks.
+    Every field has to be there, `encoder` where the task has pictures and `steering` where the actor steers;
+    the defaults are no fallbacks.
     """
 
     algorithm: Literal["sac"] = "sac"  # what kind of policy this is
@@ -115,6 +125,7 @@ class SACConfig:
     action_size: int = 0  # numbers that it returns
     hidden_sizes: Widths = ()  # of the actor
     encoder: EncoderConfig = field(default_factory=EncoderConfig)  # before it, where there are pictures
+    steering: SteeringConfig = field(default_factory=SteeringConfig)  # of the policy in the folder `frozen`
 
 
 def read_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
@@ -123,7 +134,7 @@ def read_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
     Raises:
         UserError: something is missing, unknown or does not fit.
     """
-    names = [field.name for field in fields(SACConfig) if field.name != "encoder"]
+    names = [field.name for field in fields(SACConfig) if field.name not in ("encoder", "steering")]
     try:
         config = current_config(config)
         missing = [name for name in [*names, "env"] if name not in config]
@@ -150,12 +161,15 @@ def read_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
             layer_sides(codec.pixel_shape, settings.encoder)
         except UserError as error:
             raise UserError(f"{file}: {error}") from None
-    for name, size in (("observation_size", codec.observation_size), ("action_size", codec.action_size)):
-        if getattr(settings, name) != size:
-            raise UserError(
-                f"{file}: {name} must be {size}, as its task makes it, got {getattr(settings, name)}"
-            )
+    _check_size(file, settings, "observation_size", codec.observation_size)
+    if not settings.steering.policy:
+        _check_size(file, settings, "action_size", codec.action_size)
     return settings, task
+
+
+def _check_size(file: Path, settings: SACConfig, name: str, size: int) -> None:
+    if getattr(settings, name) != size:
+        raise UserError(f"{file}: {name} must be {size}, as its task makes it, got {getattr(settings, name)}")
 
 
 def load_sac(
@@ -165,6 +179,7 @@ def load_sac(
     deterministic: bool = True,
     seed: int = 0,
     escapes: bool = True,
+    frozen: Steerable | None = None,
 ) -> SACPolicy:
     """Open a checkpoint.
 
@@ -173,12 +188,17 @@ def load_sac(
         config: the first of them.
         device: of the actor.
         deterministic, seed, escapes: see `SACPolicy`.
+        frozen: the policy that it steers; None: it acts itself.
 
     Raises:
         UserError: something is missing, or the parts do not fit.
     """
     file, weights = folder / "config.json", folder / "model.safetensors"
     settings, task = read_config(file, config)
+    steering = None
+    if frozen:
+        steering = Steering(frozen, settings.steering)
+        _check_size(file, settings, "action_size", steering.action_size)
     sizes = (settings.observation_size, settings.action_size, settings.hidden_sizes)
     network = (*sizes, task.codec(0).pixel_shape, settings.encoder)
     tensors = load_tensors(weights)
@@ -195,4 +215,4 @@ def load_sac(
     actor.load_state_dict(tensors)
     if not all(parameter.isfinite().all() for parameter in actor.parameters()):
         raise UserError(f"{weights}: some weights are not finite, so the training had diverged")
-    return SACPolicy(actor.to(device), task, deterministic, seed, escapes)
+    return SACPolicy(actor.to(device), task, deterministic, seed, escapes, steering)

@@ -32,6 +32,7 @@ from common.training import (
     progress_bar,
 )
 from envs.interfaces import Observations, Step, TrainingEnv
+from envs.steering import Frozen
 from sac.agent import SAC
 from sac.checkpoint import load, results, write
 from sac.demonstrations import Demonstrations
@@ -76,6 +77,7 @@ class Trainer:
         folder: of the run.
         seeds: `exploration` and `replay`.
         demonstrations: learnt from before the first step, and beside the replay; None: there are none.
+        frozen: the policy that is steered, which each checkpoint has a copy of; None: there is none.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Trainer:
         folder: Path,
         seeds: dict[str, int],
         demonstrations: Demonstrations | None = None,
+        frozen: Frozen | None = None,
     ) -> None:
         self.config = config
         self.total_env_steps = total_env_steps
@@ -97,6 +100,7 @@ class Trainer:
         self.evaluation = evaluation
         self.policy_config = policy_config
         self.demonstrations = demonstrations
+        self.frozen = frozen
         self.offline_updates = demonstrations.config.steps if demonstrations else 0  # before the first step
         self.checkpoints = Checkpoints(folder / "checkpoints", "env_steps")
 
@@ -184,8 +188,7 @@ class Trainer:
     def _act(self) -> np.ndarray:
         """The next decision of every environment, (n, A)."""
         if self.env_steps < self.config.start_steps and not self.offline_updates:
-            actions = self.exploration.uniform(-1, 1, (self.env.num_envs, self.env.action_size))
-            return actions.astype(np.float32)
+            return self.env.random_actions(self.exploration)
         observations = to_tensors(self.observations, self.agent.device)
         num_greedy = int(self.config.greedy_share * self.env.num_envs)
         return self.detours(self.agent.act(observations, num_greedy).cpu().numpy())

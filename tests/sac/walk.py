@@ -37,6 +37,9 @@ class Walk:
         self.arrays["position"][mask] = self.rng.normal(size=mask.sum())
         return self.observe()
 
+    def random_actions(self, rng: np.random.Generator) -> np.ndarray:
+        return rng.uniform(-1, 1, (self.num_envs, self.action_size)).astype(np.float32)
+
     def step(self, actions: np.ndarray) -> Step:
         self.arrays["position"] += actions[:, 0]
         self.arrays["age"] += 1

@@ -12,7 +12,7 @@ import train_act
 from act.dataset import DatasetConfig, features_of, open_dataset
 from act.frames import Frames
 from act.kinds.act import PolicyConfig, act_config
-from act.player import load_player
+from act.opening import load_player
 from common.untrusted import load_json, load_tensors
 from envs.pendulum import Pendulum
 from envs.pusht.task import PushT

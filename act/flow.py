@@ -1,8 +1,8 @@
 """A small flow-matching policy: noise and an observation in, a chunk of actions out.
 
 Lipman et al. 2023, "Flow Matching for Generative Modeling" (arXiv 2210.02747), on straight paths as in Liu
-et al. 2023, "Flow Straight and Fast" (arXiv 2209.03003). With noise x_0 ~ N(0, I), a demonstrated chunk x_1 and
-a time t ~ U(0, 1), a network v learns the velocity of x_t = (1 - t) x_0 + t x_1:
+et al. 2023, "Flow Straight and Fast" (arXiv 2209.03003). With noise x_0 ~ N(0, I), a demonstrated chunk x_1
+and a time t ~ U(0, 1), a network v learns the velocity of x_t = (1 - t) x_0 + t x_1:
 
     loss = |v(observation, x_t, t) - (x_1 - x_0)|^2
 

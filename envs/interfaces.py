@@ -93,7 +93,7 @@ class Steerable(Policy, Protocol):
     """A generative policy whose noise can be chosen."""
 
     noise_shape: tuple[int, ...]  # of one chunk
-    sampled: bool  # `act` draws the noise from N(0, I); False: it is 0
+    sampled: bool  # `act` draws the noise from N(0, I); False: it is 0; the caller may change it
 
     def chunk(self, observations: RawObservation, noise: np.ndarray) -> np.ndarray:
         """Raw observations of n slots and noise (n, *noise_shape) -> actions (n, T, A), the task's units."""

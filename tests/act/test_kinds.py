@@ -107,7 +107,10 @@ def test_a_sample_is_what_the_policy_asks_for(more_kinds, config, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--policy.type linea", "policy.type must be one of act, linear, got 'linea'; did you mean linear?"),
+        (
+            "--policy.type linea",
+            "policy.type must be one of act, flow, linear, got 'linea'; did you mean linear?",
+        ),
         ("--policy.type linear --policy.chunk-size 3", "unknown flag --policy.chunk-size"),
         ("--policy.horizon 3", "unknown flag --policy.horizon"),
     ],

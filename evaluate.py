@@ -3,6 +3,7 @@
     python evaluate.py                                             the newest run, or else the shipped expert
     python evaluate.py --policy logs/sac_pusht_seed1 --env stock   one run, in gym_pusht as published
     python evaluate.py --policy scripted --episodes 20 --record    with videos
+    python evaluate.py --policy logs/flow_pusht_human_seed1 --steerability     what its noise can do
 
 Episode i plays seed `--seed` + i, so the same flags play the same episodes.
 """
@@ -19,9 +20,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from tqdm import tqdm
 
-from common.bounds import Between, Count, CountOrNone, ParallelEnvs, Seed
+from common.bounds import Between, Count, CountOrNone, ParallelEnvs, Seed, Several
 from common.checkpoint import save_json
 from common.config import parse
 from common.device import choose_device, use_threads
@@ -30,9 +32,9 @@ from common.provenance import provenance
 from common.run import command_line
 from common.untrusted import check_inside, writing
 from common.video import write_gif, write_video
-from envs import summary
+from envs import steerability, summary
 from envs.films import film, mosaic
-from envs.interfaces import Episode, Policy, Task, VectorEnv
+from envs.interfaces import Episode, Policy, Steerable, Task, VectorEnv
 from envs.rollout import replay_episode, rollout
 from envs.tasks import task_class
 from policies import WITHOUT_FOLDER, default_policy, find_checkpoint, load_policy, task_of
@@ -48,6 +50,8 @@ class Config:
     seed: Seed = 100_000  # of the first episode; best checkpoints are chosen on other seeds, from 10,000
     env: Literal["fast", "stock"] = "fast"  # stock: as its authors published it; fast: the same, faster
     sampled: bool = False  # draw actions from the policy's distribution instead of taking its mode
+    steerability: bool = False  # measure instead how far the policy can be steered by its noise
+    best_of: Several = 8  # draws of noise from the same start, with --steerability
     escape: bool = True  # a SAC's mode gets away from where it is stuck (sac/escape.py)
     n_action_steps: int | None = None  # of an ACT's chunk played before it looks again; None: as trained
     temporal_ensemble_coeff: float | None = None  # average an ACT's overlapping chunks; its authors: 0.01
@@ -63,6 +67,8 @@ class Config:
     def validate(self) -> None:
         if self.policy == "":
             raise ValueError("policy must not be empty")
+        if self.steerability and (self.sampled or self.record):
+            raise ValueError("steerability plays with and without noise, without --sampled and --record")
         if self.json and self.json.is_dir():
             raise ValueError(f"json must be a file to write, got the folder {self.json}")
 
@@ -86,6 +92,31 @@ def play(env: VectorEnv, policy: Policy, seeds: range) -> list[Episode]:
     return sorted(episodes, key=lambda episode: episode.seed)
 
 
+def measure(
+    config: Config, name: str, task: Task, policy: Policy, env: VectorEnv
+) -> tuple[dict[str, Any], dict[str, str], list[Episode]]:
+    """The numbers asked for, the same as people read them, and the episodes that plots are drawn of.
+
+    Raises:
+        UserError: it is to be steered and cannot be.
+    """
+    seeds = range(config.seed, config.seed + config.episodes)
+    if not config.steerability:
+        episodes = play(env, policy, seeds)
+        numbers = task.summarize(episodes)
+        most = {"max reward": f"{numbers['avg_max_reward']:.3f}"}
+        return numbers, summary.table(task, numbers) | most, episodes
+    if not isinstance(policy, Steerable):
+        raise UserError(f"{name}: cannot be steered: its actions are made of no noise, an authority of 0")
+    if summary.SUCCESS_RATE not in task.metrics:
+        raise UserError(f"{name}: steerability is counted in successes, and {task.name} has none")
+    observations = steerability.visited(env, policy, seeds[: steerability.EPISODES])
+    numbers: dict[str, Any] = steerability.spreads(policy, observations, np.random.default_rng(config.seed))
+    steerability.check_authority(numbers, name)
+    numbers |= steerability.successes(policy, lambda: play(env, policy, seeds), config.best_of)
+    return numbers, steerability.table(numbers), []
+
+
 def circumstances(config: Config, name: str, task: Task, policy: Policy, command: str) -> dict[str, Any]:
     """All that is needed to get the same numbers again."""
     return {
@@ -102,8 +133,8 @@ def circumstances(config: Config, name: str, task: Task, policy: Policy, command
     } | provenance("torch", "numpy", *task.packages)
 
 
-def table(task: Task, numbers: dict[str, Any]) -> str:
-    """The numbers as people read them."""
+def table(task: Task, numbers: dict[str, Any], rows: dict[str, str]) -> str:
+    """The numbers as people read them: `rows`, and around them how they were measured."""
     first, last = numbers["seeds"]
     decisions = f"every {numbers['n_action_steps']} steps" if numbers["n_action_steps"] > 1 else "every step"
     if numbers["temporal_ensemble_coeff"] is not None:
@@ -111,8 +142,7 @@ def table(task: Task, numbers: dict[str, Any]) -> str:
     rows = {
         "policy": numbers["policy"] + (", sampled actions" if numbers["sampled"] else ""),
         "episodes": f"{numbers['episodes']} of {_where(numbers, task)}, seeds {first} to {last}",
-        **summary.table(task, numbers),
-        "max reward": f"{numbers['avg_max_reward']:.3f}",
+        **rows,
         "decides": decisions,
         "wall time": f"{numbers['wall_s']:.1f} s",
     }
@@ -204,26 +234,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         config.escape,
     )
     folder, stem = destination(name, config)
-    json_path = config.json or folder / f"evaluation_{stem}.json"
+    what = "steerability" if config.steerability else "evaluation"
+    json_path = config.json or folder / f"{what}_{stem}.json"
     for name_below in ("plots", "videos"):
         check_inside(folder / name_below, folder)
     with writing(folder, "; --output takes another folder"):
-        for needed in (folder / "plots", json_path.parent):
+        for needed in (json_path.parent, *([] if config.steerability else [folder / "plots"])):
             needed.mkdir(parents=True, exist_ok=True)
 
     num_envs = min(config.num_envs, config.episodes)
     env = task.vector_env(num_envs, policy.image_size, stock=config.env == "stock")
     started = perf_counter()
-    episodes = play(env, policy, range(config.seed, config.seed + config.episodes))
-    wall_s = round(perf_counter() - started, 2)
-    command = command_line("evaluate.py", argv)
-    numbers = task.summarize(episodes) | circumstances(config, name, task, policy, command)
-    numbers["wall_s"] = wall_s
-    print(table(task, numbers))
+    numbers, rows, episodes = measure(config, name, task, policy, env)
+    numbers |= circumstances(config, name, task, policy, command_line("evaluate.py", argv))
+    numbers["wall_s"] = round(perf_counter() - started, 2)
+    print(table(task, numbers, rows))
 
     with writing(folder):
         write_numbers(json_path, numbers, is_named=config.json is not None)
-        paths = [json_path, *draw(folder / "plots", stem, task, episodes, numbers)]
+        paths = [json_path]
+        if episodes:
+            paths += draw(folder / "plots", stem, task, episodes, numbers)
     if config.record:
         try:
             paths += record(folder / "videos", stem, task, episodes, config)

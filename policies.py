@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ def load_policy(
     Args:
         path: a checkpoint folder, a run folder (its best checkpoint, else its last), "random" or "scripted".
         device: of the networks.
-        deterministic: act with the policy's mode; False samples.
+        deterministic: act with the policy's mode, or with noise 0; False samples.
         seed: of all randomness in the policy.
         n_action_steps: of an ACT's chunk are played; None: as it was trained to.
         temporal_ensemble_coeff: of an ACT whose chunks are averaged; None: as it was trained to.
@@ -67,11 +67,10 @@ def load_policy(
     folder, config = (Path(path), {}) if str(path) in WITHOUT_FOLDER else _read_config(path)
     kind = str(path) if str(path) in WITHOUT_FOLDER else config.get("algorithm", config.get("type"))
     if kind in kinds.names():
-        if not deterministic:
-            raise UserError(f"{path}: {kind} has no distribution to sample actions from")
-        from act.player import load_player  # LeRobot takes seconds to import
+        from act.opening import load_player  # LeRobot takes seconds to import
 
-        return load_player(folder, task, device, n_action_steps, temporal_ensemble_coeff)
+        sampled = not deterministic
+        return load_player(folder, task, device, n_action_steps, temporal_ensemble_coeff, sampled, seed)
     if n_action_steps is not None or temporal_ensemble_coeff is not None:
         raise UserError(f"{path}: only imitation policies have chunks of actions to play more or less of")
     if kind in WITHOUT_FOLDER:
@@ -104,9 +103,9 @@ def steerable(path: str | Path, device: torch.device | str, task: Task) -> Steer
         UserError: it has none, or `load_policy` cannot open it.
     """
     policy = load_policy(path, device, task=task)
-    if not hasattr(policy, "noise_shape"):
+    if not isinstance(policy, Steerable):
         raise UserError(f"{path}: this policy draws no noise, so there is nothing to steer")
-    return cast(Steerable, policy)
+    return policy
 
 
 def _without_folder(name: str, task: Task, deterministic: bool, seed: int) -> Policy:

@@ -31,8 +31,8 @@ from act.dataset import open_dataset
 from act.frames import Frames
 from act.kinds import DEFAULT, find_kind, with_kind
 from act.learner import Learner
+from act.opening import make_player
 from act.overview import start_up_table, warn_of_long_chunks
-from act.player import ChunkPlayer
 from act.trainer import Trainer
 from common.checkpoint import follow
 from common.config import config_path, parse, read_first, to_dict
@@ -94,13 +94,15 @@ def build_trainer(
     )
     stats: Any = meta.stats  # NumPy's arrays, which LeRobot makes tensors of
     processors = make_pre_post_processors(policy_config, dataset_stats=stats)
-    player = ChunkPlayer(policy, *processors, task)
+    player = make_player(policy, processors, task)
     frames = Frames(meta, policy_config, processors[0], device, config.dataset, folder, task)
     if accelerator.is_main_process:
         warn_of_long_chunks(frames)
+    if not source:
+        find_kind(policy_config.type).measure_data(policy.to(device), frames.samples())
     evaluation = Evaluation(
         task,
-        lambda policy: ChunkPlayer(policy, *processors, task),
+        lambda policy: make_player(policy, processors, task),
         config.training.eval_episodes,
         config.training.eval_seed,
         player.image_size,

@@ -10,7 +10,7 @@ import hashlib
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -34,6 +34,8 @@ from act.kinds import Batch, chunk_size
 from common.errors import UserError
 from common.lerobot_files import reading
 from envs.interfaces import Task
+
+SAMPLES_AT_A_TIME = 1_024
 
 
 @runtime_checkable
@@ -135,6 +137,10 @@ class Frames:
                 points[name] = np.concatenate([array, seen])
         self.fingerprint = digest.hexdigest()
         return points
+
+    def samples(self) -> Iterator[Batch]:
+        """All samples, each once, many at a time."""
+        return (self.batch(indices) for indices in torch.arange(self.num_frames).split(SAMPLES_AT_A_TIME))
 
     def batch(self, indices: torch.Tensor) -> Batch:
         """The samples that begin at these frames, as LeRobot's loader and preprocessor make them.

@@ -14,12 +14,8 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.processor import PolicyProcessorPipeline
 from lerobot.utils.constants import ACTION
 
-from act.checkpoint import check_format
-from act.foreign import check_complete, check_normalised, load_processors, policy_config
 from act.kinds import chunk_size, find_kind
-from common.config import check_numbers
 from common.errors import UserError, reason
-from common.untrusted import load_json, load_tensors
 from envs.interfaces import RawObservation, Task
 
 # Observations per pass, by whether they are pictures: always as many, filled up if need be, so that a chunk
@@ -164,20 +160,33 @@ class ChunkPlayer:
 
     def _decide(self, raw: RawObservation, slots: np.ndarray) -> np.ndarray:
         """The next actions (n, n_action_steps, A), in the task's units, of n slots."""
-        chunks = torch.cat(
-            [
-                self._chunks({name: values[start : start + self.rows] for name, values in raw.items()})
-                for start in range(0, len(slots), self.rows)
-            ]
-        )
+        chunks = self._chunks(raw, self._noise(slots))
         if self._ensemblers:
             rows = zip(slots, chunks.split(1), strict=True)
             chunks = torch.cat([self._ensemblers[slot].update(chunk)[:, None] for slot, chunk in rows])
-        actions = chunks[:, : self.n_action_steps]
-        return self.postprocessor(actions.flatten(0, 1)).reshape(actions.shape).double().numpy()
+        return self._actions(chunks[:, : self.n_action_steps])
+
+    def _noise(self, slots: np.ndarray) -> np.ndarray | None:
+        """What the next chunks of these slots are made of, if the policy has such a thing."""
+        return None
+
+    def _actions(self, normalised: torch.Tensor) -> np.ndarray:
+        """Actions (n, T, A) in the task's units."""
+        return self.postprocessor(normalised.flatten(0, 1)).reshape(normalised.shape).double().numpy()
+
+    def _chunks(self, raw: RawObservation, noise: np.ndarray | None) -> torch.Tensor:
+        """Normalised chunks (n, chunk_size, A) of any number of observations."""
+        count = len(next(iter(raw.values())))
+        parts = [slice(start, start + self.rows) for start in range(0, count, self.rows)]
+        return torch.cat(
+            [
+                self._pass({k: v[part] for k, v in raw.items()}, None if noise is None else noise[part])
+                for part in parts
+            ]
+        )
 
     @torch.no_grad()
-    def _chunks(self, raw: RawObservation) -> torch.Tensor:
+    def _pass(self, raw: RawObservation, noise: np.ndarray | None) -> torch.Tensor:
         """Normalised chunks (n, chunk_size, A), n at most `rows`."""
         num_rows = len(next(iter(raw.values())))
         rows = np.minimum(np.arange(self.rows), num_rows - 1)
@@ -185,7 +194,10 @@ class ChunkPlayer:
         batch = self.preprocessor({name: tensor[rows] for name, tensor in observation.items()})
         inputs = {name: batch[name] for name in observation}
         self.policy.eval()  # it may be the one that is being trained
-        return self.kind.chunks(self.policy, inputs)[:num_rows].float()
+        chosen = None
+        if noise is not None:
+            chosen = torch.from_numpy(noise[rows]).to(next(self.policy.parameters()).device, torch.float32)
+        return self.kind.chunks(self.policy, inputs, chosen)[:num_rows].float()
 
 
 def lerobot_observation(
@@ -211,57 +223,6 @@ def lerobot_observation(
             leading = values.shape[:2] if history else values.shape[:1]
             observation[name] = values.reshape(*leading, *feature.shape).to(torch.float32)
     return observation
-
-
-def load_player(
-    folder: Path,
-    task: Task,
-    device: torch.device | str = "cpu",
-    n_action_steps: int | None = None,
-    temporal_ensemble_coeff: float | None = None,
-) -> ChunkPlayer:
-    """Open a folder as LeRobot saves a policy to it.
-
-    Args:
-        folder: with `config.json`, `model.safetensors` and the processors.
-        task: that it is to play.
-        device: of the network.
-        n_action_steps, temporal_ensemble_coeff: see `ChunkPlayer`.
-
-    Raises:
-        UserError: it is not whole, or not a policy for this task.
-    """
-    policy, processors = _open_policy(folder, device)
-    player = ChunkPlayer(policy, *processors, task, n_action_steps, temporal_ensemble_coeff, source=folder)
-    player.act_once(folder)
-    return player
-
-
-def _open_policy(
-    folder: Path, device: torch.device | str
-) -> tuple[PreTrainedPolicy, tuple[PolicyProcessorPipeline, PolicyProcessorPipeline]]:
-    weights, settings = load_tensors(folder / "model.safetensors"), load_json(folder / "config.json")
-    check_format(folder, weights)
-    kind = find_kind(settings["type"])
-    check_complete(kind.settings, settings, f"{folder / 'config.json'}: ")
-    check_numbers(kind.settings, settings, f"{folder / 'config.json'}: ")
-    try:
-        config = policy_config(settings)
-        if sum(weight.numel() for weight in weights.values()) < kind.least_size(config)[0]:
-            raise ValueError("model.safetensors has fewer weights than config.json says")
-        config.device = torch.device(device).type
-        policy = kind.open_policy(config)
-        policy.load_state_dict(weights)
-        processors = load_processors(folder, config.device)
-        check_normalised(config, processors, folder)
-    except UserError:
-        raise
-    except Exception as error:  # draccus, LeRobot and PyTorch raise many kinds
-        raise UserError(f"{folder}: this {kind.title} cannot be opened: {reason(error)}") from None
-    if not all(weight.isfinite().all() for weight in weights.values()):
-        raise UserError(f"{folder}: some weights are not finite, so the training had diverged")
-    kind.speed_up(policy)
-    return policy.to(device).eval(), processors
 
 
 def _check_ensemble(coeff: float, chunk_size: int, source: str | Path) -> None:

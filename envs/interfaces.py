@@ -13,7 +13,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -88,14 +88,16 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
 class Steerable(Policy, Protocol):
     """A generative policy whose noise can be chosen."""
 
     noise_shape: tuple[int, ...]  # of one chunk
     chunk_size: int  # T, actions of a chunk
+    sampled: bool  # `act` draws the noise from N(0, I); False: it is 0; the caller may change it
 
     def chunk(self, observations: RawObservation, noise: np.ndarray) -> np.ndarray:
-        """Raw observations of n slots and noise (n, *noise_shape) -> actions (n, T, A)."""
+        """Raw observations of n slots and noise (n, *noise_shape) -> actions (n, T, A), the task's units."""
         ...
 
 

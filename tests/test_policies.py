@@ -206,11 +206,11 @@ BROKEN = {
     "no name of a task": ({"task": ["pusht"] * 10**5}, r"task must be a name, got \['pusht', 'pusht'"),
     "LeRobot's of a type that does not play": (
         lambda f: (f / "config.json").write_text('{"type": "diffusion"}'),
-        "this is a LeRobot policy of type 'diffusion'; those of type act play here",
+        "this is a LeRobot policy of type 'diffusion'; those of type act or flow play here",
     ),
     "no type": (
         lambda f: (f / "config.json").write_text('{"type": [1]}'),
-        r"of type \[1\]; those of type act play here",
+        r"of type \[1\]; those of type act or flow play here",
     ),
     "truncated": (
         lambda f: os.truncate(f / "model.safetensors", 100),

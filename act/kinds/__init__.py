@@ -70,6 +70,10 @@ class Kind(Protocol):
         """
         ...
 
+    def measure_data(self, policy: "PreTrainedPolicy", batches: Iterable[Batch]) -> None:
+        """Give a new policy what it needs to know of its data; `batches` are all samples, each once."""
+        ...
+
     def least_size(self, config: "PreTrainedConfig") -> tuple[int, int]:
         """Lower bounds: numbers in the weights, and numbers kept per sample until its gradient is computed.
 
@@ -94,8 +98,20 @@ class Kind(Protocol):
         """Change how the policy computes, not what."""
         ...
 
-    def chunks(self, policy: "PreTrainedPolicy", inputs: Batch) -> "torch.Tensor":
-        """Normalised inputs of n slots -> normalised actions (n, T, A), the first of them for this step."""
+    def noise_shape(self, config: "PreTrainedConfig") -> tuple[int, ...] | None:
+        """Of the noise that a chunk is made of, drawn from N(0, I); None: there is none."""
+        ...
+
+    def chunks(
+        self, policy: "PreTrainedPolicy", inputs: Batch, noise: "torch.Tensor | None" = None
+    ) -> "torch.Tensor":
+        """Normalised inputs of n slots -> normalised actions (n, T, A), the first of them for this step.
+
+        Args:
+            policy: on its device.
+            inputs: (n, ...) each.
+            noise: (n, *noise_shape); None where there is none.
+        """
         ...
 
     def export(self, policy: "PreTrainedPolicy") -> "PreTrainedPolicy":

@@ -252,6 +252,9 @@ class ACT:
         policy, backbone = build_policy(config, seed, weights, trains_norms)
         return policy, f"ResNet: {backbone}"
 
+    def measure_data(self, policy: ACTPolicy, batches: Iterable[Batch]) -> None:
+        """LeRobot's processors know it."""
+
     def least_size(self, config: ACTConfig) -> tuple[int, int]:
         """The transformers' matrices; per sample the attention over the chunk, which dropout keeps."""
         width, chunk = config.dim_model, config.chunk_size
@@ -272,8 +275,19 @@ class ACT:
     def speed_up(self, policy: ACTPolicy) -> None:
         skip_attention_weights(policy)
 
-    def chunks(self, policy: ACTPolicy, inputs: Batch) -> torch.Tensor:
-        return policy.predict_action_chunk(inputs)
+    def noise_shape(self, config: ACTConfig) -> tuple[int] | None:
+        """The latent's: without one its input is never trained."""
+        return (config.latent_dim,) if config.use_vae else None
+
+    def chunks(self, policy: ACTPolicy, inputs: Batch, noise: torch.Tensor | None = None) -> torch.Tensor:
+        if noise is None:
+            return policy.predict_action_chunk(inputs)
+        latent = policy.model.encoder_latent_input_proj  # whose input LeRobot sets to 0
+        hook = latent.register_forward_pre_hook(lambda *_: (noise,))
+        try:
+            return policy.predict_action_chunk(inputs)
+        finally:
+            hook.remove()
 
     def export(self, policy: ACTPolicy) -> ACTPolicy:
         return freeze_batch_norms(policy)

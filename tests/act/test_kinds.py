@@ -12,7 +12,7 @@ import train_act
 from act.dataset import DatasetConfig, features_of, open_dataset
 from act.frames import Frames
 from act.kinds.act import PolicyConfig, act_config
-from act.player import load_player
+from act.opening import load_player
 from common.untrusted import load_json, load_tensors
 from envs.pendulum import Pendulum
 from envs.pusht.task import PushT
@@ -107,7 +107,10 @@ def test_a_sample_is_what_the_policy_asks_for(more_kinds, config, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--policy.type linea", "policy.type must be one of act, linear, got 'linea'; did you mean linear?"),
+        (
+            "--policy.type linea",
+            "policy.type must be one of act, flow, linear, got 'linea'; did you mean linear?",
+        ),
         ("--policy.type linear --policy.chunk-size 3", "unknown flag --policy.chunk-size"),
         ("--policy.horizon 3", "unknown flag --policy.horizon"),
     ],

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 import evaluate
 from act.kinds.act import KIND, PolicyConfig, act_config, build_policy
-from act.player import ChunkPlayer, lerobot_observation, load_player
+from act.opening import load_player
+from act.player import ChunkPlayer, lerobot_observation
 from common.errors import UserError
 from envs.pendulum import Pendulum
 from envs.pusht.task import PushT

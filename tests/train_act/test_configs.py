@@ -1,4 +1,4 @@
-"""The shipped configurations of ACT."""
+"""The shipped configurations of imitation policies."""
 
 import pytest
 import torch
@@ -11,8 +11,10 @@ from envs.pusht.task import PushT
 from tests.train_act.runs import ROOT
 from train_act import read_config
 
+CONFIGS = sorted([*ROOT.glob("configs/act_*.yaml"), *ROOT.glob("configs/flow_*.yaml")])
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/act_*.yaml")), ids=lambda path: path.stem)
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_shipped_configuration_is_what_lerobot_is_asked_for(path, dataset, tmp_path):
     written = load_yaml(path)
     config = read_config(["--config", str(path), "--dataset.root", str(dataset)])
@@ -22,4 +24,4 @@ def test_a_shipped_configuration_is_what_lerobot_is_asked_for(path, dataset, tmp
     assert {name: getattr(pipeline_config.policy, name) for name in written["policy"]} == written["policy"]
     assert pipeline_config.policy.optimizer_lr == pipeline_config.optimizer.lr == written["optimizer"]["lr"]
     backbone = written["optimizer"].get("lr_backbone", OptimizerConfig.lr_backbone)
-    assert pipeline_config.policy.optimizer_lr_backbone == backbone
+    assert getattr(pipeline_config.policy, "optimizer_lr_backbone", backbone) == backbone

@@ -122,8 +122,14 @@ class Linear:
     def speed_up(self, policy):
         pass
 
+    def measure_data(self, policy, batches):
+        pass
+
+    def noise_shape(self, config):
+        return None
+
     @torch.no_grad()
-    def chunks(self, policy, inputs):
+    def chunks(self, policy, inputs, noise=None):
         return policy.predict_action_chunk(inputs)
 
     def export(self, policy):

@@ -1,0 +1,317 @@
+"""The flow policy against the same written out, sample by sample; resume, players, lerobot-eval."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from lerobot.policies import make_pre_post_processors
+
+import evaluate
+import train_act
+from act.dataset import DatasetConfig, open_dataset, read_vectors
+from act.flow import FlowPolicy
+from act.frames import Frames
+from act.kinds import find_kind
+from act.kinds.flow import PolicyConfig
+from act.opening import load_player, make_player
+from act.optimizer import OptimizerConfig
+from act.steerable import SteerablePlayer
+from common.errors import UserError
+from common.paths import REPOSITORY
+from common.untrusted import load_json, load_tensors
+from envs.pusht.task import PushT
+from envs.pusht.vector import PushTVectorEnv
+from tests.act.tiny import CHUNK, IMAGE, KEYPOINTS, STATE, features, make_batch
+
+TASK, KIND = PushT(), find_kind("flow")
+SETTINGS = PolicyConfig(chunk_size=CHUNK, n_action_steps=2, hidden_size=8, n_layers=2, num_inference_steps=3)
+
+
+def make(seed=1, **changes) -> FlowPolicy:
+    """A policy of random weights that knows statistics of random data in pixels."""
+    settings = replace(SETTINGS, inputs=(STATE, KEYPOINTS), **changes)
+    config = KIND.make_config(settings, features(), OptimizerConfig(), "cpu")
+    policy, _ = KIND.make_policy(config, settings, seed, None)
+    KIND.measure_data(policy, [pixels(make_batch(64, seed=9))])
+    return policy.eval()
+
+
+def pixels(batch):
+    return {name: v if v.dtype == torch.bool else 250 + 100 * v for name, v in batch.items()}
+
+
+def observations(num_slots=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "agent_pos": rng.uniform(100, 400, (num_slots, 2)),
+        "keypoints": rng.uniform(100, 400, (num_slots, 8, 2)),
+    }
+
+
+def player_of(policy) -> SteerablePlayer:
+    return make_player(policy, make_pre_post_processors(policy.config), TASK)
+
+
+def velocity(weights, seen, chunk, time):
+    """Of one sample, layer by layer."""
+    phases = [time * 2**k * torch.pi for k in range(4)]
+    waves = torch.tensor([[f(phase) for phase in phases] for f in (np.sin, np.cos)]).flatten()
+    x = torch.cat([seen, chunk.flatten(), torch.tensor([time]), waves]).float()
+    h = weights["net.first.weight"] @ x + weights["net.first.bias"]
+    for i in range(2):
+        w = {k.removeprefix(f"net.blocks.{i}."): v for k, v in weights.items()}
+        y = F.layer_norm(h, h.shape, w["0.weight"], w["0.bias"])
+        h = h + w["3.weight"] @ F.gelu(w["1.weight"] @ y + w["1.bias"]) + w["3.bias"]
+    y = F.layer_norm(h, h.shape, weights["net.last.0.weight"], weights["net.last.0.bias"])
+    return (weights["net.last.1.weight"] @ y + weights["net.last.1.bias"]).reshape(chunk.shape)
+
+
+def seen_by(weights, batch, i):
+    raw = torch.cat([batch[STATE][i], batch[KEYPOINTS][i]])
+    return (raw - weights["observation_mean"]) / weights["observation_std"]
+
+
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize("masked", [False, True])
+def test_loss_is_the_squared_error_of_the_velocity(relative, masked):
+    policy, batch = make(relative=relative, do_mask_loss_for_padding=masked), pixels(make_batch())
+    weights = policy.state_dict()
+    torch.manual_seed(3)
+    loss, numbers = policy.forward(batch)
+    torch.manual_seed(3)
+    starts, times = torch.randn(6, CHUNK, 2), torch.rand(6, 1, 1)
+    errors = []
+    for i in range(6):
+        target = batch["action"][i] - (batch[STATE][i] if relative else weights["chunk_mean"])
+        end = target / weights["chunk_std"]
+        time = times[i].item()
+        moved = velocity(weights, seen_by(weights, batch, i), (1 - time) * starts[i] + time * end, time)
+        for step in range(CHUNK):
+            if not (masked and batch["action_is_pad"][i, step]):
+                errors.append((moved - end + starts[i])[step] ** 2)
+    expected = torch.cat(errors).mean().item()
+    assert loss.item() == pytest.approx(expected, rel=1e-5) and numbers["flow_loss"] == loss.item()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_losses_of_pieces_add_up(masked, monkeypatch):
+    monkeypatch.setattr(torch, "randn_like", lambda tensor: 0.1 * tensor)
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, 0.3))
+    policy, whole = make(do_mask_loss_for_padding=masked), pixels(make_batch())
+    num_valid = (~whole["action_is_pad"]).sum() * 2
+    pieces = [{name: tensor[i : i + 4] for name, tensor in whole.items()} for i in (0, 4)]
+    loss = KIND.make_loss(policy)
+    torch.testing.assert_close(
+        sum(loss(piece, num_valid, 6) for piece in pieces), loss(whole, num_valid, 6), rtol=1e-5, atol=0
+    )
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_chunk_is_the_end_of_eulers_steps(relative):
+    policy, batch, noise = make(relative=relative), pixels(make_batch()), torch.randn(6, CHUNK, 2)
+    weights, chunks = policy.state_dict(), policy.predict_action_chunk(batch, noise)
+    for i in range(6):
+        x = noise[i]
+        for step in range(3):
+            x = x + velocity(weights, seen_by(weights, batch, i), x, step / 3) / 3
+        origin = batch[STATE][i] if relative else weights["chunk_mean"]
+        torch.testing.assert_close(chunks[i], x * weights["chunk_std"] + origin, rtol=1e-4, atol=1e-3)
+    assert torch.equal(policy.predict_action_chunk(batch), policy.predict_action_chunk(batch, 0 * noise))
+    policy.config.noise_std = 2.0
+    torch.manual_seed(4)
+    drawn = policy.predict_action_chunk(batch)
+    torch.manual_seed(4)
+    assert torch.equal(drawn, policy.predict_action_chunk(batch, 2 * torch.randn(6, CHUNK, 2)))
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_statistics_are_those_of_all_samples(make_dataset, tmp_path, mirror):
+    dataset = DatasetConfig(root=make_dataset(tmp_path / "data", lengths=(9, 5)), mirror=mirror)
+    meta, policy = open_dataset(dataset, TASK), make()
+    pre, _ = make_pre_post_processors(policy.config, dataset_stats=meta.stats)
+    frames = Frames(meta, policy.config, pre, torch.device("cpu"), dataset, tmp_path, TASK)
+    KIND.measure_data(policy, frames.samples())
+
+    columns = read_vectors(meta, (STATE, KEYPOINTS, "action"), 14)
+    views = [columns]
+    if mirror:
+        raw = TASK.lerobot_names | {"action": "action"}
+        views.append({k: TASK.mirror_feature(raw[k], v, False) for k, v in columns.items()})
+    seen, chunks = [], []
+    for view in views:
+        for first, last in ((0, 8), (9, 13)):
+            for t in range(first, last + 1):
+                seen.append(np.concatenate([view[STATE][t], view[KEYPOINTS][t]]))
+                chunks.append([view["action"][min(t + k, last)] - view[STATE][t] for k in range(CHUNK)])
+    assert policy.num_measured == len(seen) == (28 if mirror else 14)
+    for ours, theirs in [
+        (policy.observation_mean, np.mean(seen, axis=0)),
+        (policy.observation_std, np.std(seen, axis=0)),
+        (policy.chunk_std, np.std(chunks, axis=0)),
+        (policy.chunk_mean, np.zeros((CHUNK, 2))),
+    ]:
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+
+
+def test_a_number_that_never_changes_is_not_divided_by():
+    policy, batch = make(), pixels(make_batch())
+    batch[KEYPOINTS][:, 3] = 511.3
+    policy.measure([batch])
+    assert policy.observation_std[5] == 1.0 and (policy.observation_std[:5] > 10).all()
+
+
+def test_a_player_makes_the_same_chunk_of_the_same_noise():
+    player, raw = player_of(make()), observations(40)
+    assert isinstance(player, SteerablePlayer) and player.noise_shape == (CHUNK, 2)
+    noise = np.random.default_rng(1).standard_normal((40, CHUNK, 2))
+    chunks = player.chunk(raw, noise)
+    assert np.array_equal(chunks, player.chunk(raw, noise))
+    one = player.chunk({name: values[37:38] for name, values in raw.items()}, noise[37:38])
+    assert np.array_equal(one[0], chunks[37])
+    assert np.abs(chunks - player.chunk(raw, -noise)).max() > 1.0
+    with pytest.raises(ValueError, match=r"noise must be of shape \(40, 5, 2\), got \(40, 2\)"):
+        player.chunk(raw, noise[:, 0])
+
+
+def test_it_plays_noise_0_or_draws_each_slots_own():
+    player, raw = player_of(make()), observations()
+    rest = np.zeros((3, CHUNK, 2))
+    player.reset(np.arange(3))
+    assert np.array_equal(player.act(raw), player.chunk(raw, rest)[:, 0])
+    player.sampled = True
+    player.seed_slots([5, 6, 7])
+    player.reset(np.array([0, 2]))
+    drawn = rest.copy()
+    drawn[0], drawn[2] = (np.random.default_rng(seed).standard_normal((CHUNK, 2)) for seed in (5, 7))
+    actions = player.act(raw)
+    assert np.array_equal(actions[[0, 2]], player.chunk(raw, drawn)[[0, 2], 0])
+    assert np.array_equal(actions[1], player.chunk(raw, rest)[1, 1]), "the second of its chunk"
+
+
+def test_slots_play_as_lerobots_policy_does_alone():
+    policy = make()
+    pre, post = make_pre_post_processors(policy.config)
+    player = make_player(policy, (pre, post), TASK)
+    raws = [observations(2, seed) for seed in range(5)]
+    player.reset(np.arange(2))
+    together = [player.act(raw) for raw in raws]
+    for slot in range(2):
+        policy.reset()
+        for raw, actions in zip(raws, together, strict=True):
+            one = {
+                STATE: torch.from_numpy(raw["agent_pos"][slot : slot + 1]).float(),
+                KEYPOINTS: torch.from_numpy(raw["keypoints"][slot : slot + 1]).flatten(1).float(),
+            }
+            action = post(policy.select_action(pre(one)))[0]
+            np.testing.assert_allclose(actions[slot], np.clip(action, 0, 512), atol=1e-2)
+
+
+def save(folder: Path, policy: FlowPolicy) -> None:
+    for part in (policy, *make_pre_post_processors(policy.config)):
+        part.save_pretrained(folder)
+
+
+def test_saved_and_opened_again_it_plays_the_same(tmp_path):
+    save(tmp_path, make())
+    ours, raw = player_of(make()), observations()
+    noise = np.random.default_rng(1).standard_normal((3, CHUNK, 2))
+    for chunk in (
+        load_player(tmp_path, TASK).chunk(raw, noise),
+        player_of(FlowPolicy.from_pretrained(tmp_path)).chunk(raw, noise),
+    ):
+        assert np.array_equal(chunk, ours.chunk(raw, noise))
+    draws = [load_player(tmp_path, TASK, sampled=True, seed=seed).act(raw) for seed in (1, 1, 2)]
+    assert np.array_equal(draws[0], draws[1]) and not np.array_equal(draws[0], draws[2])
+
+
+def test_it_has_at_least_the_weights_that_are_counted():
+    policy = make(hidden_size=64)
+    counted, built = KIND.least_size(policy.config)[0], sum(p.numel() for p in policy.parameters())
+    assert 0.5 * built < counted < built
+
+
+TINY = "--policy.type flow --policy.hidden-size 8 --policy.n-layers 1 --policy.chunk-size 4 --batch-size 4"
+TINY += " --policy.n-action-steps 2 --device cpu --optimizer.schedule constant --optimizer.warmup-steps 0"
+TINY += " --training.eval-every 0 --training.eval-episodes 1 --training.video-every 0 --dataset.mirror"
+
+
+@pytest.fixture
+def train(make_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("envs.pusht.task.PushTVectorEnv", lambda *a: PushTVectorEnv(*a, max_episode_steps=6))
+    (config := tmp_path / "flow.yaml").write_text(f"logs: {tmp_path}\nrun_name: run")
+    root = make_dataset(tmp_path / "data")
+    usual = ["--config", str(config), "--dataset.root", str(root), *TINY.split()]
+    return lambda *flags: train_act.main([*usual, *flags])
+
+
+def test_a_training_that_stopped_goes_on_exactly(train, tmp_path):
+    train("--steps", "10")
+    train("--steps", "20")
+    train("--steps", "20", "--run-name", "whole")
+    folders = [tmp_path / name / "checkpoints" / "last" for name in ("run", "whole")]
+    for file in ("pretrained_model/model.safetensors", "training_state/trainer.safetensors"):
+        resumed, whole = (load_tensors(folder / file) for folder in folders)
+        assert resumed.keys() == whole.keys()
+        assert all(torch.equal(resumed[name], whole[name]) for name in whole), file
+    assert load_tensors(folders[0] / "pretrained_model/model.safetensors")["num_measured"] == 52
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inputs": (STATE, IMAGE)}, "a flow policy cannot look at observation.image: it looks at numbers"),
+        ({"inputs": (STATE, "observation.x")}, "the dataset has no observation.x, it has observation.state"),
+        (
+            {"inputs": (KEYPOINTS,)},
+            "policy.relative must be false: it takes the first 2 numbers of observation.state from",
+        ),
+    ],
+)
+def test_what_it_cannot_see_is_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        KIND.make_config(replace(SETTINGS, **changes), features(), OptimizerConfig(), "cpu")
+
+
+def test_pictures_alone_are_refused():
+    there = {name: feature for name, feature in features().items() if name != KEYPOINTS}
+    with pytest.raises(UserError, match="looks at numbers, not at pictures, and this dataset has no"):
+        KIND.make_config(SETTINGS, there, OptimizerConfig(), "cpu")
+    config = KIND.make_config(replace(SETTINGS, inputs=(STATE,)), there, OptimizerConfig(), "cpu")
+    assert list(config.input_features) == [STATE]
+
+
+def test_a_policy_without_statistics_does_not_learn():
+    policy = FlowPolicy(make().config)
+    with pytest.raises(ValueError, match="which lerobot-train can resume"):
+        policy.forward(pixels(make_batch()))
+
+
+@pytest.mark.slow
+def test_lerobot_eval_opens_it_and_agrees_with_evaluate(tmp_path):
+    """In a process of its own, which knows the policy as a plugin alone."""
+    policy = make(relative=False)
+    policy.chunk_mean[:], policy.chunk_std[:] = torch.tensor([419.0, 286.0]), 5.0  # right through the T
+    save(folder := tmp_path / "policy", policy)
+    numbers = tmp_path / "numbers.json"
+    flags = f"--policy {folder} --env stock --episodes 1 --seed 1000 --output {tmp_path} --json {numbers}"
+    evaluate.main(flags.split())
+    command = [sys.executable, "-m", "lerobot.scripts.lerobot_eval", f"--policy.path={folder}"]
+    command += "--policy.device=cpu --env.type=pusht --env.obs_type=environment_state_agent_pos".split()
+    command += "--eval.n_episodes=1 --eval.batch_size=1 --eval.use_async_envs=false --seed=1000".split()
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [*command, f"--output_dir={tmp_path / 'lerobot'}"], env=environment, cwd=tmp_path, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    lerobots = json.loads((tmp_path / "lerobot" / "eval_info.json").read_text())["overall"]
+    measured = load_json(numbers)
+    assert measured["avg_sum_reward"] != pytest.approx(300 * measured["avg_max_reward"], rel=0.02), "it moved"
+    for key in ("pc_success", "avg_max_reward", "avg_sum_reward"):
+        assert measured[key] == pytest.approx(lerobots[key], rel=1e-3, abs=1e-3), key

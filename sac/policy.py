@@ -99,7 +99,7 @@ class SACPolicy:
                 decided, _ = self.actor.sample(observations, noise[rows])
             actions[rows] = decided.cpu().numpy()
         if self.steering:
-            return self.steering.chunks(actions, raw, due)
+            return self.steering.chunks(actions, raw, due) if due.any() else self._chunks
         decoded = self.codec.decode(actions, raw, due)
         return np.broadcast_to(decoded, (self.n_action_steps, *decoded.shape))
 

@@ -1,0 +1,93 @@
+"""A frozen policy is steered, from the command line: stopped, resumed, evaluated, recorded, refused."""
+
+import json
+import shutil
+
+import pytest
+
+import collect_dataset
+import evaluate
+from common.untrusted import load_json
+from envs.rollout import rollout
+from policies import load_policy
+from tests.act.test_flow import make, save
+from tests.runs import metrics, sentence
+from tests.train_sac.runs import assert_same_run, contents
+
+FLAGS = "--env.features agent_pos block_pos block_rotation --steering.n-action-steps 3 --steering.bound 1.5"
+FLAGS += " --steering.rank 1 --total-env-steps 600 --training.eval-every 300 --env.no-mirror"
+
+
+@pytest.fixture
+def frozen(tmp_path):
+    save(folder := tmp_path / "flow", make())
+    return folder
+
+
+@pytest.fixture
+def steering(frozen):
+    return [*FLAGS.split(), "--steering.policy", str(frozen)]
+
+
+@pytest.fixture
+def steer(steering, train):
+    return lambda *flags: train(*steering, *flags)
+
+
+def test_stopped_and_resumed_it_is_the_same_and_a_changed_policy_is_refused(
+    steer, steering, frozen, refused, tmp_path, capfd
+):
+    steer("--run-name", "whole")
+    assert f"steers        {frozen}" in capfd.readouterr().out
+    steer("--total-env-steps", "300")
+    steer()
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    rows = [row for row in metrics(tmp_path / "run") if row.get("Eval/success_rate")]
+    assert len(rows) == 2 and contents(tmp_path / "run")["config"]["action_size"] == 2
+
+    file = frozen / "config.json"
+    file.write_text(json.dumps(load_json(file) | {"noise_std": 0.5}))
+    more = (*steering, "--total-env-steps", "800")
+    assert f"{frozen}: not the policy that this run steers, or changed since" in refused(*more)
+    shutil.rmtree(frozen)
+    assert f"{frozen}: no such folder" in refused(*more)
+
+
+def test_its_checkpoint_plays_wherever_it_is(steer, frozen, tmp_path, capfd):
+    steer()
+    checkpoint = tmp_path / "elsewhere"
+    shutil.copytree(tmp_path / "run/checkpoints/last", checkpoint)
+    shutil.rmtree(frozen)
+    evaluate.main(f"--policy {checkpoint} --episodes 2 --json {tmp_path / 'numbers.json'}".split())
+    assert load_json(tmp_path / "numbers.json")["n_action_steps"] == 3
+    flags = f"--policy {checkpoint} --episodes 1 --all --observations keypoints --root"
+    collect_dataset.main([*flags.split(), str(tmp_path / "set")])
+    policy = load_policy(checkpoint)
+    (episode,) = rollout(policy.task.vector_env(1), policy, [7])
+    assert len({tuple(action) for action in episode.actions}) > len(episode) / 2, "each step has its own"
+
+    weights = checkpoint / "frozen/model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(SystemExit):
+        evaluate.main(["--policy", str(checkpoint), "--episodes", "1"])
+    message = sentence(capfd.readouterr().err)
+    assert f"{checkpoint}/frozen: not the policy that {checkpoint} was trained to steer" in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--steering.policy random", "random: this policy draws no noise, so there is nothing to steer"),
+        ("--steering.policy assets/sac_expert", "this policy draws no noise, so there is nothing to steer"),
+        ("--steering.bound 0", "steering.bound must be positive, got 0.0"),
+        ("--steering.n-action-steps 6", "steering.n_action_steps must be at most 5, the actions of a chunk"),
+        ("--steering.rank 9", "steering.rank must be at most 5, the noise's steps, got 9"),
+        ("--offline.dataset data/any", "offline.dataset must be empty where steering.policy is given"),
+        ("--task pendulum", "pendulum"),
+    ],
+)
+def test_what_cannot_be_steered_is_refused_and_nothing_trained(steering, refused, tmp_path, flags, message):
+    assert message in refused(*steering, *flags.split())
+    assert not list(tmp_path.glob("run/checkpoints/*"))

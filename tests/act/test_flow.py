@@ -250,8 +250,10 @@ def test_evaluate_measures_how_far_it_can_be_steered(tmp_path, monkeypatch, caps
     assert "cannot be steered: noise moves its actions by" in capsys.readouterr().err
 
 
-def test_it_has_at_least_the_weights_that_are_counted():
-    policy = make(hidden_size=64)
+@pytest.mark.parametrize("changes", [{"hidden_size": 64}, {"chunk_size": 500, "n_layers": 1}])
+def test_it_has_at_least_the_weights_that_are_counted(changes):
+    settings = replace(SETTINGS, **changes)
+    policy = FlowPolicy(KIND.make_config(settings, features(), OptimizerConfig(), "cpu"))
     counted, built = KIND.least_size(policy.config)[0], sum(p.numel() for p in policy.parameters())
     assert 0.5 * built < counted < built
 

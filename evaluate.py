@@ -239,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name_below in ("plots", "videos"):
         check_inside(folder / name_below, folder)
     with writing(folder, "; --output takes another folder"):
-        for needed in (json_path.parent, *([] if config.steerability else [folder / "plots"])):
+        for needed in (folder if config.steerability else folder / "plots", json_path.parent):
             needed.mkdir(parents=True, exist_ok=True)
 
     num_envs = min(config.num_envs, config.episodes)

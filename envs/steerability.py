@@ -54,8 +54,8 @@ def check_authority(numbers: dict[str, float], source: str) -> None:
     if not numbers["authority"] >= LEAST_AUTHORITY:
         raise UserError(
             f"{source}: cannot be steered: noise moves its actions by {numbers['noise_spread']:.3g} and "
-            f"states by {numbers['state_spread']:.3g}, an authority of {numbers['authority']:.2g}, and at least "
-            f"{LEAST_AUTHORITY:g} is needed"
+            f"states by {numbers['state_spread']:.3g}, an authority of {numbers['authority']:.2g}, and at "
+            f"least {LEAST_AUTHORITY:g} is needed"
         )
 
 

@@ -175,6 +175,12 @@ def test_a_run_keeps_its_results_in_its_folder(tmp_path):
         ("--policy other_layout", "other_layout/config.json: observation_size must be 4, .* got 2"),
         ("--policy other_sizes", "other_sizes/model.safetensors: not the weights of an actor with layers of"),
         ("--policy random --device cuda", "device cuda is not available to PyTorch here"),
+        ("--policy random --steerability", "random: cannot be steered: .* no noise, an authority of 0"),
+        (
+            "--policy random --steerability --sampled",
+            "steerability plays with and without noise, without --s",
+        ),
+        ("--policy random --best-of 0", "best_of must be at least 1, got 0"),
     ],
 )
 def test_bad_input_is_answered_in_one_sentence(flags, message, tmp_path, monkeypatch, capsys):

@@ -177,7 +177,7 @@ BROKEN = {
         lambda f: (f / "config.json").write_text("[]"),
         "config.json: no algorithm and no type, so no policy of train_sac.py, train_act.py or lerobot-train",
     ),
-    "unknown algorithm": ({"algorithm": "ppo"}, "algorithm must be sac, or type act, got 'ppo'"),
+    "unknown algorithm": ({"algorithm": "ppo"}, "algorithm must be sac, or type act or flow, got 'ppo'"),
     "wrong type": ({"hidden_sizes": "256"}, "config.json: hidden_sizes: expected a list of int"),
     "unknown feature": ({"features": ["agent_pos", "wind"]}, "config.json: features must be of .*got wind"),
     "other layout": ({"features": ["agent_pos"]}, "config.json: observation_size must be 2"),

@@ -1,5 +1,6 @@
 """The flow-matching policy of `act/flow.py` as a kind of policy."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
@@ -112,8 +113,11 @@ class Flow:
         policy.measure(batches)
 
     def least_size(self, config: FlowConfig) -> tuple[int, int]:
-        """The blocks' matrices; per sample what their activations take."""
-        return 2 * config.n_layers * config.hidden_size**2, 4 * config.n_layers * config.hidden_size
+        """The matrices; per sample the activations of the blocks."""
+        ends = sum(math.prod(feature.shape) for feature in (config.input_features or {}).values())
+        ends += 2 * math.prod(config.noise_shape)
+        blocks, size = 2 * config.n_layers, config.hidden_size
+        return size * (blocks * size + ends), 2 * blocks * size
 
     def open_policy(self, config: FlowConfig) -> FlowPolicy:
         return FlowPolicy(config)

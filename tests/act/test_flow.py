@@ -231,8 +231,29 @@ def test_saved_and_opened_again_it_plays_the_same(tmp_path):
     assert np.array_equal(draws[0], draws[1]) and not np.array_equal(draws[0], draws[2])
 
 
-def test_it_has_at_least_the_weights_that_are_counted():
-    policy = make(hidden_size=64)
+def test_evaluate_measures_how_far_it_can_be_steered(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("envs.pusht.task.PushTVectorEnv", lambda *a: PushTVectorEnv(*a, max_episode_steps=8))
+    save(folder := tmp_path / "flow", make())
+    flags = (
+        f"--policy {folder} --episodes 3 --num-envs 3 --output {tmp_path} --steerability --best-of 2".split()
+    )
+    evaluate.main(flags)
+    numbers = load_json(tmp_path / "steerability_flow.json")
+    assert numbers["noise_spread"] / numbers["state_spread"] == numbers["authority"] > 0.1
+    assert (len(numbers["best_of"]), numbers["episodes"], numbers["seeds"]) == (2, 3, [100_000, 100_002])
+    assert f"authority         {numbers['authority']:.2f}" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir() if path.name != "flow"] == ["steerability_flow.json"]
+    (dull := make()).chunk_std[:] = 1e-3
+    save(folder, dull)
+    with pytest.raises(SystemExit):
+        evaluate.main(flags)
+    assert "cannot be steered: noise moves its actions by" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("changes", [{"hidden_size": 64}, {"chunk_size": 500, "n_layers": 1}])
+def test_it_has_at_least_the_weights_that_are_counted(changes):
+    settings = replace(SETTINGS, **changes)
+    policy = FlowPolicy(KIND.make_config(settings, features(), OptimizerConfig(), "cpu"))
     counted, built = KIND.least_size(policy.config)[0], sum(p.numel() for p in policy.parameters())
     assert 0.5 * built < counted < built
 

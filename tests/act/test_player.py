@@ -16,9 +16,11 @@ from safetensors.torch import load_file, save_file
 
 import evaluate
 from act.kinds.act import KIND, PolicyConfig, act_config, build_policy
-from act.opening import load_player
+from act.opening import load_player, make_player
 from act.player import ChunkPlayer, lerobot_observation
+from act.steerable import SteerablePlayer
 from common.errors import UserError
+from envs.interfaces import Steerable
 from envs.pendulum import Pendulum
 from envs.pusht.task import PushT
 from envs.pusht.vector import PushTVectorEnv, StockPushTVectorEnv
@@ -237,3 +239,36 @@ def test_the_only_camera_of_a_task_may_have_any_name(name):
 def test_what_a_chunk_cannot_be_played_as_is_refused(settings, message):
     with pytest.raises(UserError, match=message):
         ChunkPlayer(*make(), TASK, **settings)
+
+
+def test_acts_noise_is_its_latent():
+    """0 is LeRobot's policy to the bit; any other one is what its decoder makes of that latent."""
+    policy, *processors = make()
+    player, plain = make_player(policy, processors, TASK), ChunkPlayer(*make(), TASK)
+    assert isinstance(player, SteerablePlayer) and player.noise_shape == (4,)
+    (raw,) = observations(steps=1)
+    for each in (player, plain):
+        each.reset(np.arange(5))
+    actions = np.stack([plain.act(raw) for _ in range(3)], axis=1)
+    assert np.array_equal(np.stack([player.act(raw) for _ in range(3)], axis=1), actions)
+    assert np.array_equal(player.chunk(raw, np.zeros((5, 4)))[:, :3], actions)
+
+    noise = np.random.default_rng(0).standard_normal((5, 4))
+    projection = deepcopy(policy.model.encoder_latent_input_proj)
+    shifted = make()[0]  # whose latent 0 is this noise
+    for slot in range(5):
+        with torch.no_grad():
+            moved = projection.bias + projection.weight @ torch.from_numpy(noise[slot]).float()
+            shifted.model.encoder_latent_input_proj.bias.copy_(moved)
+        theirs = ChunkPlayer(shifted, *processors, TASK).act({k: v[slot : slot + 1] for k, v in raw.items()})
+        np.testing.assert_allclose(player.chunk(raw, noise)[slot, 0], theirs[0], atol=1e-2)
+    assert np.abs(player.chunk(raw, noise)[:, :3] - actions).max() > 1.0
+
+
+def test_without_a_latent_there_is_nothing_to_sample(tmp_path):
+    policy, *processors = make(tmp_path, use_vae=False)
+    assert not isinstance(make_player(policy, processors, TASK), Steerable)
+    with pytest.raises(
+        UserError, match="this ACT makes its chunks of no noise, so there is nothing to sample"
+    ):
+        load_player(tmp_path, TASK, sampled=True)

@@ -1,0 +1,73 @@
+"""Steerability against a policy and successes that are known."""
+
+import numpy as np
+import pytest
+
+from common.errors import UserError
+from envs.interfaces import Episode, Steerable
+from envs.steerability import check_authority, spreads, successes, table
+
+
+class Follower:
+    """Goes where its observation is, and as far from there as its noise says."""
+
+    n_action_steps, image_size, noise_shape, sampled = 1, 0, (3, 2), False
+
+    def __init__(self, gain: float) -> None:
+        self.gain = gain
+
+    def seed_slots(self, seeds):
+        pass
+
+    def reset(self, slots):
+        pass
+
+    def act(self, observations):
+        return observations["place"]
+
+    def chunk(self, observations, noise):
+        return observations["place"][:, None] + self.gain * noise
+
+
+PLACES = {"place": np.random.default_rng(1).normal(100.0, 30.0, (400, 2))}
+
+
+def test_spreads_are_what_noise_and_states_do():
+    policy = Follower(gain=6.0)
+    assert isinstance(policy, Steerable)
+    numbers = spreads(policy, PLACES, np.random.default_rng(0))
+    assert numbers["noise_spread"] == pytest.approx(6.0, rel=0.06)  # of 16 draws the deviation is 3 % small
+    assert numbers["state_spread"] == pytest.approx(30.0, rel=0.06)
+    assert numbers["authority"] == numbers["noise_spread"] / numbers["state_spread"]
+    check_authority(numbers, "policy")
+
+
+def test_noise_without_effect_is_refused_with_the_figures():
+    numbers = spreads(Follower(gain=0.03), PLACES, np.random.default_rng(0))
+    with pytest.raises(
+        UserError, match=r"p: cannot be steered: .* by 0.02\d+ and states by .* of 0.00\d+, and"
+    ):
+        check_authority(numbers, "p")
+
+
+def test_the_best_of_k_draws_solves_what_any_of_them_solves():
+    policy, rng = Follower(1.0), np.random.default_rng(3)
+    outcomes, sampled = rng.random((6, 20)) < 0.3, []
+
+    def play():
+        sampled.append(policy.sampled)
+        nothing = np.empty(0)
+        return [
+            Episode(i, {}, nothing, nothing, success=bool(s))
+            for i, s in enumerate(outcomes[len(sampled) - 1])
+        ]
+
+    numbers = successes(policy, play, best_of=5)
+    assert sampled == [False, *[True] * 5] and policy.sampled is False
+    solved = [{i for i in range(20) if draw[i]} for draw in outcomes]
+    assert numbers["success_rate"] == len(solved[0]) / 20
+    assert numbers["sampled_success_rate"] == pytest.approx(sum(map(len, solved[1:])) / 100)
+    assert numbers["best_of"] == [len(set().union(*solved[1 : k + 1])) / 20 for k in range(1, 6)]
+    rows = table(numbers | {"noise_spread": 17.7, "state_spread": 110.0, "authority": 0.161})
+    assert rows["noise moves"] == "an action by 17.7, states by 110" and rows["authority"] == "0.16"
+    assert rows["best of 1 to 5"].endswith(f"{100 * numbers['best_of'][-1]:.1f} %")

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 
 from common.bounds import Seed, Steps, Threads
@@ -29,6 +30,7 @@ from common.run import check_name, open_run
 from common.seeding import split_seed
 from envs.evaluation import Evaluation
 from envs.interfaces import TrainingEnv
+from envs.steerability import check_authority, spreads
 from envs.steering import Frozen, Steering, SteeringConfig, SteeringEnv
 from envs.tasks import DEFAULT, task_class, with_task
 from policies import find_weights, fingerprint, steerable, task_of
@@ -47,6 +49,8 @@ MAY_CHANGE_ON_RESUME = (
     "training.keep_every",
     "agent.compile",
 )
+
+STARTS = 32  # that show what the noise of a policy moves
 
 
 @dataclass(frozen=True)
@@ -138,10 +142,9 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
     if config.offline.dataset:
         demonstrations = Demonstrations(config.offline, config.env, env, config.agent, device)
     steering, frozen = None, None
-    if path := config.steering.policy:
-        task_of(path, config.task)
-        steering = Steering(steerable(path, device, config.env), config.steering)
-        env, frozen = SteeringEnv(env, steering), Frozen(find_weights(path), fingerprint(path))
+    if config.steering.policy:
+        steering, frozen = open_frozen(config, device)
+        env = SteeringEnv(env, steering)
     online_steps = config.total_env_steps - config.training.start_steps
     total_updates = max(1, config.offline.steps + int(online_steps * config.training.utd))
     agent = SAC(
@@ -185,6 +188,20 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
         demonstrations=demonstrations,
         frozen=frozen,
     )
+
+
+def open_frozen(config: Config, device: torch.device) -> tuple[Steering, Frozen]:
+    """The policy that is to be steered.
+
+    Raises:
+        UserError: it is none of this task, has no noise, or its noise does next to nothing.
+    """
+    path = config.steering.policy
+    task_of(path, config.task)
+    policy = steerable(path, device, config.env)
+    starts, _ = config.env.vector_env(STARTS, policy.image_size).reset(seed=range(STARTS))
+    check_authority(spreads(policy, starts, np.random.default_rng(0)), path)
+    return Steering(policy, config.steering), Frozen(find_weights(path), fingerprint(path))
 
 
 def start_up_table(config: Config, trainer: Trainer) -> dict[str, str]:

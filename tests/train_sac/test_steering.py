@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 
 import collect_dataset
 import evaluate
@@ -74,6 +75,14 @@ def test_its_checkpoint_plays_wherever_it_is(steer, frozen, tmp_path, capfd):
         evaluate.main(["--policy", str(checkpoint), "--episodes", "1"])
     message = sentence(capfd.readouterr().err)
     assert f"{checkpoint}/frozen: not the policy that {checkpoint} was trained to steer" in message
+
+
+def test_noise_that_moves_nothing_is_refused_with_what_was_measured(frozen, steering, refused):
+    flow = make()
+    torch.nn.init.zeros_(flow.net.first.weight)
+    flow.chunk_std *= 1e-4
+    save(frozen, flow)
+    assert "cannot be steered: noise moves its actions by" in refused(*steering)
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,16 @@ PATHS = [*sorted(CONFIGS.glob("sac_*.yaml")), CONFIGS / "demo.yaml"]
 
 
 def test_the_first_decision_of_the_one_that_steers(tmp_path):
-    save(tmp_path / "flow", make(chunk_size=16, n_action_steps=8))
+    save(tmp_path / "flow", make())
     flags = ["--config", str(CONFIGS / "steer_pusht_human.yaml"), "--device", "cpu"]
-    config = train_sac.read_config([*flags, "--steering.policy", str(tmp_path / "flow")])
+    config = train_sac.read_config(
+        [*flags, "--steering.policy", str(tmp_path / "flow"), "--steering.n-action-steps", "3"]
+    )
     trainer = train_sac.build_trainer(config, tmp_path)
     with Logger(tmp_path) as logger:
         assert not trainer.train(logger, stop=iter([False, True]).__next__)
-    assert trainer.env_steps == 32 * 8
-    assert load_policy(tmp_path).n_action_steps == 8
+    assert trainer.env_steps == 32 * 3
+    assert load_policy(tmp_path).n_action_steps == 3
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +17,6 @@ import train_act
 from act.dataset import DatasetConfig, open_dataset, read_vectors
 from act.flow import FlowPolicy
 from act.frames import Frames
-from act.kinds import find_kind
-from act.kinds.flow import PolicyConfig
 from act.opening import load_player, make_player
 from act.optimizer import OptimizerConfig
 from act.steerable import SteerablePlayer
@@ -29,22 +26,9 @@ from common.untrusted import load_json, load_tensors
 from envs.pusht.task import PushT
 from envs.pusht.vector import PushTVectorEnv
 from tests.act.tiny import CHUNK, IMAGE, KEYPOINTS, STATE, features, make_batch
+from tests.act.tiny_flow import KIND, SETTINGS, make, pixels, save
 
-TASK, KIND = PushT(), find_kind("flow")
-SETTINGS = PolicyConfig(chunk_size=CHUNK, n_action_steps=2, hidden_size=8, n_layers=2, num_inference_steps=3)
-
-
-def make(seed=1, **changes) -> FlowPolicy:
-    """A policy of random weights that knows statistics of random data in pixels."""
-    settings = replace(SETTINGS, inputs=(STATE, KEYPOINTS), **changes)
-    config = KIND.make_config(settings, features(), OptimizerConfig(), "cpu")
-    policy, _ = KIND.make_policy(config, settings, seed, None)
-    KIND.measure_data(policy, [pixels(make_batch(64, seed=9))])
-    return policy.eval()
-
-
-def pixels(batch):
-    return {name: v if v.dtype == torch.bool else 250 + 100 * v for name, v in batch.items()}
+TASK = PushT()
 
 
 def observations(num_slots=3, seed=0):
@@ -211,11 +195,6 @@ def test_slots_play_as_lerobots_policy_does_alone():
             }
             action = post(policy.select_action(pre(one)))[0]
             np.testing.assert_allclose(actions[slot], np.clip(action, 0, 512), atol=1e-2)
-
-
-def save(folder: Path, policy: FlowPolicy) -> None:
-    for part in (policy, *make_pre_post_processors(policy.config)):
-        part.save_pretrained(folder)
 
 
 def test_saved_and_opened_again_it_plays_the_same(tmp_path):

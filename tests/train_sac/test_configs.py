@@ -7,7 +7,7 @@ import pytest
 import train_sac
 from common.logger import Logger
 from policies import load_policy
-from tests.act.test_flow import make, save
+from tests.act.tiny_flow import make, save
 
 CONFIGS = Path(train_sac.__file__).parent / "configs"
 PATHS = [*sorted(CONFIGS.glob("sac_*.yaml")), CONFIGS / "demo.yaml"]

@@ -11,7 +11,7 @@ import evaluate
 from common.untrusted import load_json
 from envs.rollout import rollout
 from policies import load_policy
-from tests.act.test_flow import make, save
+from tests.act.tiny_flow import make, save
 from tests.runs import metrics, sentence
 from tests.train_sac.runs import assert_same_run, contents
 

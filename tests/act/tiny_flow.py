@@ -1,0 +1,34 @@
+"""A flow policy of random weights."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from lerobot.policies import make_pre_post_processors
+
+from act.flow import FlowPolicy
+from act.kinds import find_kind
+from act.kinds.flow import PolicyConfig
+from act.optimizer import OptimizerConfig
+from tests.act.tiny import CHUNK, KEYPOINTS, STATE, features, make_batch
+
+KIND = find_kind("flow")
+SETTINGS = PolicyConfig(chunk_size=CHUNK, n_action_steps=2, hidden_size=8, n_layers=2, num_inference_steps=3)
+
+
+def make(seed=1, **changes) -> FlowPolicy:
+    """A policy of random weights that knows statistics of random data in pixels."""
+    settings = replace(SETTINGS, inputs=(STATE, KEYPOINTS), **changes)
+    config = KIND.make_config(settings, features(), OptimizerConfig(), "cpu")
+    policy, _ = KIND.make_policy(config, settings, seed, None)
+    KIND.measure_data(policy, [pixels(make_batch(64, seed=9))])
+    return policy.eval()
+
+
+def pixels(batch):
+    return {name: v if v.dtype == torch.bool else 250 + 100 * v for name, v in batch.items()}
+
+
+def save(folder: Path, policy: FlowPolicy) -> None:
+    for part in (policy, *make_pre_post_processors(policy.config)):
+        part.save_pretrained(folder)

@@ -133,6 +133,9 @@ class BoxCodec:
     def decode(self, actions: np.ndarray, raw: RawObservation, slots: np.ndarray) -> np.ndarray:
         return self.action_middle + self.action_half * actions.reshape(-1, *self.action_middle.shape)
 
+    def advance(self, chunk: np.ndarray, raw: RawObservation, slots: np.ndarray) -> None:
+        pass
+
     def encode_actions(self, actions: np.ndarray, raw: RawObservation) -> np.ndarray:
         moves = actions - self.action_middle
         fixed = self.action_half == 0

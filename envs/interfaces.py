@@ -122,9 +122,16 @@ class Codec(Protocol):
         ...
 
     def decode(self, actions: np.ndarray, raw: RawObservation, slots: np.ndarray) -> np.ndarray:
-        """Network outputs (n, A) in [-1, 1] -> actions in the task's units.
+        """Network outputs (n, A) in [-1, 1] -> actions in the task's units, and `advance` by them."""
+        ...
 
-        The slots (n,) bool decide now: what is remembered of them goes on by one decision.
+    def advance(self, chunk: np.ndarray, raw: RawObservation, slots: np.ndarray) -> None:
+        """The slots (n,) bool decide now: what is remembered of them goes on by one decision.
+
+        Args:
+            chunk: (T, n, A) what is played until their next one, in the task's units.
+            raw: what they see now.
+            slots: which.
         """
         ...
 

@@ -67,11 +67,19 @@ class PixelCodec:
         return PixelObservations(pixels, numbers)
 
     def decode(self, actions: np.ndarray, raw: RawObservation, slots: np.ndarray) -> np.ndarray:
+        self._remember(raw, slots)
+        self.inner.env_steps = self.env_steps
+        return self.inner.decode(actions, raw, slots)
+
+    def advance(self, chunk: np.ndarray, raw: RawObservation, slots: np.ndarray) -> None:
+        self._remember(raw, slots)
+        self.inner.advance(chunk, raw, slots)
+
+    def _remember(self, raw: RawObservation, slots: np.ndarray) -> None:
+        """The pictures of the slots that decide."""
         if self.stack > 1:
             grey, colours = self.config.grey, self.config.colours
             self.pictures[slots] = stacked(self.pictures[slots], raw["pixels"][slots], grey, drop=colours)
-        self.inner.env_steps = self.env_steps
-        return self.inner.decode(actions, raw, slots)
 
     def encode_actions(self, actions: np.ndarray, raw: RawObservation) -> np.ndarray:
         return self.inner.encode_actions(actions, raw)

@@ -45,7 +45,8 @@ class PoseCodec:
         self.observation_size, self.action_size = inner.observation_size, inner.action_size
         self.env_steps = math.inf
         self.agents = np.zeros((num_envs, 2, 2))  # position, velocity
-        self._motion = agent_motion(action_repeat)
+        self.action_repeat = action_repeat
+        self._motion = agent_motion(1)
         self._pictures = np.zeros((num_envs, pose.SIDE, pose.SIDE, 3), np.uint8)
         self._seen = estimator(self._pictures)  # in these
 
@@ -58,14 +59,23 @@ class PoseCodec:
         return self.inner.encode(self.estimate(raw))
 
     def decode(self, actions: np.ndarray, raw: RawObservation, slots: np.ndarray) -> np.ndarray:
-        estimated = self.estimate(raw)
         self.inner.env_steps = self.env_steps
-        targets = self.inner.decode(actions, estimated, slots)
-        at_rest = np.stack([targets, np.zeros_like(targets)], axis=1)
-        agents = np.stack([estimated["agent_pos"], estimated["agent_vel"]], axis=1)
-        moved = at_rest + self._motion @ (agents - at_rest)
-        self.agents = np.where(slots[:, None, None], moved, self.agents)
+        targets = self.inner.decode(actions, self.estimate(raw), slots)
+        self._move(np.broadcast_to(targets, (self.action_repeat, *targets.shape)), raw, slots)
         return targets
+
+    def advance(self, chunk: np.ndarray, raw: RawObservation, slots: np.ndarray) -> None:
+        self.inner.advance(chunk, raw, slots)
+        self._move(chunk, raw, slots)
+
+    def _move(self, chunk: np.ndarray, raw: RawObservation, slots: np.ndarray) -> None:
+        """Where the targets (T, n, 2) of T environment steps take the agents."""
+        estimated = self.estimate(raw)
+        agents = np.stack([estimated["agent_pos"], estimated["agent_vel"]], axis=1)
+        for targets in chunk:
+            at_rest = np.stack([targets, np.zeros_like(targets)], axis=1)
+            agents = at_rest + self._motion @ (agents - at_rest)
+        self.agents = np.where(slots[:, None, None], agents, self.agents)
 
     def estimate(self, raw: RawObservation) -> RawObservation:
         """The raw observations as far as pictures and past decisions tell them."""

@@ -143,7 +143,10 @@ class SteeringEnv:
         Args:
             actions: (n, D) in [-1, 1].
         """
-        return self.env.play(self.steering.chunks(actions, self.env.raw, self.env.env.active))
+        raw, active = self.env.raw, self.env.env.active
+        chunk = self.steering.chunks(actions, raw, active)
+        self.env.codec.advance(chunk, raw, active)
+        return self.env.play(chunk)
 
     def state_dict(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         return self.env.state_dict()

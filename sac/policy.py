@@ -98,8 +98,12 @@ class SACPolicy:
             else:
                 decided, _ = self.actor.sample(observations, noise[rows])
             actions[rows] = decided.cpu().numpy()
+        if self.steering and not due.any():
+            return self._chunks
         if self.steering:
-            return self.steering.chunks(actions, raw, due) if due.any() else self._chunks
+            chunk = self.steering.chunks(actions, raw, due)
+            self.codec.advance(chunk, raw, due)
+            return chunk
         decoded = self.codec.decode(actions, raw, due)
         return np.broadcast_to(decoded, (self.n_action_steps, *decoded.shape))
 

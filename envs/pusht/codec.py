@@ -40,8 +40,11 @@ class PushTCodec:
     def decode(self, actions: np.ndarray, raw: RawObservation, slots: np.ndarray) -> np.ndarray:
         decoder: ActionDecoder = self.decoders(self.env_steps)
         targets = decoder(actions, raw | {"last_target": self.last_target})
-        self.last_target = np.where(slots[:, None], targets, self.last_target)
+        self.advance(targets[None], raw, slots)
         return self.last_target.copy()
+
+    def advance(self, chunk: np.ndarray, raw: RawObservation, slots: np.ndarray) -> None:
+        self.last_target = np.where(slots[:, None], chunk[-1], self.last_target)
 
     def encode_actions(self, actions: np.ndarray, raw: RawObservation) -> np.ndarray:
         return self.decoders(self.env_steps).encode(actions, raw | {"last_target": self.last_target})

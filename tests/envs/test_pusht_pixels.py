@@ -144,3 +144,20 @@ def test_a_short_training_plays_the_stock_environment(tmp_path):
     played = f"--policy {tmp_path / 'run'} --env stock --episodes 2 --json {numbers}"
     evaluate.main(played.split())
     assert json.loads(numbers.read_text())["task"] == "PushT from pictures"
+
+
+def test_with_exact_poses_it_knows_where_a_chunk_leads():
+    task, rng = PushT(features=FEATURES), np.random.default_rng(3)
+    known, state = Known(), task.codec(2)
+    codec = PoseCodec(2, task.codec(2), known, 1)  # pyright: ignore[reportArgumentType]
+    env, everywhere = task.vector_env(2, 96), np.ones(2, bool)
+    raw, _ = env.reset(seed=[1, 2])
+    codec.reset(everywhere, known.tell(raw))
+    state.reset(everywhere, raw)
+    for _ in range(6):
+        np.testing.assert_allclose(codec.encode(known.tell(raw)), state.encode(raw), atol=1e-5)
+        chunk = raw["agent_pos"] + rng.uniform(-60, 60, (3, 2, 2)).cumsum(axis=0)
+        codec.advance(chunk, known.tell(raw), env.active)
+        state.advance(chunk, raw, env.active)
+        for targets in chunk:
+            raw, *_ = env.step(targets)

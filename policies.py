@@ -76,7 +76,7 @@ def load_policy(
     if kind in WITHOUT_FOLDER:
         return _without_folder(str(path), task, deterministic, seed)
     if kind == "sac":
-        frozen = _frozen(folder, config, device, task) if config.get("steering") else None
+        frozen = _frozen(folder, config, device, task) if "steering" in config else None
         return load_sac(folder, config, device, deterministic, seed, escapes, frozen)
     known = " or ".join(kinds.names())
     if "type" in config and "algorithm" not in config:
@@ -91,6 +91,8 @@ def load_policy(
 def _frozen(folder: Path, config: dict[str, Any], device: torch.device | str, task: Task) -> Steerable:
     """The policy that a checkpoint of SAC steers, as it was in training."""
     steering, of = read_config(folder / "config.json", config)[0].steering, folder / FROZEN
+    if _read_config(of)[1].get("algorithm") is not None:
+        raise UserError(f"{of}: a policy of SAC draws no noise, so there is nothing to steer")
     if fingerprint(of) != steering.policy:
         raise UserError(f"{of}: not the policy that {folder} was trained to steer, or changed since")
     return steerable(of, device, task)
@@ -234,13 +236,31 @@ def fingerprint(path: str | Path) -> str:
     """Identifies a policy by content, not by name: the SHA-256 of its settings and weights."""
     if str(path) in WITHOUT_FOLDER:
         return str(path)
-    folder, digest = find_weights(path), hashlib.sha256()
-    for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+    digest = hashlib.sha256()
+    for file in _files(path):
         digest.update(file.name.encode())
         with reading(file), open_regular(file) as content:
             while piece := content.read(2**20):
                 digest.update(piece)
     return digest.hexdigest()
+
+
+def policy_files(path: str | Path) -> dict[str, bytes]:
+    """The settings and weights of a policy, in the order of their names.
+
+    Raises:
+        UserError: there is no such policy, or a file cannot be read.
+    """
+    files = {}
+    for file in _files(path):
+        with reading(file), open_regular(file) as content:
+            files[file.name] = content.read()
+    return files
+
+
+def _files(path: str | Path) -> list[Path]:
+    folder = find_weights(path)
+    return sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
 
 
 class RandomPolicy:

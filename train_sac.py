@@ -33,7 +33,7 @@ from envs.interfaces import TrainingEnv
 from envs.steerability import check_authority, spreads
 from envs.steering import Frozen, Steering, SteeringConfig, SteeringEnv
 from envs.tasks import DEFAULT, task_class, with_task
-from policies import find_weights, fingerprint, steerable, task_of
+from policies import fingerprint, policy_files, steerable, task_of
 from sac.agent import SAC
 from sac.config import AgentConfig
 from sac.demonstrations import Demonstrations, OfflineConfig
@@ -50,7 +50,7 @@ MAY_CHANGE_ON_RESUME = (
     "agent.compile",
 )
 
-STARTS = 32  # that show what the noise of a policy moves
+AUTHORITY_STARTS = 32  # that show how far noise moves the chunks of a policy
 
 
 @dataclass(frozen=True)
@@ -194,14 +194,17 @@ def open_frozen(config: Config, device: torch.device) -> tuple[Steering, Frozen]
     """The policy that is to be steered.
 
     Raises:
-        UserError: it is none of this task, has no noise, or its noise does next to nothing.
+        UserError: it is of another task, sees pictures, has no noise, or its noise does next to nothing.
     """
     path = config.steering.policy
     task_of(path, config.task)
     policy = steerable(path, device, config.env)
-    starts, _ = config.env.vector_env(STARTS, policy.image_size).reset(seed=range(STARTS))
+    starts, _ = config.env.vector_env(AUTHORITY_STARTS).reset(seed=range(AUTHORITY_STARTS))
+    if policy.image_size and "pixels" not in starts:
+        raise UserError(f"{path}: this policy sees pictures, which {config.env.name} does not show here")
     check_authority(spreads(policy, starts, np.random.default_rng(0)), path)
-    return Steering(policy, config.steering), Frozen(find_weights(path), fingerprint(path))
+    frozen = Frozen(path, policy_files(path), fingerprint(path))
+    return Steering(policy, config.steering), frozen
 
 
 def start_up_table(config: Config, trainer: Trainer) -> dict[str, str]:

@@ -6,8 +6,8 @@ of the noise, `bound` standard deviations to either side; the chunk's first step
 counts as the environment steps that it took (`envs.interfaces.Step.durations`).
 """
 
+import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from common.errors import UserError
 from envs.interfaces import Observations, RawObservation, Steerable, Step, Symmetry
 from envs.training import TrainingEnv
 
+MOST_NUMBERS = 10_000_000  # in all directions of the noise together
 FROZEN = "frozen"  # folder in a checkpoint: a copy of the policy that is steered
 
 
@@ -37,19 +38,30 @@ def directions(config: SteeringConfig, noise_shape: tuple[int, ...], n_action_st
     full: each number of the noise alone. executed: those of the steps that are played. dct: the first `rank`
     cosines over the chunk, for each dimension of the actions; most of what noise moves is slow. repeated: the
     same vector for each step of the chunk, as the published code has it. All are orthonormal but `repeated`,
-    whose length is the square root of the chunk's: far from what the policy has seen of its noise.
+    whose length is the square root of the chunk's.
 
     Raises:
-        UserError: this noise has no steps, or fewer than the rank.
+        UserError: this noise has no steps, fewer than the rank, or too many numbers.
     """
+    size = math.prod(noise_shape)
+    chosen = {
+        "full": size,
+        "executed": size * n_action_steps // noise_shape[0],
+        "dct": size * config.rank // noise_shape[0],
+        "repeated": size // noise_shape[0],
+    }[config.noise]
+    if chosen * size > MOST_NUMBERS:
+        raise UserError(
+            f"steering.noise must choose fewer numbers: {config.noise} chooses {chosen:,} of {size:,}"
+        )
     if config.noise == "full":
-        return np.eye(int(np.prod(noise_shape))).reshape(-1, *noise_shape)
+        return np.eye(size).reshape(-1, *noise_shape)
     if len(noise_shape) != 2:
         raise UserError(
             f"steering.noise must be full for noise of the shape {noise_shape}, which has no steps, "
             f"got {config.noise}"
         )
-    steps, size = noise_shape
+    steps, action_size = noise_shape
     over_time = np.ones((1, steps))  # repeated
     if config.noise == "executed":
         over_time = np.eye(steps)[:n_action_steps]
@@ -59,7 +71,7 @@ def directions(config: SteeringConfig, noise_shape: tuple[int, ...], n_action_st
         frequencies = np.arange(config.rank)[:, None]
         over_time = np.cos(np.pi * frequencies * (np.arange(steps) + 0.5) / steps)
         over_time /= np.linalg.norm(over_time, axis=1, keepdims=True)
-    return np.einsum("kt,ab->katb", over_time, np.eye(size)).reshape(-1, steps, size)
+    return np.einsum("kt,ab->katb", over_time, np.eye(action_size)).reshape(-1, steps, action_size)
 
 
 class Steering:
@@ -70,7 +82,7 @@ class Steering:
         config: by which part of its noise.
 
     Raises:
-        UserError: its chunks are shorter than `n_action_steps`, or its noise does not fit.
+        UserError: its chunks are shorter than `n_action_steps`, or averaged, or its noise does not fit.
     """
 
     def __init__(self, policy: Steerable, config: SteeringConfig) -> None:
@@ -82,6 +94,8 @@ class Steering:
                 f"steering.n_action_steps must be at most {policy.chunk_size}, the actions of a chunk, "
                 f"got {self.n_action_steps}"
             )
+        if getattr(policy, "temporal_ensemble_coeff", None) is not None:
+            raise UserError("steering.policy must not average its chunks, and has a temporal_ensemble_coeff")
         self.directions = directions(config, policy.noise_shape, self.n_action_steps)
         self.action_size = len(self.directions)
 
@@ -96,16 +110,21 @@ class Steering:
             actions: (n, D).
             raw: of all slots.
             slots: (n,) bool, those that decide now; the others get zeros.
+
+        Raises:
+            UserError: a chunk is not finite.
         """
         rows = np.flatnonzero(slots)
         seen = {name: values[rows] for name, values in raw.items()}
         chosen = self.policy.chunk(seen, self.noise(actions[rows]))[:, : self.n_action_steps]
+        if not np.isfinite(chosen).all():
+            raise UserError("steering.policy returned actions that are not finite numbers")
         chunks = np.zeros((self.n_action_steps, len(slots), *chosen.shape[2:]))
         chunks[:, rows] = chosen.swapaxes(0, 1)
         return chunks
 
     def random_actions(self, rng: np.random.Generator, slots: int) -> np.ndarray:
-        """Actions (slots, D) whose noise is what the policy draws by itself, cut off at the bound."""
+        """Actions (slots, D) whose noise is N(0, 1) in the chosen directions, clipped to the bound."""
         drawn = rng.normal(size=(slots, self.action_size)) / self.config.bound
         return np.clip(drawn, -1.0, 1.0).astype(np.float32)
 
@@ -113,17 +132,25 @@ class Steering:
 class SteeringEnv:
     """A training environment whose action is the noise, see `envs.interfaces.TrainingEnv`.
 
-    An episode that ends within a chunk waits for the others' next decision. The mirror is left out: a frozen
-    policy need not be its own mirror image.
+    An episode that ends within a chunk waits for the others' next decision.
 
     Args:
         env: plays the chunks and has the reward, the starts and what the learner sees.
         steering: makes the chunks.
+
+    Raises:
+        UserError: the environment repeats actions or has a mirror, which a chunk has not.
     """
 
     symmetry: Symmetry | None = None
 
     def __init__(self, env: TrainingEnv, steering: Steering) -> None:
+        if env.action_repeat > 1:
+            raise UserError(f"env.action_repeat must be 1 with steering.policy, got {env.action_repeat}")
+        if env.symmetry is not None:
+            raise UserError(
+                "env.mirror must be false with steering.policy, which need not be its own mirror image"
+            )
         self.env = env
         self.steering = steering
         self.num_envs = env.num_envs
@@ -157,7 +184,8 @@ class SteeringEnv:
 
 @dataclass(frozen=True)
 class Frozen:
-    """Where the policy that is steered lies."""
+    """The policy that is steered, as a checkpoint keeps it."""
 
-    folder: Path  # its config.json and weights
+    source: str  # where it was found
+    files: dict[str, bytes]  # its settings and weights, by name
     fingerprint: str  # of their content

@@ -1,7 +1,6 @@
 """A checkpoint of SAC: `config.json` and `model.safetensors` play, its training state continues."""
 
 import os
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,8 +50,8 @@ def write(trainer: "Trainer", folder: Path) -> None:
 
     if trainer.frozen:
         (folder / FROZEN).mkdir()
-        for file in filter(Path.is_file, trainer.frozen.folder.iterdir()):
-            shutil.copyfile(file, folder / FROZEN / file.name)
+        for name, content in trainer.frozen.files.items():
+            (folder / FROZEN / name).write_bytes(content)
 
     state = folder / checkpoint.TRAINING_STATE
     state.mkdir()
@@ -125,7 +124,7 @@ def load(trainer: "Trainer", folder: Path) -> None:
         )
     if counters.frozen != (trainer.frozen.fingerprint if trainer.frozen else ""):
         raise UserError(
-            f"{trainer.frozen.folder if trainer.frozen else file}: not the policy that this run steers, or "
+            f"{trainer.frozen.source if trainer.frozen else file}: not the policy that this run steers, or "
             "changed since: put it back, or start a new run with --no-resume"
         )
     if (

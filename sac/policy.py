@@ -13,7 +13,7 @@ from common.config import from_dict
 from common.errors import UserError, show
 from common.untrusted import load_tensors
 from envs.interfaces import PixelObservations, RawObservation, Steerable, Task
-from envs.steering import Steering, SteeringConfig
+from envs.steering import FROZEN, Steering, SteeringConfig
 from envs.tasks import current_config, task_class
 from sac.actor import Actor, PixelActor, make_actor
 from sac.encoder import EncoderConfig, layer_sides, to_tensors
@@ -146,6 +146,15 @@ def read_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
         missing = [str(error.args[0])]
     if missing:
         raise UserError(f"{file}: {', '.join(missing)} missing, without which the policy cannot be opened")
+    if "steering" in config:
+        steering = config["steering"] if isinstance(config["steering"], dict) else {}
+        missing = [field.name for field in fields(SteeringConfig) if field.name not in steering]
+        if missing or not steering["policy"]:
+            raise UserError(
+                f"{file}: {(missing or ['policy'])[0]} missing in steering, without which it cannot steer"
+            )
+    elif (file.parent / FROZEN).exists():
+        raise UserError(f"{file}: steering missing, and {FROZEN} is there to be steered")
     env, source = config["env"], f"{file}: "
     others = {name: value for name, value in config.items() if name not in ("env", "trained")}
     settings = from_dict(SACConfig, others, source)

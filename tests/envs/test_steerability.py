@@ -11,7 +11,7 @@ from envs.steerability import check_authority, spreads, successes, table
 class Follower:
     """Goes where its observation is, and as far from there as its noise says."""
 
-    n_action_steps, image_size, noise_shape, sampled = 1, 0, (3, 2), False
+    n_action_steps, chunk_size, image_size, noise_shape, sampled = 1, 3, 0, (3, 2), False
 
     def __init__(self, gain: float) -> None:
         self.gain = gain

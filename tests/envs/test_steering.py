@@ -126,9 +126,31 @@ def test_a_steered_policy_plays_chunk_after_chunk_from_its_own_features():
         np.testing.assert_allclose(episodes[seed].actions, played[1:], atol=1e-3)
 
 
+def test_an_environment_that_repeats_or_mirrors_is_refused():
+    steering = Steering(Wanderer(), SteeringConfig())
+    for task, message in (
+        (PushT(num_envs=1), "env.mirror must be false with steering.policy"),
+        (
+            PushT(num_envs=1, mirror=False, action_repeat=2),
+            "env.action_repeat must be 1 with steering.policy",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            SteeringEnv(task.training_env(0, 0.9), steering)
+
+
+def test_actions_that_are_not_finite_are_not_played():
+    policy = Wanderer()
+    policy.chunk = lambda observations, noise: np.full((len(noise), 6, 2), np.nan)
+    steering = Steering(policy, SteeringConfig())
+    with pytest.raises(UserError, match="returned actions that are not finite numbers"):
+        steering.chunks(np.zeros((2, 4)), {"agent_pos": np.zeros((2, 2))}, np.array([True, False]))
+
+
 @pytest.mark.parametrize(
     ("settings", "shape", "message"),
     [
+        ({"noise": "full"}, (100_000,), "full chooses 100,000 of 100,000"),
         ({"rank": 7}, SHAPE, "steering.rank must be at most 6, the noise's steps, got 7"),
         (
             {},

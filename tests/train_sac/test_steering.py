@@ -10,7 +10,7 @@ import collect_dataset
 import evaluate
 from common.untrusted import load_json
 from envs.rollout import rollout
-from policies import load_policy
+from policies import ASSETS, load_policy
 from tests.act.tiny_flow import make, save
 from tests.runs import metrics, sentence
 from tests.train_sac.runs import assert_same_run, contents
@@ -67,14 +67,37 @@ def test_its_checkpoint_plays_wherever_it_is(steer, frozen, tmp_path, capfd):
     (episode,) = rollout(policy.task.vector_env(1), policy, [7])
     assert len({tuple(action) for action in episode.actions}) > len(episode) / 2, "each step has its own"
 
+    settings = load_json(checkpoint / "config.json")
+    for broken, expected in (
+        ({"bound": 1.5}, "n_action_steps missing in steering, without which it cannot steer"),
+        (None, "policy missing in steering, without which it cannot steer"),
+        ("absent", "config.json: steering missing, and frozen is there to be steered"),
+    ):
+        changed = (
+            {**settings, "steering": broken and {"policy": "x"} | broken}
+            if broken != "absent"
+            else {name: value for name, value in settings.items() if name != "steering"}
+        )
+        (checkpoint / "config.json").write_text(json.dumps(changed))
+        assert expected in refused_to_play(checkpoint, capfd)
+    (checkpoint / "config.json").write_text(json.dumps(settings))
+
     weights = checkpoint / "frozen/model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(SystemExit):
-        evaluate.main(["--policy", str(checkpoint), "--episodes", "1"])
-    message = sentence(capfd.readouterr().err)
+    message = refused_to_play(checkpoint, capfd)
     assert f"{checkpoint}/frozen: not the policy that {checkpoint} was trained to steer" in message
+    shutil.rmtree(checkpoint / "frozen")
+    shutil.copytree(ASSETS / "sac_expert", checkpoint / "frozen")
+    assert "frozen: a policy of SAC draws no noise" in refused_to_play(checkpoint, capfd)
+
+
+def refused_to_play(checkpoint, capfd):
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main(["--policy", str(checkpoint), "--episodes", "1"])
+    assert stopped.value.code == 2
+    return sentence(capfd.readouterr().err)
 
 
 def test_noise_that_moves_nothing_is_refused_with_what_was_measured(frozen, steering, refused):

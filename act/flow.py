@@ -87,7 +87,7 @@ class FlowConfig(PreTrainedConfig):
         return None
 
     def validate_features(self) -> None:
-        """Raise ValueError where the policy cannot see or do what it is to."""
+        """Raise ValueError where the policy has inputs or outputs that it cannot have."""
         features = self.input_features or {}
         for name, feature in features.items():
             if feature.type not in (FeatureType.STATE, FeatureType.ENV):

@@ -38,7 +38,7 @@ def directions(config: SteeringConfig, noise_shape: tuple[int, ...], n_action_st
     full: each number of the noise alone. executed: those of the steps that are played. dct: the first `rank`
     cosines over the chunk, for each dimension of the actions; most of what noise moves is slow. repeated: the
     same vector for each step of the chunk, as the published code has it. All are orthonormal but `repeated`,
-    whose length is the square root of the chunk's.
+    whose directions are as long as the square root of the chunk's steps.
 
     Raises:
         UserError: this noise has no steps, fewer than the rank, or too many numbers.

@@ -158,7 +158,7 @@ def test_a_player_makes_the_same_chunk_of_the_same_noise():
     chunks = player.chunk(raw, noise)
     assert np.array_equal(chunks, player.chunk(raw, noise))
     one = player.chunk({name: values[37:38] for name, values in raw.items()}, noise[37:38])
-    assert np.array_equal(one[0], chunks[37])
+    np.testing.assert_allclose(one[0], chunks[37], rtol=0, atol=1e-3)  # another row of another product
     assert np.abs(chunks - player.chunk(raw, -noise)).max() > 1.0
     with pytest.raises(ValueError, match=r"noise must be of shape \(40, 5, 2\), got \(40, 2\)"):
         player.chunk(raw, noise[:, 0])
@@ -175,7 +175,7 @@ def test_it_plays_noise_0_or_draws_each_slots_own():
     drawn = rest.copy()
     drawn[0], drawn[2] = (np.random.default_rng(seed).standard_normal((CHUNK, 2)) for seed in (5, 7))
     actions = player.act(raw)
-    assert np.array_equal(actions[[0, 2]], player.chunk(raw, drawn)[[0, 2], 0])
+    np.testing.assert_allclose(actions[[0, 2]], player.chunk(raw, drawn)[[0, 2], 0], rtol=0, atol=1e-3)
     assert np.array_equal(actions[1], player.chunk(raw, rest)[1, 1]), "the second of its chunk"
 
 

@@ -1,4 +1,4 @@
-"""Some changed inputs, always the same. CI feeds a few hundred, `tests/fuzz/run.py` as many as one likes."""
+"""Some changed inputs, always the same. CI feeds 200, `tests/fuzz/run.py` as many as one likes."""
 
 import subprocess
 import sys

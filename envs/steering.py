@@ -14,7 +14,7 @@ import numpy as np
 
 from common.bounds import Above, Horizon, Several
 from common.errors import UserError
-from envs.interfaces import Observations, RawObservation, Steerable, Step, Symmetry
+from envs.interfaces import Codec, Observations, RawObservation, Steerable, Step, Symmetry
 from envs.training import TrainingEnv
 
 MOST_NUMBERS = 10_000_000  # in all directions of the noise together
@@ -103,10 +103,11 @@ class Steering:
         """Actions (n, D) in [-1, 1] -> noise (n, *noise_shape)."""
         return np.tensordot(self.config.bound * actions.astype(np.float64), self.directions, 1)
 
-    def chunks(self, actions: np.ndarray, raw: RawObservation, slots: np.ndarray) -> np.ndarray:
+    def decode(self, codec: Codec, actions: np.ndarray, raw: RawObservation, slots: np.ndarray) -> np.ndarray:
         """What is played of the chunks of n slots, (n_action_steps, n, A) in the task's units.
 
         Args:
+            codec: of what the learner sees; it advances by these chunks.
             actions: (n, D).
             raw: of all slots.
             slots: (n,) bool, those that decide now; the others get zeros.
@@ -121,6 +122,7 @@ class Steering:
             raise UserError("steering.policy returned actions that are not finite numbers")
         chunks = np.zeros((self.n_action_steps, len(slots), *chosen.shape[2:]))
         chunks[:, rows] = chosen.swapaxes(0, 1)
+        codec.advance(chunks, raw, slots)
         return chunks
 
     def random_actions(self, rng: np.random.Generator, slots: int) -> np.ndarray:
@@ -170,10 +172,8 @@ class SteeringEnv:
         Args:
             actions: (n, D) in [-1, 1].
         """
-        raw, active = self.env.raw, self.env.env.active
-        chunk = self.steering.chunks(actions, raw, active)
-        self.env.codec.advance(chunk, raw, active)
-        return self.env.play(chunk)
+        env = self.env
+        return env.play(self.steering.decode(env.codec, actions, env.raw, env.env.active))
 
     def state_dict(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         return self.env.state_dict()

@@ -98,12 +98,8 @@ class SACPolicy:
             else:
                 decided, _ = self.actor.sample(observations, noise[rows])
             actions[rows] = decided.cpu().numpy()
-        if self.steering and not due.any():
-            return self._chunks
         if self.steering:
-            chunk = self.steering.chunks(actions, raw, due)
-            self.codec.advance(chunk, raw, due)
-            return chunk
+            return self.steering.decode(self.codec, actions, raw, due) if due.any() else self._chunks
         decoded = self.codec.decode(actions, raw, due)
         return np.broadcast_to(decoded, (self.n_action_steps, *decoded.shape))
 

@@ -144,7 +144,9 @@ def test_actions_that_are_not_finite_are_not_played():
     policy.chunk = lambda observations, noise: np.full((len(noise), 6, 2), np.nan)
     steering = Steering(policy, SteeringConfig())
     with pytest.raises(UserError, match="returned actions that are not finite numbers"):
-        steering.chunks(np.zeros((2, 4)), {"agent_pos": np.zeros((2, 2))}, np.array([True, False]))
+        steering.decode(
+            PushT().codec(2), np.zeros((2, 4)), {"agent_pos": np.zeros((2, 2))}, np.array([True, False])
+        )
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,7 @@ def _normalises(step: Any, name: str, feature: PolicyFeature, mode: Normalizatio
     size = feature.shape[0] if feature.type is FeatureType.VISUAL else math.prod(feature.shape)
     stats = [np.asarray(step.stats.get(name, {}).get(kind, math.nan)) for kind in STATISTICS[mode]]
     whole = all(values.size == size and np.isfinite(values).all() for values in stats)
+    whole = whole and not (mode is NormalizationMode.MEAN_STD and (stats[1] < 0).any())
     meant = step.normalize_observation_keys is None or name in step.normalize_observation_keys
     return whole and meant and name in step.features and step.norm_map.get(feature.type) is mode
 

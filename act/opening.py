@@ -89,5 +89,7 @@ def _open_policy(
         raise UserError(f"{folder}: this {kind.title} cannot be opened: {reason(error)}") from None
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise UserError(f"{folder}: some weights are not finite, so the training had diverged")
+    if any((weight < 0).any() for name, weight in weights.items() if name.endswith(("_std", "_var"))):
+        raise UserError(f"{folder}: some standard deviations or variances are negative")
     kind.speed_up(policy)
     return policy.to(device).eval(), processors

@@ -324,6 +324,8 @@ class Trainer:
                 raise ValueError(f"drawn must be below {self.frames.num_frames}, got {state['drawn']}")
             self.epoch, self.drawn, self._summed = state["epoch"], state["drawn"], state["summed"]
             self._metrics, self.evaluated = state["metrics"], state["evaluation"]
+            if self._metrics and list(self._metrics) != list(self.learner.metrics):
+                raise ValueError("its metrics are not those of this policy")
             self.evaluated_at = self.evaluated.get("step", 0) if ours else self.step
             sums = tensors["sums"]
             if sums.shape != self._sums.shape or not sums.isfinite().all():

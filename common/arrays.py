@@ -26,9 +26,9 @@ MAX_CHUNKS = 1_000_000
 STANDARD = {"zlib": zlib.decompressobj, "gzip": lambda: zlib.decompressobj(31)}
 STANDARD |= {"bz2": bz2.BZ2Decompressor, "lzma": lzma.LZMADecompressor}
 NUMCODECS = "blosc", "zstd", "lz4"
-DAMAGE = (  # what reading them raises
+DAMAGE = (  # what reading them raises; NumPy's types are read as Python (SyntaxError)
     *(OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError, MemoryError, OverflowError),
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(SyntaxError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
 )
 
 

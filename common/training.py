@@ -98,11 +98,13 @@ def check_evaluation(evaluation: Evaluation, latest: dict, best: dict, unit: str
             raise ValueError(f"{unit} of an evaluation must be from 0 to {steps}, got {show(step)}")
     try:
         for numbers in filter(None, (latest, best)):
-            for look in (evaluation.rank, evaluation.scalars):
+            for look in (evaluation.rank, evaluation.scalars, evaluation.line):
                 look(numbers)  # which has all that it needs
-            several = [value if isinstance(value, list) else [value] for value in numbers.values()]
+            several = [value if name.endswith("_ci95") else [value] for name, value in numbers.items()]
             if not all(value is None or abs(value) < LARGEST for value in chain(*several)):
                 raise ValueError("not all of it are numbers of bearable size")
+            if not 0 <= numbers.get("success_rate", 0) <= 1:
+                raise ValueError("success_rate must be between 0 and 1")
     except (LookupError, TypeError, ValueError) as error:
         raise ValueError(f"evaluation or best is not one of this task: {reason(error)}") from None
 

@@ -162,5 +162,7 @@ def _check(trainer: "Trainer", counters: Counters, flat: dict[str, torch.Tensor]
         if not name.startswith("env.") and not values.isfinite().all():
             raise ValueError(f"{name} holds numbers that are not finite")
     check_evaluation(trainer.evaluation, counters.evaluation, counters.best, "env_steps", counters.env_steps)
+    if not all(success in (0, 1) for success in counters.successes):
+        raise ValueError("successes must be true or false")
     if counters.updates > trainer.updates_due(counters.env_steps):
         raise ValueError(f"updates are too many for {counters.env_steps} env steps")

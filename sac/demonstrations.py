@@ -16,6 +16,7 @@ import torch
 from common.bounds import Share, Steps
 from common.errors import UserError, show
 from common.lerobot_files import INFO, numbers, parquet_files, read_table, reading
+from common.paths import expanded
 from common.untrusted import load_json, open_regular
 from envs.demonstrations import Conversion, RecordedEpisode
 from envs.interfaces import RawObservation, Task
@@ -75,7 +76,7 @@ class Demonstrations:
                 f"offline.dataset must be empty: {task.name} cannot turn recorded actions into those of a "
                 "network, because its codec has no encode_actions (envs/interfaces.py)"
             )
-        reader = DatasetReader(Path(config.dataset), task, env)
+        reader = DatasetReader(expanded(config.dataset), task, env)
         self.fingerprint = reader.fingerprint()
         self.episodes = len(reader.lengths)
         self.replay = _make_replay(reader, env, agent, device)

@@ -103,6 +103,7 @@ def test_no_codec_of_a_stranger_runs(compressor, tmp_path, monkeypatch):
         ({"dtype": [["x", "<f8"]]}, "not of numbers"),
         ({"dtype": "|O"}, "not of numbers"),
         ({"dtype": "nonsense"}, "cannot be read"),
+        ({"dtype": "9" * 5000}, "cannot be read"),
         ({"dtype": "<f4"}, "is cut, or not as long as its header says"),
         ({"filters": [{"id": "delta"}]}, "has filters"),
         ({"order": "K"}, "another setting that is not understood"),

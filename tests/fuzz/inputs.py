@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 import collect_dataset
@@ -23,7 +24,21 @@ device: cpu
 threads: 1
 env: {num_envs: 2, features: [agent_pos, block_pos], speed_limit: [60.0, 20.0], speed_ramp: [20, 80]}
 agent: {hidden_sizes: [8, 8], batch_size: 8, lr: 3.0e-4, n_step: 2}
-training: {start_steps: 40, utd: 0.1, buffer_capacity: 100, log_every: 20, eval_every: 60, eval_episodes: 1}
+training: {start_steps: 40, utd: 0.1, buffer_capacity: 100, log_every: 20, eval_every: 60, eval_episodes: 1,
+  video_every: 0}
+"""
+TINY_FRAMES = """
+task: visual_pendulum
+total_env_steps: 120
+device: cpu
+threads: 1
+env: {num_envs: 2, action_repeat: 2, pixels: {size: 12, stack: 2}}
+agent:
+  hidden_sizes: [8, 8]
+  batch_size: 4
+  encoder: {filters: [4, 5], kernels: [3, 3], strides: [2, 1], features: 6, shift: 1, views: 2}
+training: {start_steps: 40, utd: 0.1, buffer_capacity: 100, log_every: 20, eval_every: 60, eval_episodes: 1,
+  video_every: 0}
 """
 TINY_ACT = """
 steps: 3
@@ -34,6 +49,14 @@ policy: {chunk_size: 7, n_action_steps: 3, dim_model: 16, n_heads: 2, dim_feedfo
   n_encoder_layers: 1, n_vae_encoder_layers: 1, latent_dim: 4, backbone_weights: none}
 optimizer: {lr: 1.0e-3, warmup_steps: 4, ema: 0.9}
 training: {log_every: 1, eval_every: 2, keep_every: 2, eval_episodes: 1, video_every: 0}
+"""
+TINY_FLOW = """
+steps: 3
+batch_size: 5
+device: cpu
+threads: 1
+policy: {type: flow, chunk_size: 7, n_action_steps: 3, hidden_size: 8, n_layers: 2, num_inference_steps: 2}
+training: {eval_every: 0}
 """
 
 
@@ -51,18 +74,31 @@ class Case:
         return self.folder / self.changed
 
 
-def make_sac(folder: Path) -> None:
-    (folder / "config.yaml").write_text(TINY_SAC)
+def make_sac(folder: Path, config: str = TINY_SAC) -> None:
+    (folder / "config.yaml").write_text(config)
     (folder / "flags.json").write_text("[]")
     train_sac.main(sac_flags(folder))
+
+
+def make_steered(folder: Path) -> None:
+    """A flow policy in `logs/flow`, and a run that steers it."""
+    record(folder, "keypoints")
+    (folder / "config.yaml").write_text(TINY_FLOW)
+    train_act.main(act_flags(folder, "flow"))
+    frozen = f"steering: {{policy: {folder / 'logs/flow'}, n_action_steps: 3, rank: 1}}\n"
+    make_sac(folder, TINY_SAC.replace("env: {", "env: {mirror: false, ") + frozen)
 
 
 def make_act(folder: Path, observations: str = "keypoints") -> None:
     (folder / "config.yaml").write_text(TINY_ACT)
     (folder / "flags.json").write_text("[]")
+    record(folder, observations)
+    train_act.main(act_flags(folder))
+
+
+def record(folder: Path, observations: str) -> None:
     words = f"--observations {observations} --resolution 32 --episodes 3 --seed 7000 --all --hold 0"
     collect_dataset.main(["--root", str(folder / "set"), "--policy", EXPERT, *words.split()])
-    train_act.main(act_flags(folder))
 
 
 def make_people(folder: Path) -> None:
@@ -83,8 +119,9 @@ def make_people(folder: Path) -> None:
         (array / ".".join("0" * values.ndim)).write_bytes(values.tobytes())
 
 
-SOURCES = {"sac": make_sac, "act": make_act, "people": make_people}
-SOURCES["pictures"] = partial(make_act, observations="pixels")
+SOURCES = {"sac": make_sac, "steered": make_steered, "act": make_act, "people": make_people}
+SOURCES |= {"frames": partial(make_sac, config=TINY_FRAMES)}
+SOURCES |= {"pictures": partial(make_act, observations="pixels")}
 
 
 def sac_flags(folder: Path, run: str = "run") -> list[str]:
@@ -113,9 +150,11 @@ def read_tables(folder: Path) -> pd.DataFrame:
 
 
 def _readable(path: Path) -> pd.DataFrame:
+    with suppress(OSError, pa.ArrowException):
+        return pd.read_parquet(path)
     columns = {}
     for name in pq.read_schema(path).names:
-        with suppress(OSError):
+        with suppress(OSError, pa.ArrowException):
             columns[name] = pd.read_parquet(path, columns=[name])[name]
     return pd.DataFrame(columns)
 

@@ -9,7 +9,7 @@ Each input is opened in a process of its own, forked from this one, which has im
     right    and what was opened says what the file says, which the target compares in a second way
     refused  by exit code 2 and one line on stderr, of at most 300 characters
     runs     after 2 s of CPU time environments still make steps, or the training still asks before each
-             update whether to stop: long work was asked for, and is being done
+             update whether to stop, or PyTorch begins to compile: long work was asked for, and is being done
 
 Anything else is a finding: a traceback, 20 s of CPU time or 60 s without one of these ends, memory beyond
 4 GB, a longer message, a file left or changed outside the input's folder, something wrong without a word.

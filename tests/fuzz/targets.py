@@ -1,5 +1,6 @@
 """What is fed: each target has a valid input, made once, and a way to open it that says what must be true."""
 
+import io
 import json
 import math
 import runpy
@@ -18,7 +19,18 @@ import mutations
 import numpy as np
 import torch
 import yaml
-from inputs import EXPERT, Case, act_flags, collect_flags, evaluate_flags, read_frames, read_rows, sac_flags
+from inputs import (
+    EXPERT,
+    TINY_SAC,
+    Case,
+    act_flags,
+    collect_flags,
+    evaluate_flags,
+    read_frames,
+    read_rows,
+    sac_flags,
+)
+from matplotlib.figure import Figure
 from oracles import Wrong, check_changed, check_dataset, check_plausible, check_says, flatten
 from safetensors.numpy import load_file
 
@@ -34,6 +46,7 @@ import train_sac
 from common.config import _kinds, parse, to_dict
 from envs.pusht.demonstrations import PeoplesDemonstrations
 from envs.pusht.vector import PushTVectorEnv
+from envs.rollout import rollout
 from policies import find_weights, load_policy, task_of
 from recording.checks import open_dataset
 from recording.pictures import decode_png
@@ -71,15 +84,22 @@ def beating(method: Callable) -> Callable:
     return beat
 
 
+def compiles(*_: Any, **__: Any) -> Any:
+    """In place of PyTorch's compiler, which needs longer than an input may."""
+    raise Runs
+
+
 STARTED = [math.inf]  # CPU time when the input was opened
 common.signals.StopRequest.__call__ = beating(common.signals.StopRequest.__call__)  # asked before each update
 PushTVectorEnv.step = beating(PushTVectorEnv.step)
 envs.pusht.task.PushTVectorEnv = partial(PushTVectorEnv, max_episode_steps=20)  # of trainings and evaluations
+torch.compile = compiles
 torch.set_num_threads(1)
 datasets.disable_progress_bars()
 WARM = PushTVectorEnv(1, 32)  # loads its compiled kernels, here once
 WARM.reset(seed=np.zeros(1, np.int64))
 WARM.step(np.zeros((1, 2)))
+Figure().text(0, 0, "and fonts").figure.savefig(io.BytesIO())
 
 
 def with_yaml(read: Callable, main: Callable, flags: Callable, case: Case) -> None:
@@ -120,18 +140,18 @@ def with_demo(case: Case) -> None:
         runpy.run_path(demo.__file__, run_name="__main__")
 
 
-def play(case: Case) -> None:
+def play(case: Case, run: str = "run") -> None:
     """A policy that opens has the weights of its file and plays."""
-    path = case.folder / "logs/run/checkpoints/last"
+    path = case.folder / "logs" / run / "checkpoints/last"
     policy: Any = load_policy(path)
-    policy.reset(np.zeros(1, np.int64))
-    action = policy.act(task_of(path).vector_env(1).reset(seed=np.zeros(1, np.int64))[0])
-    if action.shape != (1, 2) or not np.isfinite(action).all():
-        raise Wrong(f"an action is {action}")
+    env = task_of(path).vector_env(1)
+    (episode,) = rollout(env, policy, [0])
+    if episode.actions[0].shape != env.single_action_space.shape or not np.isfinite(episode.actions).all():
+        raise Wrong(f"an action is {episode.actions[0]}")
     network = policy.actor if hasattr(policy, "actor") else policy.policy
     weights = load_file(find_weights(path) / "model.safetensors")
     for name, tensor in network.state_dict().items():
-        if name in weights and not np.array_equal(tensor.numpy(), weights[name]):
+        if name in weights and not np.array_equal(tensor.numpy().flat, weights[name].flat):
             raise Wrong(f"{name} is not what model.safetensors says, or no number")
     if case.changed.endswith("config.json"):
         new, old = (
@@ -160,6 +180,21 @@ def go_on(main: Callable, flags: Callable, more: str, case: Case) -> None:
 
 def start_from(case: Case) -> None:
     train_act.main([*act_flags(case.folder, "new"), "--steps", "5", "--start-from", str(case.folder / ACT)])
+
+
+def learn_offline(case: Case) -> None:
+    """Demonstrations are those of a dataset that is whole."""
+    (case.folder / "sac.yaml").write_text(TINY_SAC)
+    flags = [
+        "--config",
+        str(case.folder / "sac.yaml"),
+        "--logs",
+        str(case.folder / "logs"),
+        "--run-name",
+        "new",
+    ]
+    train_sac.main([*flags, "--offline.dataset", str(case.folder / "set"), "--offline.steps", "3"])
+    check_dataset(case.folder / "set")
 
 
 def learn_from(case: Case) -> None:
@@ -227,6 +262,9 @@ def open_people(case: Case) -> None:
 STATE = "training_state"
 SAC, ACT = (f"logs/run/checkpoints/step_{steps:08d}" for steps in (120, 3))
 MODEL, RUN = f"{ACT}/pretrained_model", "logs/run/config.yaml logs/run/metrics.csv"
+FLOW = "logs/flow/checkpoints/step_00000003"
+POLICY = "config.json policy_preprocessor.json policy_postprocessor.json task.json"
+FROZEN = "frozen/config.json frozen/model.safetensors"
 FILE = "chunk-000/file-000.parquet"
 
 
@@ -247,6 +285,7 @@ def _flags(name: str, source: str, config_class: Callable, *script: Callable) ->
     return _target(name, source, "flags.json", partial(with_flags, *script), change=change, writes=True)
 
 
+resume_sac = partial(go_on, train_sac.main, sac_flags, "--total-env-steps 140")
 sac = train_sac.read_config, train_sac.main, sac_flags
 ours = train_act.read_config, train_act.main, act_flags
 evaluation = partial(parse, evaluate.Config), evaluate.main, evaluate_flags
@@ -261,11 +300,18 @@ ALL = [
     _target("demo_flags", "sac", "flags.json", with_demo,
             change=partial(change_flags, lambda: evaluate.Config)),
     _target("sac_policy", "sac", names(SAC, "config.json config.json model.safetensors"), play),
-    _target("act_policy", "act", names(MODEL, """config.json policy_preprocessor.json
-        policy_postprocessor.json task.json model.safetensors
+    _target("frames_policy", "frames", names(SAC, "config.json model.safetensors"), play),
+    _target("steered_policy", "steered", names(SAC, f"config.json model.safetensors {FROZEN}"), play),
+    _target("flow_policy", "steered", names(f"{FLOW}/pretrained_model", f"{POLICY} model.safetensors"),
+            partial(play, run="flow")),
+    _target("act_policy", "act", names(MODEL, f"""{POLICY} model.safetensors
         policy_preprocessor_step_3_normalizer_processor.safetensors"""), play),
     _target("sac_resume", "sac", f"{RUN} " + names(SAC, f"""{STATE}/counters.json {STATE}/tensors.safetensors
-            config.json"""), partial(go_on, train_sac.main, sac_flags, "--total-env-steps 140")),
+            config.json"""), resume_sac),
+    _target("frames_resume", "frames", names(SAC, f"""{STATE}/counters.json {STATE}/tensors.safetensors
+            {STATE}/frames/00000000.uint8 config.json"""), resume_sac),
+    _target("steered_resume", "steered", f"{RUN} " + names(SAC, f"""{STATE}/counters.json
+            {STATE}/tensors.safetensors config.json {FROZEN}"""), resume_sac),
     _target("act_resume", "act", RUN + " " + names(f"{ACT}/{STATE}", """trainer.json training_step.json
         trainer.safetensors optimizer_state.safetensors optimizer_param_groups.json rng_state.safetensors
         scheduler_state.json"""), partial(go_on, train_act.main, act_flags, "--steps 4"), 2),
@@ -273,6 +319,7 @@ ALL = [
             start_from, 3),
     _target("act_keypoints", "act", SET, learn_from),
     _target("act_pictures", "pictures", SET, learn_from, 3),
+    _target("sac_demonstrations", "act", SET, learn_offline),
     _target("recorded_keypoints", "act", SET, add_to),
     _target("recorded_pictures", "pictures", SET, add_to, 2),
     _target("verify", "pictures", SET, verify_set),

@@ -28,7 +28,7 @@ from tests.train_act.runs import command_line
         (("--dataset.root", "None", "--dataset.repo-id", "a/b"), "is that its name, and is there a network?"),
         (("--start-from", "assets/sac_expert"), "assets/sac_expert: holds no training, ours"),
         (("--seed", "4294967296"), "seed must be at most 4294967295"),
-        (("--threads", "100000"), "threads must be at most 1024, got 100000"),
+        (("--threads", "100000"), "threads must be at most 256, got 100000"),
         (("--policy.inputs", "observation.state", "observation.state"), "policy.inputs must have"),
         (("--task", "pendulum"), "has 10 frames per second, Pendulum-v1 has 20"),
         (("--task", "pushd"), "task must be one of"),

@@ -61,6 +61,8 @@ class FlowConfig(PreTrainedConfig):
         super().__post_init__()
         if not 1 <= self.n_action_steps <= self.chunk_size:
             raise ValueError(f"n_action_steps must be from 1 to chunk_size, {self.chunk_size}")
+        if self.n_obs_steps != 1:
+            raise ValueError(f"n_obs_steps must be 1, got {self.n_obs_steps}")
 
     @property
     def observation_delta_indices(self) -> None:

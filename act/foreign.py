@@ -24,6 +24,7 @@ from lerobot.processor.converters import (
     transition_to_batch,
     transition_to_policy_action,
 )
+from lerobot.utils.constants import ACTION
 
 from common.errors import UserError, show
 from common.untrusted import load_json, load_tensors
@@ -176,6 +177,8 @@ def check_complete(settings: type, content: dict[str, Any], source: str) -> None
         raise UserError(
             f"{source}{', '.join(missing)[:150]} missing, without which the policy cannot be opened"
         )
+    if not isinstance(outputs := content["output_features"], dict) or ACTION not in outputs:
+        raise UserError(f"{source}output_features has no {ACTION}, so it is not a policy that acts")
 
 
 def policy_config(content: dict[str, Any]) -> PreTrainedConfig:

@@ -220,11 +220,14 @@ def check_numbers(config_class: type, values: dict[str, Any], source: str = "") 
     """Check numbers by the bounds of a config class's fields of the same names.
 
     Raises:
-        UserError: one is out of bounds.
+        UserError: one is out of bounds, or true or false in a number's place.
     """
+    plain = get_type_hints(config_class)
     for name, kind in get_type_hints(config_class, include_extras=True).items():
-        if said := complaint(values.get(name), kind):
+        if said := complaint(value := values.get(name), kind):
             raise UserError(f"{source}{name} {said}")
+        if isinstance(value, bool) and bool not in (plain[name], *get_args(plain[name])):
+            raise UserError(f"{source}{name} must be {_describe(plain[name])}, got {str(value).lower()}")
 
 
 def _validate(config: Any, source: str = "", prefix: str = "") -> None:

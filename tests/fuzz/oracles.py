@@ -64,10 +64,12 @@ def check_plausible(new: Any, old: Any, name: str = "") -> None:
 def _may_be(new: Any, old: Any, name: str) -> bool:
     if new is None:
         return name.startswith((".best.", ".evaluation."))  # where there was nothing to measure
+    if str(new) == str(old):  # "7" for 7
+        return True
     if type(new) is not type(old) and not (isinstance(old, float) and type(new) is int):
         return False
     if not isinstance(old, int | float):
-        return str(new) == str(old)
+        return False
     absurd = not math.isfinite(new) or abs(new) > 1e12 * (1 + abs(old))
     return not absurd and (new >= 0 or old < 0 or any(word in name for word in SIGNED))
 

@@ -144,7 +144,7 @@ def play(case: Case, run: str = "run") -> None:
     """A policy that opens has the weights of its file and plays."""
     path = case.folder / "logs" / run / "checkpoints/last"
     policy: Any = load_policy(path)
-    env = task_of(path).vector_env(1)
+    env = task_of(path).vector_env(1, policy.image_size)
     (episode,) = rollout(env, policy, [0])
     if episode.actions[0].shape != env.single_action_space.shape or not np.isfinite(episode.actions).all():
         raise Wrong(f"an action is {episode.actions[0]}")

@@ -195,6 +195,12 @@ def test_what_lerobot_would_fill_in_is_needed_and_what_other_versions_lack_is_no
         assert f"config.json: {name} missing" in told(load_policy, policy)
     file.write_text(json.dumps({key: value for key, value in content.items() if key not in others}))
     assert load_policy(policy).n_action_steps == 3
+    for change, said in (
+        ({"output_features": {"other": content["output_features"]["action"]}}, "has no action"),
+        ({"n_action_steps": True}, "n_action_steps must be int, got true"),
+    ):
+        file.write_text(json.dumps(content | change))
+        assert said in told(load_policy, policy)
 
 
 def rewrite_statistics(change):
@@ -217,6 +223,7 @@ UNNORMALISED = {  # changes of the step that normalises
     "of another": rewrite_statistics(lambda values: values.repeat(2)),
     "one for all": rewrite_statistics(lambda values: values[:1].clone()),
     "infinite": rewrite_statistics(lambda values: values / 0),
+    "mirrored": rewrite_statistics(lambda values: -1 - values.abs()),
 }
 
 

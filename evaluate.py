@@ -62,13 +62,15 @@ class Config:
     json: Path | None = None  # file of the numbers; None: evaluation_<checkpoint>.json in the output folder
     num_envs: ParallelEnvs = 100  # episodes played at a time
     device: Literal["auto", "cpu", "cuda", "mps"] = "cpu"  # of the networks; small ones are fast there
-    threads: Annotated[int, Between(1, 1_024)] = 1  # CPU threads of PyTorch
+    threads: Annotated[int, Between(1, 256)] = 1  # CPU threads of PyTorch
 
     def validate(self) -> None:
         if self.policy == "":
             raise ValueError("policy must not be empty")
         if self.steerability and (self.sampled or self.record):
             raise ValueError("steerability plays with and without noise, without --sampled and --record")
+        if self.best_of != type(self).best_of and not self.steerability:
+            raise ValueError("best_of counts the draws of --steerability, which is not given")
         if self.json and self.json.is_dir():
             raise ValueError(f"json must be a file to write, got the folder {self.json}")
 

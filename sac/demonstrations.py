@@ -252,10 +252,11 @@ def _check_task(root: Path, task: Task) -> None:
     """Raise UserError where collect_dataset.py recorded another task."""
     if not (root / OURS).is_file():
         return
-    recipe = load_json(root / OURS)
-    name = recipe.get("recipe", {}).get("task", DEFAULT) if isinstance(recipe, dict) else None
+    notes = load_json(root / OURS)
+    recipe = notes.get("recipe", {}) if isinstance(notes, dict) else None
+    name = recipe.get("task", DEFAULT) if isinstance(recipe, dict) else None
     if not isinstance(name, str):
-        raise UserError(f"{root / OURS}: task must be a name, got {show(name)}")
+        raise UserError(f"{root / OURS}: recipe.task must be a name, got {show(name)}")
     if task_class(name) not in type(task).mro():
         raise UserError(f"{root}: this dataset is of task {name}, not of {task.name}")
 

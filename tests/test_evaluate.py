@@ -181,6 +181,7 @@ def test_a_run_keeps_its_results_in_its_folder(tmp_path):
             "steerability plays with and without noise, without --s",
         ),
         ("--policy random --best-of 0", "best_of must be at least 1, got 0"),
+        ("--policy random --best-of 4", "best_of counts the draws of --steerability, which is not given"),
     ],
 )
 def test_bad_input_is_answered_in_one_sentence(flags, message, tmp_path, monkeypatch, capsys):

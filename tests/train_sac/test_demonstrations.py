@@ -71,6 +71,7 @@ def test_stopped_and_resumed_it_is_the_same_and_another_dataset_is_refused(
 BAD_FLAGS = {
     "share": ("--offline.share 1.5", "offline.share must be between 0 and 1, got 1.5"),
     "steps alone": ("--offline.steps 5", "offline.steps must be 0 without offline.dataset, got 5"),
+    "no path": (f"--offline.dataset {'9' * 400}", "can be no path: File name too long"),
     "no dataset": ("--offline.dataset nowhere", "nowhere: no such folder"),
 }
 
@@ -104,6 +105,8 @@ BAD_DATASETS = {
         lambda notes: notes["recipe"].update(task="pendulum"),
         "is of task pendulum, not of",
     ),
+    "no recipe": (OURS, lambda notes: notes.update(recipe="{}"), "recipe.task must be a name, got None"),
+    "task is a list": (OURS, lambda notes: notes["recipe"].update(task=["x"]), "must be a name, got ['x']"),
     "empty": (INFO, lambda info: info.update(total_episodes=0, total_frames=0), "this dataset is empty"),
     "frame rate": (INFO, lambda info: info.update(fps=11), "11 frames per second, PushT has 10"),
     "action size": (INFO, of_three_numbers("action"), "must be of shape (2,), PushT's, got (3,)"),

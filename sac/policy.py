@@ -19,6 +19,8 @@ from sac.actor import Actor, PixelActor, make_actor
 from sac.encoder import EncoderConfig, layer_sides, to_tensors
 from sac.escape import Escape
 
+LARGEST_WEIGHT = 1e6  # of a network that can be played; ours stay below 100
+
 
 class SACPolicy:
     """A trained actor behind its task's codec.
@@ -222,6 +224,8 @@ def load_sac(
         )
     actor = make_actor(*network)
     actor.load_state_dict(tensors)
-    if not all(parameter.isfinite().all() for parameter in actor.parameters()):
-        raise UserError(f"{weights}: some weights are not finite, so the training had diverged")
+    if not all((parameter.abs() < LARGEST_WEIGHT).all() for parameter in actor.parameters()):
+        raise UserError(
+            f"{weights}: some weights are not finite or beyond {LARGEST_WEIGHT:g}: the training had diverged"
+        )
     return SACPolicy(actor.to(device), task, deterministic, seed, escapes, steering)

@@ -226,6 +226,12 @@ BROKEN = {
         ),
         "model.safetensors: some weights are not finite",
     ),
+    "a bit flipped": (
+        lambda f: save_file(
+            {k: v + 1e30 for k, v in Actor(10, 2, [16, 8]).state_dict().items()}, f / "model.safetensors"
+        ),
+        "model.safetensors: some weights are not finite or beyond 1e",
+    ),
 }
 
 

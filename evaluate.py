@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from common.bounds import Between, Count, CountOrNone, ParallelEnvs, Seed, Several
+from common.bounds import MOST_THREADS, Between, Count, CountOrNone, ParallelEnvs, Seed, Several
 from common.checkpoint import save_json
 from common.config import parse
 from common.device import choose_device, use_threads
@@ -62,7 +62,7 @@ class Config:
     json: Path | None = None  # file of the numbers; None: evaluation_<checkpoint>.json in the output folder
     num_envs: ParallelEnvs = 100  # episodes played at a time
     device: Literal["auto", "cpu", "cuda", "mps"] = "cpu"  # of the networks; small ones are fast there
-    threads: Annotated[int, Between(1, 256)] = 1  # CPU threads of PyTorch
+    threads: Annotated[int, Between(1, MOST_THREADS)] = 1  # CPU threads of PyTorch
 
     def validate(self) -> None:
         if self.policy == "":

@@ -245,6 +245,7 @@ def saved_pipeline_config(folder: Path, pipeline_config: TrainPipelineConfig) ->
         known = " or ".join(names())
         raise UserError(f"{model}: a LeRobot policy of type {show(kind)}; those of type {known} train here")
     check_complete(find_kind(kind).settings, described, f"{model / 'train_config.json'}: ")
+    # As written, true is no number; once decoded, a number given as text has its bounds too.
     check_numbers(find_kind(kind).settings, described, f"{model / 'train_config.json'}: ")
     try:
         saved = decode_pipeline_config(content)

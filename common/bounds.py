@@ -60,7 +60,8 @@ Horizon = Annotated[int, Between(1, 10_000)]  # steps ahead
 Width = Annotated[int, Between(1, 2**17)]  # of a layer
 Widths = Annotated[tuple[int, ...], Between(1, 2**16)]  # of several
 Depth = Annotated[int, Between(1, 1_000)]  # layers
-Threads = Annotated[int, Between(0, 256)]  # each takes 8 MB; where they cannot be had, PyTorch ends at once
+MOST_THREADS = 256  # each takes 8 MB; where they cannot be had, PyTorch ends at once
+Threads = Annotated[int, Between(0, MOST_THREADS)]
 ANY_INT = Between(-(10**15), 10**15)
 
 

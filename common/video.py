@@ -12,6 +12,9 @@ from imageio_ffmpeg import get_ffmpeg_exe
 from common.signals import blocking_stop_signals
 from common.untrusted import new_file, writing
 
+LONGEST_GIF = 300  # frames; each takes 15 ms of palette and up to 50 kB
+
+
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None:
     """Encode frames as H.264, one at a time; a video that exists is whole.
@@ -46,15 +49,19 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None
 def write_gif(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None:
     """Write frames (height, width, 3) uint8 RGB as a GIF that repeats.
 
+    Of more than `LONGEST_GIF` frames every second, third and so on is shown for as much longer.
+
     Raises:
         UserError: it cannot be written.
     """
+    shown = list(frames)
+    every = -(-len(shown) // LONGEST_GIF)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(path, "wb") as file:
-            file.write(encode_gif(np.stack(list(frames)), fps))
+            file.write(encode_gif(np.stack(shown[::every]), fps / every))
 
 
-def encode_gif(frames: np.ndarray, fps: int = 10) -> bytes:
+def encode_gif(frames: np.ndarray, fps: float = 10) -> bytes:
     """Frames (T, height, width, 3) uint8 RGB as the bytes of a GIF."""
     return imageio.v3.imwrite("<bytes>", frames, extension=".gif", duration=1000 / fps, loop=0)

@@ -40,6 +40,17 @@ def double_precision() -> Iterator[None]:
     torch.set_default_dtype(before)
 
 
+@pytest.fixture
+def captured(monkeypatch) -> None:
+    """`torch.compile` captures the whole graph and runs it; kernels, which take longest, are not made."""
+    real = torch.compile
+
+    def compile_graph(function: Callable, **_) -> Callable:
+        return real(function, backend="aot_eager", fullgraph=True, dynamic=False)
+
+    monkeypatch.setattr(torch, "compile", compile_graph)
+
+
 @pytest.fixture(scope="session")
 def make_dataset() -> Callable[..., Path]:
     """Records random numbers and, with `pictures` (their side), random pictures, by LeRobot's own API."""

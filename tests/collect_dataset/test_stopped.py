@@ -73,7 +73,14 @@ def test_workers_change_no_video(forks, tmp_path):
     assert video.read_bytes() == (tmp_path / "two" / video.relative_to(tmp_path / "one")).read_bytes()
 
 
-def test_workers_change_nothing_and_may_die(tmp_path, short_blocks, monkeypatch, capsys):
+def test_workers_change_nothing(tmp_path, short_blocks):
+    """Each is a new Python, as in use; the other tests fork theirs."""
+    record(tmp_path / "alone", f"{FAST} --episodes 8 --sampled")
+    record(tmp_path / "two", f"{FAST} --episodes 8 --sampled --workers 2")
+    assert content(tmp_path / "two") == content(tmp_path / "alone")
+
+
+def test_workers_may_die(tmp_path, short_blocks, forked_workers, monkeypatch, capsys):
     """One is killed when the first of six blocks is saved; it has more to play than fits into its pipe."""
     record(tmp_path / "alone", f"{FAST} --episodes 24 --sampled")
     append, killed = Dataset.append, []

@@ -116,8 +116,7 @@ def _limit() -> None:
     unused = (int(status["VmData"]) - int(status["VmRSS"])) * 1024  # reserved by the imports
     for limit in (resource.RLIMIT_DATA, resource.RLIMIT_FSIZE):
         resource.setrlimit(limit, (GIGABYTES * 2**30 + unused, GIGABYTES * 2**30 + unused))
-    targets.STARTED[0] = time.process_time()
-    spent = int(targets.STARTED[0])
+    spent = int(time.process_time())
     resource.setrlimit(resource.RLIMIT_CPU, (spent + CPU_S, spent + CPU_S + 5))
 
 
@@ -135,6 +134,8 @@ def attempt(target: Target, case: Case, rng: Random | None) -> Outcome:
     before = {path: path.read_bytes() for path in outside.iterdir()}
     case.said = case.path.read_bytes() if case.path.is_file() else b""
     _limit()
+    if rng:  # what is not changed must end
+        targets.STARTED[0] = time.process_time()
     outcome = _open(target, case)
     outcome.input = changed
     if outcome.kind in GOOD:

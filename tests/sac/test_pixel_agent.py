@@ -274,8 +274,7 @@ def test_saved_and_loaded_it_goes_on_bit_for_bit(tmp_path, name):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
-def test_compiled_equals_eager():
+def test_compiled_equals_eager(captured):
     """In float32, as it is used; a hundredth of an update of these settings is 1e-5."""
     config = replace(CONFIGS["reconstruction"], hidden_sizes=(8,))
     agents = [make_agent(replace(config, compile=compile_it)) for compile_it in (False, True)]

@@ -1,6 +1,9 @@
 """Stopped, killed, diverged or damaged: what a training leaves, and how it goes on."""
 
+import shutil
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,40 +35,46 @@ def test_a_finished_run_trains_on(uninterrupted, tmp_path):
     assert_same_run(tmp_path, folder)
 
 
-class Killed(BaseException):
-    """No handler of errors catches it, as none runs after kill -9."""
-
-
-class Killer:
-    """An audit hook that ends the training at its n-th change of the disk and allows none after it."""
+class Watch:
+    """An audit hook that calls a function before each change of the disk."""
 
     CHANGES = ("open", "os.mkdir", "os.rename", "os.symlink", "os.remove", "os.rmdir")
 
     def __init__(self) -> None:
-        self.armed, self.changes, self.deadline = False, 0, 0
+        self.call = None
         sys.addaudithook(self._hook)  # for ever: there is no way to remove one
 
-    def run(self, folder: Path, deadline: int, plays: int = 1000) -> bool:
-        """Whether the training lived to its end."""
-        self.armed, self.changes, self.deadline = True, 0, deadline
+    @contextmanager
+    def __call__(self, call: Callable[[], None]) -> Iterator[None]:
+        self.call = call
         try:
-            run(folder, plays)
-        except Killed:
-            return False
+            yield
         finally:
-            self.armed = False
-        return True
+            self.call = None
 
     def _hook(self, event: str, arguments: tuple) -> None:
-        if self.armed and event in self.CHANGES and arguments[1] != "r":
-            self.changes += 1
-            if self.changes > self.deadline:
-                raise Killed
+        if self.call and event in self.CHANGES and arguments[1] != "r":
+            call, self.call = self.call, None  # what it changes is its own
+            call()
+            self.call = call
 
 
 @pytest.fixture(scope="module")
-def killer() -> Killer:
-    return Killer()
+def watch() -> Watch:
+    return Watch()
+
+
+class Copies(list):
+    """Copies of a folder at successive moments, each what kill -9 leaves at that moment."""
+
+    def __init__(self, folder: Path, only: int | None = None) -> None:
+        self.folder, self.only, self.moment = folder, only, 0
+
+    def take(self) -> None:
+        if self.only in (None, self.moment):
+            copy = self.folder.with_name(f"{self.folder.name}_{self.moment}")
+            self.append(shutil.copytree(self.folder, copy, symlinks=True))
+        self.moment += 1
 
 
 def assert_checkpoints_are_whole(checkpoints: Path) -> None:
@@ -77,21 +86,23 @@ def assert_checkpoints_are_whole(checkpoints: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_any_change_of_the_disk_it_goes_on(uninterrupted, tmp_path, killer):
-    """Also when it is killed twice, and when it stops for a signal before it gets to where it was killed."""
-    rng = np.random.default_rng(0)
-    for deadline in range(10_000):
-        folder = tmp_path / str(deadline)
-        lived = killer.run(folder, deadline)
-        if not lived:
-            assert_checkpoints_are_whole(folder / "checkpoints")
-            killer.run(folder, int(rng.integers(60)), plays=int(rng.integers(1, 12)))
-            assert_checkpoints_are_whole(folder / "checkpoints")
-            run(folder)
-        assert_same_run(folder, uninterrupted[0])
-        if lived:
-            break
-    assert deadline > 50
+def test_killed_at_any_change_of_the_disk_it_goes_on(tmp_path, watch):
+    """Also when it is killed once more after it was resumed, or then stops for a signal."""
+    rng, total = np.random.default_rng(0), 60
+    (whole := tmp_path / "whole").mkdir()
+    killed = Copies(whole)
+    with watch(killed.take):
+        run(whole, total=total)
+    assert len(killed) > 50
+    for folder in killed:
+        assert_checkpoints_are_whole(folder / "checkpoints")
+        killed_again = Copies(folder, only=rng.integers(60))
+        with watch(killed_again.take):
+            run(folder, plays=int(rng.integers(1, 12)), total=total)
+        folder = next(iter(killed_again), folder)
+        assert_checkpoints_are_whole(folder / "checkpoints")
+        run(folder, total=total)
+        assert_same_run(folder, whole)
 
 
 def test_weights_that_are_not_finite_never_become_a_checkpoint(tmp_path):

@@ -15,7 +15,6 @@ from common.untrusted import new_file, writing
 LONGEST_GIF = 300  # frames; each takes 15 ms of palette and up to 50 kB
 
 
-
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None:
     """Encode frames as H.264, one at a time; a video that exists is whole.
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import show
 from envs.interfaces import Infos, Observations, RawObservation, Step, Symmetry, Task, VectorEnv
 
 Reward = Callable[[RawObservation, RawObservation, np.ndarray, np.ndarray], np.ndarray]
@@ -157,8 +156,6 @@ class TrainingEnv:
             ValueError: it is not such a state; other errors are possible.
         """
         self.rng.bit_generator.state, self.env_steps = state["rng"], state["env_steps"]
-        if type(self.env_steps) is not int or self.env_steps < 0:
-            raise ValueError(f"env.env_steps must not be negative, got {show(self.env_steps)}")
         for name in ("seeds", "start_states", "returns"):
             if arrays[name].shape != getattr(self, name).shape:
                 raise ValueError(f"env.{name} has the shape {arrays[name].shape}")

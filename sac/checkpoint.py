@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from common import checkpoint, untrusted
-from common.errors import UserError, reason
+from common.errors import UserError, reason, show
 from common.seeding import restore_generator
 from common.training import check_evaluation
 from envs.steering import FROZEN
@@ -164,5 +164,8 @@ def _check(trainer: "Trainer", counters: Counters, flat: dict[str, torch.Tensor]
     check_evaluation(trainer.evaluation, counters.evaluation, counters.best, "env_steps", counters.env_steps)
     if not all(success in (0, 1) for success in counters.successes):
         raise ValueError("successes must be true or false")
+    of_env = counters.env.get("env_steps", counters.env_steps)
+    if type(of_env) is not int or of_env != counters.env_steps:
+        raise ValueError(f"env.env_steps must be {counters.env_steps}, as env_steps, got {show(of_env)}")
     if counters.updates > trainer.updates_due(counters.env_steps):
         raise ValueError(f"updates are too many for {counters.env_steps} env steps")

@@ -85,6 +85,16 @@ def test_a_state_out_of_range_is_refused_and_nothing_pruned(run, resume, told, f
     assert contents(run) == before
 
 
+@pytest.mark.parametrize("run", ["sac"], indirect=True)
+def test_steps_of_the_environments_are_those_of_the_training(run, resume, told):
+    file = run / "checkpoints/last/training_state/counters.json"
+    env = load_json(file)["env"]
+    steps = env["env_steps"]
+    for other in (steps + 1, 2**63 - 1, float(steps)):
+        change(file, "env", env | {"env_steps": other})
+        assert f"env.env_steps must be {steps}" in told(resume, run)
+
+
 def nan(tensor: torch.Tensor) -> torch.Tensor:
     return torch.full_like(tensor, float("nan"))
 

@@ -28,6 +28,7 @@ from lerobot.policies import make_pre_post_processors
 from act.checkpoint import find_training, publish, read_ours, saved_pipeline_config
 from act.config import Config, make_pipeline_config
 from act.dataset import open_dataset
+from act.foreign import opening
 from act.frames import Frames
 from act.kinds import DEFAULT, find_kind, with_kind
 from act.learner import Learner
@@ -89,9 +90,10 @@ def build_trainer(
     assert policy_config is not None
     saved = read_ours(source)[0] if source else None
     check_memory(policy_config, pipeline_config.batch_size, config.optimizer.micro_batches, device)
-    policy, origin = find_kind(policy_config.type).make_policy(
-        policy_config, config.policy, pipeline_config.seed or 0, saved
-    )
+    with opening(f"{source}: no policy to start from") if source else nullcontext():
+        policy, origin = find_kind(policy_config.type).make_policy(
+            policy_config, config.policy, pipeline_config.seed or 0, saved
+        )
     stats: Any = meta.stats  # NumPy's arrays, which LeRobot makes tensors of
     processors = make_pre_post_processors(policy_config, dataset_stats=stats)
     player = make_player(policy, processors, task)

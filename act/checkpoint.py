@@ -24,7 +24,7 @@ from lerobot.utils.constants import OPTIMIZER_STATE, PRETRAINED_MODEL_DIR, RNG_S
 from lerobot.utils.random_utils import deserialize_rng_state
 from lerobot.utils.utils import unflatten_dict
 
-from act.foreign import check_complete
+from act.foreign import check_complete, opening
 from act.foreign import pipeline_config as decode_pipeline_config
 from act.kinds import find_kind, names
 from act.learner import Learner
@@ -270,15 +270,13 @@ def saved_pipeline_config(folder: Path, pipeline_config: TrainPipelineConfig) ->
 
 def _check_continuable(saved: TrainPipelineConfig, model: Path) -> None:
     """Raise UserError where a training's optimiser, schedule, batch size or seed are impossible."""
-    try:
+    with opening(f"{model}: its training cannot be continued"):
         assert saved.optimizer
         optimizer = saved.optimizer.build([torch.nn.Parameter(torch.zeros(1))])
         if saved.scheduler:
             saved.scheduler.build(optimizer, saved.steps)  # pyright: ignore[reportArgumentType]
         if saved.batch_size < 1 or not 0 <= (saved.seed or 0) < 2**32:
             raise ValueError(f"batch_size {saved.batch_size} or seed {saved.seed} is out of range")
-    except Exception as error:  # of no common class
-        raise UserError(f"{model}: its training cannot be continued: {reason(error)}") from None
 
 
 def publish(repository: str, folder: Path) -> str:

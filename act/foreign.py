@@ -6,7 +6,8 @@ only the steps listed below, with settings that LeRobot saves for them. `common.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from lerobot.processor.converters import (
 )
 from lerobot.utils.constants import ACTION
 
-from common.errors import UserError, show
+from common.errors import UserError, reason, show
 from common.untrusted import load_json, load_tensors
 
 NORMALIZER = {"eps", "features", "norm_map", "normalize_observation_keys"}
@@ -50,6 +51,17 @@ STATISTICS = {  # of each way to normalise
     NormalizationMode.QUANTILE10: ("q10", "q90"),
 }
 TOKENIZERS = ("HuggingFaceTB/SmolVLM2-500M-Video-Instruct",)  # SmolVLA's; others may bring code
+
+
+@contextmanager
+def opening(refusal: str) -> Iterator[None]:
+    """What draccus, LeRobot and PyTorch raise, of many kinds, becomes a UserError: `refusal: why`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{refusal}: {reason(error)}") from None
 
 
 def load_processors(folder: Path, device: str) -> tuple[PolicyProcessorPipeline, PolicyProcessorPipeline]:

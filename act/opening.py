@@ -8,12 +8,12 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.processor import PolicyProcessorPipeline
 
 from act.checkpoint import check_format
-from act.foreign import check_complete, check_normalised, load_processors, policy_config
+from act.foreign import check_complete, check_normalised, load_processors, opening, policy_config
 from act.kinds import find_kind
 from act.player import ChunkPlayer
 from act.steerable import SteerablePlayer
 from common.config import check_numbers
-from common.errors import UserError, reason
+from common.errors import UserError
 from common.untrusted import load_json, load_tensors
 from envs.interfaces import Task
 
@@ -74,7 +74,7 @@ def _open_policy(
     kind = find_kind(settings["type"])
     check_complete(kind.settings, settings, f"{folder / 'config.json'}: ")
     check_numbers(kind.settings, settings, f"{folder / 'config.json'}: ")
-    try:
+    with opening(f"{folder}: this {kind.title} cannot be opened"):
         config = policy_config(settings)
         if sum(weight.numel() for weight in weights.values()) < kind.least_size(config)[0]:
             raise ValueError("model.safetensors has fewer weights than config.json says")
@@ -83,10 +83,6 @@ def _open_policy(
         policy.load_state_dict(weights)
         processors = load_processors(folder, config.device)
         check_normalised(config, processors, folder)
-    except UserError:
-        raise
-    except Exception as error:  # draccus, LeRobot and PyTorch raise many kinds
-        raise UserError(f"{folder}: this {kind.title} cannot be opened: {reason(error)}") from None
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise UserError(f"{folder}: some weights are not finite, so the training had diverged")
     if any((weight < 0).any() for name, weight in weights.items() if name.endswith(("_std", "_var"))):

@@ -12,7 +12,7 @@ from lerobot.optim.schedulers import (
 from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import nn
 
-from common.bounds import NotNegative, Positive, Several, Share, Steps
+from common.bounds import NotNegative, Positive, Several, Share, ShareBelow1, Steps
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,10 @@ class OptimizerConfig:
     schedule: Literal["constant", "cosine"] = "cosine"  # of the learning rates; LeRobot's is constant
     final_lr_fraction: Share = 0.01  # of lr, where the cosine ends
     warmup_steps: Steps = 500  # during which the learning rates grow linearly
-    ema: float = 0.999  # of the average of the weights that is evaluated and saved; 0: no average
+    ema: ShareBelow1 = 0.999  # of the average of the weights that is evaluated and saved; 0: no average
     precision: Literal["float32", "tf32", "bf16"] = "tf32"  # of matrix products; tf32 exists on GPUs only
     micro_batches: Several = 1  # in which a batch's gradient is accumulated; the same update in less memory
     compile: bool = False  # torch.compile the loss and its gradient (with CUDA graphs on a GPU)
-
-    def validate(self) -> None:
-        if not 0.0 <= self.ema < 1.0:
-            raise ValueError(f"ema must be at least 0 and less than 1, got {self.ema}")
 
     def lerobot_optimizer(self) -> AdamWConfig:
         """AdamW as LeRobot names its settings."""

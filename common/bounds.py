@@ -45,7 +45,17 @@ class Above(Between):
         return f"must be more than {self.least}" if self.least else "must be positive"
 
 
+class Below(Between):
+    """From `least`, less than `most`."""
+
+    def complaint(self, number: float) -> str:
+        if self.least <= number < self.most:
+            return ""
+        return f"must be at least {self.least} and less than {self.most}"
+
+
 Share = Annotated[float, Between(0, 1)]
+ShareBelow1 = Annotated[float, Below(0, 1)]
 Positive = Annotated[float, Above(0, 1e30)]
 NotNegative = Annotated[float, Between(0, 1e30)]
 Pixels = Annotated[float, Above(0, 1e4)]

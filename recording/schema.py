@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from lerobot.datasets.compute_stats import get_feature_stats
 
-from common.bounds import Between, NotNegative, Seed
+from common.bounds import Between, NotNegative, Seed, ShareBelow1
 from common.errors import UserError
 from envs.interfaces import RawObservation, Task
 from envs.recording import Features, Recordable
@@ -36,7 +36,9 @@ class Settings:
     hold: Annotated[int, Between(0, 10_000)] = 10  # further steps that a success lasts, so that a clone stops
     hindsight: bool = False  # with --import-human: every segment, moved so that it ends in success
     all: bool = False  # keep failures too, marked by next.success
-    min_coverage: float = 0.0  # least progress, PushT's coverage of the goal, of an episode that is kept
+    min_coverage: ShareBelow1 = (
+        0.0  # least progress, PushT's coverage of the goal, of an episode that is kept
+    )
 
     def validate(self) -> None:
         if not 16 <= self.resolution <= 1024:
@@ -45,8 +47,6 @@ class Settings:
             raise ValueError(f"resolution must be even for a video, got {self.resolution}")
         if self.video and self.observations == "keypoints":
             raise ValueError("video must be false with --observations keypoints, which has no pictures")
-        if not 0.0 <= self.min_coverage < 1.0:
-            raise ValueError(f"min_coverage must be from 0 to below 1, got {self.min_coverage}")
 
 
 @dataclass(frozen=True)

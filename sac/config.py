@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from common.bounds import Between, Count, NotNegative, Positive, Several, Share, Widths
+from common.bounds import Between, Count, NotNegative, Positive, Several, Share, ShareBelow1, Widths
 from sac.encoder import EncoderConfig
 
 
@@ -27,13 +27,13 @@ class AgentConfig:
     final_target_entropy: float = -2.0  # nats; the target falls to this, if it is not the same
     anneal_entropy: tuple[float, float] = (0.4, 0.9)  # shares of the training between which it falls
     grad_clip: NotNegative = 0.0  # largest gradient norm of actor and critics; 0: no clipping
-    actor_ema: float = 0.998  # decay per update of the averaged actor that is evaluated; 0: the actor itself
+    actor_ema: ShareBelow1 = (
+        0.998  # decay per update of the averaged actor that is evaluated; 0: the actor itself
+    )
     compile: bool | None = None  # the update into one graph; None: where the training is long enough
     encoder: EncoderConfig = field(default_factory=EncoderConfig)  # where the task has pictures
 
     def validate(self) -> None:
-        if not 0.0 <= self.actor_ema < 1.0:
-            raise ValueError(f"actor_ema must be at least 0 and below 1, got {self.actor_ema}")
         if not 0 <= self.target_subset <= self.num_critics:
             raise ValueError(
                 f"target_subset must be at most num_critics, {self.num_critics}, got {self.target_subset}"

@@ -26,7 +26,7 @@ from torch.optim.swa_utils import update_bn
 from act.backbone import freeze_batch_norms, load_imagenet, train_batch_norms
 from act.kinds import Batch
 from act.optimizer import OptimizerConfig
-from common.bounds import Depth, Horizon, NotNegative, Width
+from common.bounds import Depth, Horizon, NotNegative, ShareBelow1, Width
 from common.errors import UserError
 
 
@@ -47,7 +47,7 @@ class PolicyConfig:
     n_encoder_layers: Depth = 4  # of the transformer
     n_decoder_layers: Depth = 1  # of the transformer; 1 is what the authors' code does, though it says 7
     pre_norm: bool = False  # layer norms before each layer instead of after
-    dropout: float = 0.1  # in all transformers
+    dropout: ShareBelow1 = 0.1  # in all transformers
     use_vae: bool = True  # encode the chunk into a latent while training
     latent_dim: Width = 32  # numbers in the latent
     n_vae_encoder_layers: Depth = 4  # of the latent's encoder
@@ -71,8 +71,6 @@ class PolicyConfig:
             raise ValueError(
                 f"dim_model must be a multiple of 4 and of n_heads, {self.n_heads}, got {self.dim_model}"
             )
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout must be at least 0 and less than 1, got {self.dropout}")
 
 
 def choose_inputs(

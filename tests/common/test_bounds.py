@@ -12,7 +12,7 @@ import train_act
 import train_sac
 from act.kinds import with_kind
 from common import memory
-from common.bounds import Above, Between, Count, Seed, Share
+from common.bounds import Above, Between, Count, Seed, Share, ShareBelow1
 from common.by_name import with_settings
 from common.config import from_dict, to_dict
 from common.errors import UserError
@@ -22,6 +22,7 @@ from envs.tasks import with_task
 @dataclass(frozen=True)
 class Settings:
     share: Share = 0.5
+    decay: ShareBelow1 = 0.5
     count: Count = 1
     seed: Seed = 1
     small: Annotated[int, Between(0, 2**32 - 1)] = 0
@@ -39,6 +40,8 @@ class Settings:
     [
         ({"share": -0.1}, "share must be between 0 and 1, got -0.1"),
         ({"share": 2}, "share must be between 0 and 1, got 2.0"),
+        ({"decay": 1}, "decay must be at least 0 and less than 1, got 1.0"),
+        ({"decay": -0.1}, "decay must be at least 0 and less than 1, got -0.1"),
         ({"count": 0}, "count must be at least 1, got 0"),
         ({"count": 10**30}, f"count must be at most 10000000, got {10**30}"),
         ({"count": 10**400}, "count must be at most 10000000, got an integer of 401 digits"),
@@ -62,7 +65,15 @@ def test_numbers_out_of_bounds(changes, message):
 
 
 def test_numbers_at_their_bounds():
-    changes = {"share": 1, "count": 10**7, "seed": 2**62, "small": 2**32 - 1, "rate": 1e3, "sizes": [1, 9]}
+    changes = {
+        "share": 1,
+        "decay": 0,
+        "count": 10**7,
+        "seed": 2**62,
+        "small": 2**32 - 1,
+        "rate": 1e3,
+        "sizes": [1, 9],
+    }
     assert to_dict(from_dict(Settings, changes)) == to_dict(Settings()) | changes
     assert from_dict(Settings, {"share": 0, "maybe": None, "real": -0.0}).maybe is None
 

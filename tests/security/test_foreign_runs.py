@@ -222,3 +222,17 @@ def test_a_foreign_training_to_start_from_imports_nothing(
     flags = ("--run-name", "other", "--steps", "14", "--start-from", str(run))
     assert str(run) in told(trainings[1]["act"], tmp_path, *flags)
     assert not (tmp_path / "MARK").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"dropout": "-1"}, {"dropout": 2}, {"n_heads": "3"}, {"n_heads": 3}, {"dim_model": "6"}],
+    ids=str,
+)
+def test_a_policy_that_cannot_be_made_is_no_start(run, trainings, told, tmp_path, changes):
+    """Numbers as text too, which LeRobot takes for numbers."""
+    file = run / "checkpoints/last/pretrained_model/train_config.json"
+    content = load_json(file)
+    file.write_text(json.dumps(content | {"policy": content["policy"] | changes}))
+    flags = ("--run-name", "other", "--steps", "14", "--start-from", str(run))
+    assert str(run) in told(trainings[1]["act"], tmp_path, *flags)

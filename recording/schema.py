@@ -36,9 +36,7 @@ class Settings:
     hold: Annotated[int, Between(0, 10_000)] = 10  # further steps that a success lasts, so that a clone stops
     hindsight: bool = False  # with --import-human: every segment, moved so that it ends in success
     all: bool = False  # keep failures too, marked by next.success
-    min_coverage: ShareBelow1 = (
-        0.0  # least progress, PushT's coverage of the goal, of an episode that is kept
-    )
+    min_coverage: ShareBelow1 = 0.0  # least progress of an episode that is kept; PushT's is its coverage
 
     def validate(self) -> None:
         if not 16 <= self.resolution <= 1024:

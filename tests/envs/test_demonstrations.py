@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from envs.car_racing import CarRacing
+from envs.car_racing.task import CarRacing
 from envs.pixels import PixelConfig
 from envs.pusht.task import PushT
 from envs.visual_pendulum import VisualPendulum

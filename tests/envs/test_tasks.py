@@ -17,8 +17,10 @@ from tests.runs import sentence
 
 
 def test_tasks_are_found_by_their_files():
-    single = ("car_racing", "pendulum", "pusht_pixels", "visual_pendulum")
-    assert names() == {name: f"envs.{name}" for name in single} | {"pusht": "envs.pusht.task"}
+    single = ("pendulum", "pusht_pixels", "visual_pendulum")
+    several = ("car_racing", "pusht")
+    files = {name: f"envs.{name}" for name in single}
+    assert names() == files | {name: f"envs.{name}.task" for name in several}
     assert task_class("pusht") is PushT and task_class("pendulum") is Pendulum
 
 

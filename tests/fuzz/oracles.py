@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,11 @@ def check_plausible(new: Any, old: Any, name: str = "") -> None:
 def _may_be(new: Any, old: Any, name: str) -> bool:
     if new is None:
         return name.startswith((".best.", ".evaluation."))  # where there was nothing to measure
-    if str(new) == str(old):  # "7" for 7
+    if str(new) == str(old):
         return True
+    if isinstance(new, str) and type(old) in (int, float):
+        with suppress(ValueError):
+            new = type(old)(new)  # "7" for 7
     if type(new) is not type(old) and not (isinstance(old, float) and type(new) is int):
         return False
     if not isinstance(old, int | float):

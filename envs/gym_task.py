@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from common.bounds import ParallelEnvs, Positive, Several
 from envs.gym_vector import BoxCodec, GymVectorEnv, Success
-from envs.interfaces import Codec, Episode, Metric, VectorEnv
+from envs.interfaces import Codec, Episode, Metric, Policy, VectorEnv
 from envs.plots import plot_returns
 from envs.summary import RETURN, SUCCESS_RATE, summarize
 from envs.training import TrainingEnv
@@ -50,7 +50,7 @@ class GymTask:
         env = self.vector_env(self.num_envs)
         return TrainingEnv(self, env, seed, gamma, reward_scale=self.reward_scale)
 
-    def scripted_policy(self) -> None:
+    def scripted_policy(self) -> Policy | None:
         return None
 
     def summarize(self, episodes: Sequence[Episode]) -> dict[str, Any]:

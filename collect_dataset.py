@@ -35,6 +35,7 @@ import torch
 
 from common.bounds import Between, Count
 from common.by_name import with_settings
+from common.checkpoint import is_filled
 from common.config import parse
 from common.errors import UserError, reason, report_user_errors
 from common.flags import typed
@@ -175,7 +176,7 @@ def choose_root(config: Config) -> Path:
     elif config.policy is None:
         policy = "expert"
     else:
-        parts = Path(config.policy).resolve().parts  # of a run, perhaps with its checkpoint
+        parts = Path(os.path.realpath(config.policy)).parts  # of a run, perhaps with its checkpoint
         policy = parts[parts.index("checkpoints") - 1] if "checkpoints" in parts else parts[-1]
     name = f"{name_of(choose_task(config))}_{policy}"
     return Path("data") / (name if config.observations == "pixels" else f"{name}_keypoints")
@@ -188,30 +189,35 @@ def open_or_create(root: Path, config: Config, recipe: Recipe, argv: Sequence[st
         UserError: there is something else at `root`, or a dataset that may not be changed.
     """
     command = command_line("collect_dataset.py", argv)
-    occupied = root.exists() and (not root.is_dir() or any(root.iterdir()))
+    occupied = root.exists() and (not root.is_dir() or is_filled(root))
     if config.resume and occupied:
         dataset = open_dataset(root)
         check_same_recipe(root, dataset.notes.recipe, recipe)
         check_values(dataset)
         dataset.notes = replace(dataset.notes, commands=(*dataset.notes.commands, command))
         return dataset
-    resume = "--resume adds to it, " if occupied and not config.overwrite and _may_resume(root, argv) else ""
-    if occupied and not resume:
+    hindrance = _hindrance(root, argv) if occupied and not config.overwrite else ""
+    if occupied and (config.overwrite or hindrance):
         check_replaceable(root)
+    if hindrance:
+        raise UserError(
+            f"{root}: exists; choose another --root, or replace it with --overwrite; --resume cannot add to "
+            f"it: {hindrance}"
+        )
     if occupied and not config.overwrite:
-        raise UserError(f"{root}: exists; {resume}--overwrite replaces it, or choose another --root")
+        raise UserError(f"{root}: exists; --resume adds to it, --overwrite replaces it")
     return Dataset(root, Notes(recipe, next_seed=recipe.seed, commands=(command,)))
 
 
-def _may_resume(root: Path, argv: Sequence[str] | None) -> bool:
-    """Whether the same flags and `--resume` would add to the dataset at `root`."""
+def _hindrance(root: Path, argv: Sequence[str] | None) -> str:
+    """Why the same flags and `--resume` would not add to the dataset at `root`; empty where they would."""
     try:
-        config = of_dataset(root, argv)
+        dataset, config = open_dataset(root), of_dataset(root, argv)
         if config:
-            check_same_recipe(root, open_dataset(root).notes.recipe, make_recipe(config))
-    except UserError:
-        return False
-    return config is not None
+            check_same_recipe(root, dataset.notes.recipe, make_recipe(config))
+    except UserError as error:
+        return str(error).replace(f"{root}/", "").removeprefix(str(root)).lstrip(": ")[:120]
+    return "" if config else "collect_dataset.py did not record it"
 
 
 def fill(dataset: Dataset, config: Config) -> bool:
@@ -254,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> bool:
 
     if config.push_to_hub:
         check_access(config.push_to_hub)
-    root = choose_root(config).resolve()
+    root = Path(os.path.realpath(choose_root(config)))
     check_root(root)
     if config.resume:
         config = of_dataset(root, argv) or config

@@ -179,7 +179,8 @@ def record(folder: Path, stem: str, task: Task, episodes: Sequence[Episode], con
             for outcome, word in ((True, "success"), (False, "failure"), (None, "episode"))
         }
         for earlier in names.values():
-            earlier.unlink(missing_ok=True)
+            with writing(earlier):
+                earlier.unlink(missing_ok=True)
         paths.append(names[episode.success])
         write_video(paths[-1], film(again, task), task.fps)
     paths.append(folder / f"{stem}.gif")

@@ -3,7 +3,6 @@
 This is the one file that knows every kind of policy folder; all others know `envs.interfaces.Policy`.
 """
 
-import hashlib
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,7 +18,7 @@ from act import kinds
 from common.checkpoint import follow, is_filled, newest
 from common.errors import UserError, show
 from common.paths import LOGS, REPOSITORY, in_repository, shown
-from common.untrusted import load_json, open_regular, reading
+from common.untrusted import check_inside, digest, load_json, open_regular, reading
 from envs.interfaces import Policy, RawObservation, Steerable, Task
 from envs.steering import FROZEN
 from envs.tasks import DEFAULT, task_class
@@ -65,15 +64,15 @@ def load_policy(
     """
     task = task or task_of(path)
     folder, config = (Path(path), {}) if str(path) in WITHOUT_FOLDER else _read_config(path)
-    kind = str(path) if str(path) in WITHOUT_FOLDER else config.get("algorithm", config.get("type"))
-    if kind in kinds.names():
+    kind = config.get("algorithm", config.get("type"))
+    if "algorithm" not in config and kind in kinds.names():
         from act.opening import load_player  # LeRobot takes seconds to import
 
         sampled = not deterministic
         return load_player(folder, task, device, n_action_steps, temporal_ensemble_coeff, sampled, seed)
     if n_action_steps is not None or temporal_ensemble_coeff is not None:
         raise UserError(f"{path}: only imitation policies have chunks of actions to play more or less of")
-    if kind in WITHOUT_FOLDER:
+    if str(path) in WITHOUT_FOLDER:
         return _without_folder(str(path), task, deterministic, seed)
     if kind == "sac":
         frozen = _frozen(folder, config, device, task) if "steering" in config else None
@@ -152,7 +151,7 @@ def _read_config(path: str | Path) -> tuple[Path, dict[str, Any]]:
         raise UserError(f"{file}: missing, and no checkpoints, so {path} is no policy of {MAKERS}")
     config = load_json(file)
     config = config if isinstance(config, dict) else {}
-    if (beside := folder / "task.json").exists():  # LeRobot's `config.json` has no room for it
+    if "algorithm" not in config and (beside := folder / "task.json").exists():
         task = load_json(beside)
         config["task"] = task.get("task") if isinstance(task, dict) else task
     return folder, config
@@ -236,23 +235,18 @@ def fingerprint(path: str | Path) -> str:
     """Identifies a policy by content, not by name: the SHA-256 of its settings and weights."""
     if str(path) in WITHOUT_FOLDER:
         return str(path)
-    digest = hashlib.sha256()
-    for file in _files(path):
-        digest.update(file.name.encode())
-        with reading(file), open_regular(file) as content:
-            while piece := content.read(2**20):
-                digest.update(piece)
-    return digest.hexdigest()
+    return digest((file.name, file) for file in _files(path))
 
 
 def policy_files(path: str | Path) -> dict[str, bytes]:
     """The settings and weights of a policy, in the order of their names.
 
     Raises:
-        UserError: there is no such policy, or a file cannot be read.
+        UserError: there is no such policy, a file cannot be read, or is a link that leads out of its folder.
     """
     files = {}
     for file in _files(path):
+        check_inside(file, file.parent)  # else what it leads to would be copied, and perhaps published
         with reading(file), open_regular(file) as content:
             files[file.name] = content.read()
     return files

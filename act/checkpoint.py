@@ -42,8 +42,8 @@ from common.checkpoint import (
 from common.config import check_numbers, to_dict
 from common.errors import UserError, reason, show
 from common.flags import typed
-from common.hub import uploading
-from common.untrusted import check_inside, load_json, load_tensors
+from common.hub import check_nothing_linked, uploading
+from common.untrusted import load_json, load_tensors
 
 OURS = "trainer"
 TASK_FILE = "task.json"  # `policies.task_of` reads it
@@ -285,8 +285,7 @@ def publish(repository: str, folder: Path) -> str:
     Raises:
         UserError: no network, no token, or the Hub refuses.
     """
-    for path in (folder / PRETRAINED_MODEL_DIR).rglob("*"):  # else what a link leads to would be published
-        check_inside(path, folder)
+    check_nothing_linked(folder / PRETRAINED_MODEL_DIR)
     with uploading(repository, f"the policy is whole at {folder}", "again with the same command"):
         api = HfApi()
         api.create_repo(repository, repo_type="model", exist_ok=True)

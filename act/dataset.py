@@ -98,7 +98,8 @@ def open_dataset(config: DatasetConfig, task: Task) -> LeRobotDatasetMetadata:
 
 def recording_command(config: DatasetConfig) -> str:
     """What to type for the dataset to be at `config.root`."""
-    words = shlex.split(config.recorded_by) or ["python", "collect_dataset.py"]
+    ours = "python collect_dataset.py"  # what else a stranger's YAML may name is not advice
+    words = shlex.split(config.recorded_by if config.recorded_by.startswith(f"{ours} ") else ours)
     at = words.index("--root") if "--root" in words[:-1] else len(words)
     words[at : at + 2] = shlex.split(typed("--root", config.root))
     return shlex.join(words)

@@ -50,6 +50,7 @@ STATISTICS = {  # of each way to normalise
     NormalizationMode.QUANTILES: ("q01", "q99"),
     NormalizationMode.QUANTILE10: ("q10", "q90"),
 }
+LARGEST_EPS = 1e-3  # added to standard deviations; LeRobot's is 1e-8
 TOKENIZERS = ("HuggingFaceTB/SmolVLM2-500M-Video-Instruct",)  # SmolVLA's; others may bring code
 
 
@@ -150,7 +151,7 @@ def check_normalised(
         normalizers = [step for step in pipeline.steps if isinstance(step, kind)]
         for name, feature in (features or {}).items():
             mode = NormalizationMode(modes.get(feature.type.value, NormalizationMode.IDENTITY))
-            if mode in STATISTICS and not any(_normalises(step, name, feature, mode) for step in normalizers):
+            if mode in STATISTICS and [_normalises(s, name, feature, mode) for s in normalizers] != [True]:
                 raise UserError(
                     f"{file}: has not what normalises {name} by {mode.value}, as config.json says"
                 )
@@ -167,6 +168,7 @@ def _normalises(step: Any, name: str, feature: PolicyFeature, mode: Normalizatio
     whole = all(values.size == size and np.isfinite(values).all() for values in stats)
     whole = whole and not (mode is NormalizationMode.MEAN_STD and (stats[1] < 0).any())
     meant = step.normalize_observation_keys is None or name in step.normalize_observation_keys
+    whole = whole and step.eps <= LARGEST_EPS
     return whole and meant and name in step.features and step.norm_map.get(feature.type) is mode
 
 

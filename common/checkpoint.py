@@ -117,7 +117,11 @@ class Checkpoints:
         """
         check_inside(self.folder / "last", self.folder)
         if self.best:
-            link(self.folder / "best", self.path(self.best[self.unit]))
+            best, link_ = self.path(self.best[self.unit]), self.folder / "best"
+            if not best.exists() and link_.is_dir() and not link_.is_symlink():
+                link_.rename(best)  # of a copy whose links were followed and whose steps were left out
+            if best.exists():
+                link(link_, best)
         prune(self.folder, keep=lambda path: path.name in self.kept)
 
 
@@ -179,7 +183,7 @@ def link(name: Path, folder: Path) -> None:
     """
     temporary = name.with_name(f".{name.name}.partial")
     try:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
         if not _link(temporary, folder.name):
             with temporary.open("x", encoding="utf-8") as file:
                 file.write(folder.name)
@@ -210,9 +214,9 @@ def is_filled(folder: Path) -> bool:
 def has_links(folder: Path) -> bool:
     """Whether links can be made in this folder."""
     trial = folder / ".link.partial"
-    trial.unlink(missing_ok=True)
+    remove(trial)
     made = _link(trial, "nothing")
-    trial.unlink(missing_ok=True)
+    remove(trial)
     return made
 
 

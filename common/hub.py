@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from httpx import HTTPError
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from common.errors import UserError, reason
+from common.untrusted import check_inside
 
 
 def check_hub_name(name: str, kind: str, setting: str = "push_to_hub") -> None:
@@ -21,6 +23,12 @@ def check_hub_name(name: str, kind: str, setting: str = "push_to_hub") -> None:
         valid = False
     if not valid:
         raise ValueError(f"{setting} must be of the form user/{kind}, got {name}")
+
+
+def check_nothing_linked(folder: Path) -> None:
+    """Raise UserError where a link in the folder leads out of it: what it leads to would be published."""
+    for path in folder.rglob("*"):
+        check_inside(path, folder)
 
 
 @contextmanager

@@ -6,8 +6,8 @@ episode's length from one and its frames from another. Here their sizes have lim
 """
 
 import re
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from string import Formatter
 from typing import IO, Any
@@ -16,6 +16,7 @@ import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from av.container import InputContainer
 from av.error import FFmpegError
 from PIL import Image
 
@@ -33,6 +34,8 @@ DAMAGE = (  # what readers of Parquet, JSON, videos and pictures (SyntaxError) r
     *(OSError, ValueError, LookupError, TypeError, AttributeError, SyntaxError, RuntimeError, MemoryError),
     *(ArithmeticError, pa.ArrowException, FFmpegError, Image.DecompressionBombError),
 )
+PICTURE_FORMATS = ["PNG", "JPEG"]  # Pillow would also open what starts a program, such as PostScript
+OF_EPISODES = "episode_index", "length", "dataset_from_index", "dataset_to_index"
 REPAIR = "take it from a copy, or record anew elsewhere"
 
 
@@ -124,7 +127,7 @@ def inside(root: Path, path: str) -> Path:
 
 
 def read_episodes(root: Path, info: dict[str, Any]) -> pa.Table:
-    """The table of episodes, without their statistics, each where the one before it ends.
+    """The numbers in the table of episodes, without their statistics, each where the one before it ends.
 
     Args:
         root: of the dataset.
@@ -136,8 +139,9 @@ def read_episodes(root: Path, info: dict[str, Any]) -> pa.Table:
     tables, number, total = [], 0, 0
     for path in parquet_files(root / "meta/episodes"):
         with reading(path):
-            names = [name for name in pq.read_schema(path).names if not name.startswith("stats/")]
-            table = read_table(path, names)
+            fields = [field for field in pq.read_schema(path) if not field.name.startswith("stats/")]
+            wanted = [f.name for f in fields if pa.types.is_primitive(f.type) or f.name in OF_EPISODES]
+            table = read_table(path, wanted)
             lengths = whole_numbers(table, "length")
             if len(lengths) and not 0 < lengths.min() <= lengths.max() <= MAX_FRAMES:
                 raise ValueError(f"an episode of {min(lengths.min(), MAX_FRAMES - lengths.max())} frames")
@@ -227,10 +231,25 @@ def decode_picture(file: IO[bytes], height: int, width: int) -> np.ndarray:
     Raises:
         ValueError: it is of another size; or another exception of `DAMAGE`.
     """
-    picture = Image.open(file)
+    picture = Image.open(file, formats=PICTURE_FORMATS)
     if picture.size != (width, height):  # before it is decoded
         raise ValueError(f"a picture of {picture.height} x {picture.width}, not {height} x {width}")
     return np.asarray(picture.convert("RGB"))
+
+
+@contextmanager
+def open_film(path: Path) -> Iterator[InputContainer]:
+    """A video, an MP4: FFmpeg would also open what is a list of files or an address.
+
+    Raises:
+        ValueError: it is another file; or another exception of `DAMAGE`.
+    """
+    with open_regular(path) as file:
+        if file.read(8)[4:] != b"ftyp":
+            raise ValueError(f"{path.name} is not an MP4")
+        file.seek(0)
+        with av.open(file, "r", format="mov") as film:
+            yield film
 
 
 def check_film(path: Path, height: int, width: int) -> None:
@@ -239,7 +258,7 @@ def check_film(path: Path, height: int, width: int) -> None:
     Raises:
         ValueError: its pictures are of another size; or another exception of `DAMAGE`.
     """
-    with open_regular(path) as file, av.open(file, "r") as film:
+    with open_film(path) as film:
         stream = film.streams.video[0]
         if (stream.height, stream.width) != (height, width):
             raise ValueError(

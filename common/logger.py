@@ -21,7 +21,7 @@ from common.errors import UserError, reason
 from common.untrusted import append_text, check_inside, new_file, read_text, write_text
 from common.video import encode_gif
 
-MAX_BYTES = 2**30  # of metrics.csv
+MAX_BYTES, MAX_ROWS = 2**28, 10**6  # of metrics.csv
 
 
 class Logger:
@@ -146,7 +146,10 @@ def _read(path: Path) -> list[dict[str, str]]:
     text = read_text(path, MAX_BYTES)
     whole = text[: text.rfind("\n") + 1]  # a full disk may have cut the last line
     # Empty cells are columns that the row did not have.
-    rows = list(csv.DictReader(whole.splitlines()))
+    lines = whole.splitlines()
+    if len(lines) > MAX_ROWS:
+        raise ValueError(f"it has {len(lines):,} rows, more than {MAX_ROWS:,}")
+    rows = list(csv.DictReader(lines))
     if any(None in (*row, *row.values()) for row in rows):
         raise ValueError("a row is not as long as the first")
     steps = [int(row["step"]) for row in rows]

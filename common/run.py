@@ -109,7 +109,7 @@ def open_run(
 
 def check_name(run_name: str) -> None:
     """Raise ValueError if it is no name for a run's folder."""
-    if run_name != Path(run_name).name or run_name == ".." or "\0" in run_name:
+    if run_name != Path(run_name).name or run_name == ".." or not run_name.isprintable():
         raise ValueError(f"run_name must be the name of a folder, not a path, got {run_name}")
     if len(run_name.encode()) > 200:  # file systems allow 255
         raise ValueError(f"run_name must have at most 200 bytes, got {len(run_name.encode())}")

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+NUMBA_CONFIG = ".numba_config.yaml"
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -127,8 +128,22 @@ def interrupts_raise() -> Iterator[None]:
             signal.signal(signal.SIGINT, _end)
 
 
+def check_numba_config() -> None:
+    """Keep Numba from executing what it finds where a file in the working directory says that its cache is.
+
+    Raises:
+        SystemExit: code 2, there is such a file, and one of our scripts was started.
+    """
+    if not os.path.lexists(NUMBA_CONFIG):
+        return
+    os.environ.setdefault("NUMBA_CACHE_DIR", "")  # beside the source, whatever the file says
+    if _is_our_script():
+        _refuse(f"{NUMBA_CONFIG} in the working directory would change what is compiled: cd to another one")
+
+
 open_streams()
 find_caches()
+check_numba_config()
 if _is_our_script():
     check_working_directory()
     if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:  # a locale of another encoding

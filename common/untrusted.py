@@ -5,12 +5,14 @@ values, safetensors. Writing follows no link: a file is made under a new name be
 it, so that the file which a link leads to stays as it is.
 """
 
+import hashlib
 import json
 import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from errno import errorcode
 from pathlib import Path
@@ -22,7 +24,8 @@ from safetensors import SafetensorError, safe_open
 
 from common.errors import UserError, reason, show
 
-MAX_TEXT_BYTES = 64 * 2**20  # of JSON; LeRobot's statistics of 1,000 features take less than one
+MAX_TEXT_BYTES = 8 * 2**20  # of JSON; LeRobot's statistics of 1,000 features take less than one
+MAX_HASHED_BYTES = 10 * 10**9  # take ten seconds
 MAX_YAML_BYTES = 2**20  # PyYAML reads 0.1 MB/s
 MAX_DEPTH = 50  # levels of nesting in JSON and YAML
 MAX_DIGITS = 40  # of an integer; a random generator's state has 39
@@ -72,10 +75,10 @@ def parse_json(text: str) -> Any:
     """Plain values from JSON.
 
     Raises:
-        ValueError: it is not JSON, nested too deeply, or has an integer of too many digits.
+        ValueError: it is not JSON, nested too deeply, has a key twice or an integer of too many digits.
     """
     try:
-        content = json.loads(text, parse_int=_bounded_int)
+        content = json.loads(text, parse_int=_bounded_int, object_pairs_hook=_mapping)
         _check_depth(content)
     except RecursionError:
         raise ValueError(f"it is nested in more than {MAX_DEPTH} levels") from None
@@ -108,11 +111,31 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         UserError: the file is missing or not whole.
     """
-    with reading(path):
+    with reading(path, (ValueError, SafetensorError, RuntimeError, MemoryError)):
         with open_regular(path):
             pass
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}
+
+
+def digest(files: Iterable[tuple[str, Path]]) -> str:
+    """The SHA-256 of files, each after the name that it goes by.
+
+    Raises:
+        UserError: one cannot be read, or they have more than `MAX_HASHED_BYTES`.
+    """
+    total, sha256 = 0, hashlib.sha256()
+    for _, path in (named := list(files)):
+        with reading(path):
+            total += path.stat().st_size
+            if total > MAX_HASHED_BYTES:
+                raise ValueError(f"with the files before it {total:,} bytes, more than {MAX_HASHED_BYTES:,}")
+    for name, path in named:
+        sha256.update(name.encode())
+        with reading(path), open_regular(path) as file:
+            while piece := file.read(2**20):
+                sha256.update(piece)
+    return sha256.hexdigest()
 
 
 @contextmanager
@@ -226,12 +249,23 @@ def _bounded_int(digits: str) -> int:
     return int(digits)
 
 
+def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise ValueError(f"{show(max(counts, key=counts.__getitem__))} is given twice")
+    return content
+
+
 def _check_depth(content: Any, depth: int = 0) -> None:
     if depth > MAX_DEPTH:
         raise RecursionError
     if isinstance(content, dict | list):
         for value in content.values() if isinstance(content, dict) else content:
             _check_depth(value, depth + 1)
+
+
+NUMBERS = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -251,7 +285,7 @@ class _PlainLoader(yaml.SafeLoader):
         return node
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
-        number = node.value if node.tag == "tag:yaml.org,2002:int" else ""
+        number = node.value if node.tag in NUMBERS and isinstance(node, yaml.ScalarNode) else ""
         if len(number) > MAX_DIGITS:
             raise _at(node, f"an integer of {len(number)} digits")
         if re.fullmatch(r"[-+]?(0[0-7_]+|[^xb]*:[^xb]*)", number):  # 010 is 8 and 1:30 is 90 to YAML 1.1
@@ -263,11 +297,13 @@ class _PlainLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         lines: dict[str, int] = {}
+        if not isinstance(node, yaml.MappingNode):
+            raise _at(node, "this is no mapping")
         for key_node, _ in node.value:
             key = key_node.value
             if key_node.tag == "tag:yaml.org,2002:merge":
                 raise _at(key_node, "the merge key << is not understood")
-            if key_node.tag != "tag:yaml.org,2002:str":
+            if key_node.tag != "tag:yaml.org,2002:str" or not isinstance(key, str):
                 what = show(key) if isinstance(key, str) else "a list or mapping"
                 raise _at(key_node, f"a key must be a word, got {what}")
             if key in lines:

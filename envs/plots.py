@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from common.untrusted import new_file
 from envs.interfaces import Episode
@@ -38,5 +40,8 @@ def save_figure(figure: Figure, path: Path) -> None:
         axes.grid(color=TRACK, linewidth=0.8)
         axes.set_axisbelow(True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with new_file(path, "wb") as file:
+    # Names are no formulas, and a `matplotlibrc` in the working directory starts no LaTeX.
+    for text in figure.findobj(Text):
+        text.set(usetex=False, parse_math=False)
+    with new_file(path, "wb") as file, rc_context({"text.usetex": False}):
         figure.savefig(file, format="png", dpi=150)

@@ -5,7 +5,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from lerobot.datasets import LeRobotDataset
 
-from common.hub import uploading
+from common.hub import check_nothing_linked, uploading
 
 
 def check_access(name: str) -> None:
@@ -27,8 +27,9 @@ def push(root: Path, name: str, license: str) -> None:
         license: as the Hub names it.
 
     Raises:
-        UserError: no network, no token, or the Hub refuses.
+        UserError: a link leads out of it, no network, no token, or the Hub refuses.
     """
+    check_nothing_linked(root)
     dataset = LeRobotDataset(name, root=root, video_backend="pyav")
     with uploading(name, f"the dataset is whole at {root}", "again with --resume"):
         dataset.push_to_hub(license=license)

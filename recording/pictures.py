@@ -32,7 +32,7 @@ def encode_png(frame: np.ndarray) -> bytes:
 
 def decode_png(png: bytes) -> np.ndarray:
     """PNG as (height, width, 3) uint8 RGB."""
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    return np.asarray(Image.open(io.BytesIO(png), formats=["PNG"]).convert("RGB"))
 
 
 def encode_mp4(pictures: Sequence[bytes], fps: int) -> bytes:

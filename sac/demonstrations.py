@@ -4,7 +4,6 @@ RLPD, Ball et al. 2023, "Efficient Online Reinforcement Learning with Offline Da
 of each batch is drawn from the demonstrations. Its updates all come after the first environment step.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from common.bounds import Share, Steps
 from common.errors import UserError, show
 from common.lerobot_files import INFO, numbers, parquet_files, read_table, reading
 from common.paths import expanded
-from common.untrusted import load_json, open_regular
+from common.untrusted import digest, load_json
 from envs.demonstrations import Conversion, RecordedEpisode
 from envs.interfaces import RawObservation, Task
 from envs.recording import Recordable
@@ -166,15 +165,11 @@ class DatasetReader:
 
     def fingerprint(self) -> str:
         """The SHA-256 of its frames and of what says where they are."""
-        digest = hashlib.sha256()
         folders = "data", "meta/episodes", "videos"
         files = [path for folder in folders for path in (self.root / folder).rglob("*") if path.is_file()]
-        for file in sorted([self.root / INFO, *files]):
-            digest.update(file.relative_to(self.root).as_posix().encode())
-            with reading(file), open_regular(file) as content:
-                while piece := content.read(2**20):
-                    digest.update(piece)
-        return digest.hexdigest()
+        with reading(self.root):
+            files = sorted([self.root / INFO, *files])
+            return digest((file.relative_to(self.root).as_posix(), file) for file in files)
 
     def episodes(self) -> Iterator[RecordedEpisode]:
         """Its episodes in their order.

@@ -178,6 +178,19 @@ BROKEN = {
         "config.json: no algorithm and no type, so no policy of train_sac.py, train_act.py or lerobot-train",
     ),
     "unknown algorithm": ({"algorithm": "ppo"}, "algorithm must be sac, or type act or flow, got 'ppo'"),
+    "a name that needs no folder": ({"algorithm": "scripted"}, "algorithm must be sac"),
+    "a type that needs no folder": (
+        lambda f: (f / "config.json").write_text('{"type": "random"}'),
+        "this is a LeRobot policy of type 'random'",
+    ),
+    "a type as algorithm": (
+        lambda f: (f / "config.json").write_text('{"algorithm": "act", "type": null}'),
+        "algorithm must be sac, or type act or flow, got 'act'",
+    ),
+    "a key twice": (
+        lambda f: (f / "config.json").write_text('{"algorithm": "sac", "algorithm": "sac"}'),
+        "config.json: damaged .'algorithm' is given twice",
+    ),
     "wrong type": ({"hidden_sizes": "256"}, "config.json: hidden_sizes: expected a list of int"),
     "unknown feature": ({"features": ["agent_pos", "wind"]}, "config.json: features must be of .*got wind"),
     "other layout": ({"features": ["agent_pos"]}, "config.json: observation_size must be 2"),

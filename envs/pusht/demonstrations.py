@@ -14,7 +14,6 @@ moved to where their T ends on the goal, and played there from rest in the simul
 Those that fail, because they met a wall, are left out.
 """
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common.arrays import DAMAGE, MAX_BYTES, read_npz, read_zarr_array, zarr_arrays
+from common.arrays import DAMAGE, read_npz, read_zarr_array, zarr_arrays
 from common.errors import UserError, reason
-from common.untrusted import open_regular
+from common.untrusted import digest
 from envs.interfaces import RawObservation
 from envs.pusht import physics
 from envs.pusht.observations import GOAL_POSE, SUCCESS_COVERAGE, wrap_angle
@@ -146,18 +145,11 @@ def fingerprint(path: Path) -> str:
         raise UserError(
             f"{path}: no such file; --import-human takes an .npz or a zarr folder of demonstrations"
         )
-    digest = hashlib.sha256()
     if path.is_dir():
         with _reading(path):
             zarr_arrays(path)  # else it may be any folder, and large
-    for file in sorted(path.rglob("*")) if path.is_dir() else (path, _pictures_beside(path)):
-        if file.is_file():
-            with _reading(file), open_regular(file) as opened:
-                if file.stat().st_size > MAX_BYTES:
-                    raise ValueError(f"it has {file.stat().st_size:,} bytes, too many")
-                while block := opened.read(2**20):
-                    digest.update(block)
-    return digest.hexdigest()
+    files = sorted(path.rglob("*")) if path.is_dir() else (path, _pictures_beside(path))
+    return digest(("", file) for file in files if file.is_file())
 
 
 def load(path: Path, pictures: bool = True) -> Arrays:

@@ -40,7 +40,8 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
         pixels (n, side, side, 3) uint8 RGB: when asked for.
 
     Actions (n, 2): where to send each agent, pixels. Infos: `progress`, the coverage of the goal, and
-    `is_success`, (n,) each.
+    `is_success`, (n,) each. What is assigned to the first of `envs` (`k_p`, `k_v`, `dt`, the threshold of
+    success) counts for all.
     """
 
     env_class: ClassVar[type] = PushTEnv

@@ -32,10 +32,20 @@ def change_column(root, name, change):
     ("flags", "message"),
     [
         ("--root data", "data: exists; --resume adds to it, --overwrite replaces it"),
-        ("--root data --noise 2", "data: exists; --overwrite replaces it, or choose another --root"),
-        ("--root other", "other: exists; --overwrite replaces it, or choose another --root"),
-        ("--root cut", "cut: exists; --overwrite replaces it, or choose another --root"),
-        ("--root headless", "headless: exists; --overwrite replaces it, or choose another --root"),
+        (
+            "--root data --noise 2",
+            "data: exists; choose another --root, or replace it with --overwrite; --resume cannot add to it: was "
+            r"recorded otherwise \(noise: 0.0 -> 2.0\)",
+        ),
+        (
+            "--root other",
+            "other: exists; choose another --root, .*it: was not recorded by collect_dataset.py",
+        ),
+        ("--root cut", "cut: exists; choose another --root, .*: data/chunk-000/file-000.parquet: damaged"),
+        (
+            "--root headless",
+            "headless: exists; choose another --root, .*: damaged: meta/info.json is missing",
+        ),
         ("--root headless --resume", "headless: damaged: meta/info.json is missing; take it from a copy"),
         ("--root data --resume --noise 2", "data was recorded otherwise .*noise: 0.0 -> 2.0"),
         (

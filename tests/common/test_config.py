@@ -301,6 +301,12 @@ def test_wrong_flags(argv, message):
         (f"seed: 1{'0' * 5000}", "not valid YAML: line 1: an integer of 5001 digits"),
         ("seed: 010", "not valid YAML: line 1: 010 is no number in decimal"),
         ("seed: 1:30", "not valid YAML: line 1: 1:30 is no number in decimal"),
+        ("agent: {lr: 0:00.5}", "not valid YAML: line 1: 0:00.5 is no number in decimal"),
+        ("!!str [a]: 1", "not valid YAML: line 1: a key must be a word, got a list"),
+        ("agent: {!!str {a: b}: 1}", "not valid YAML: line 1: a key must be a word, got a list or mapping"),
+        ("agent: !!map [1, 2]", "not valid YAML: line 1: this is no mapping"),
+        ("!!set [1]", "not valid YAML: line 1: this is no mapping"),
+        ("seed: !!int {a: 1}", "not valid YAML: line 1: "),
         (f"seed: {'[' * 3000}", "not valid YAML: it is nested in more than 50 levels"),
         ("seed: &a [*a]", "not valid YAML: line 1: aliases are not understood"),
         (

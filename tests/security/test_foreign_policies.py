@@ -211,8 +211,13 @@ def rewrite_statistics(change):
     return rewrite
 
 
+def twice(steps, _):
+    steps += [step for step in steps if step["registry_name"].endswith("normalizer_processor")]
+
+
 UNNORMALISED = {  # changes of the step that normalises
     "no step": lambda step, _: [step.clear(), step.update(registry_name="to_batch_processor", config={})],
+    "twice": twice,
     "no statistics": lambda step, _: step.pop("state_file"),
     "no feature": lambda step, _: step["config"].update(features={}),
     "no way": lambda step, _: step["config"].update(norm_map={}),
@@ -223,6 +228,7 @@ UNNORMALISED = {  # changes of the step that normalises
     "of another": rewrite_statistics(lambda values: values.repeat(2)),
     "one for all": rewrite_statistics(lambda values: values[:1].clone()),
     "infinite": rewrite_statistics(lambda values: values / 0),
+    "levelled": lambda step, _: step["config"].update(eps=1e9),
     "mirrored": rewrite_statistics(lambda values: -1 - values.abs()),
 }
 
@@ -233,7 +239,7 @@ def test_what_is_not_normalised_as_the_policy_expects_is_a_sentence(policy, told
     """LeRobot plays it, in other units."""
     content = json.loads((policy / file).read_text())
     (step,) = (step for step in content["steps"] if step["registry_name"].endswith("normalizer_processor"))
-    change(step, policy)
+    change(content["steps"] if change is twice else step, policy)
     (policy / file).write_text(json.dumps(content))
     name = "observation.state" if file == FILES[0] else "action"
     assert f"{file}: has not what normalises {name} by MEAN_STD" in told(load_policy, policy)

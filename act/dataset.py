@@ -114,9 +114,9 @@ class _Description(LeRobotDatasetMetadata):
         info = read_info(self.root)
         for feature in info["features"].values():
             if feature["dtype"] in ("image", "video") and not feature.get("names"):
-                height_first = feature["shape"][-1] in (1, 3, 4)  # converters leave the names out
+                channel_last = feature["shape"][-1] in (1, 3, 4)  # converters leave the names out
                 axes = ["height", "width"]
-                feature["names"] = [*axes, "channel"] if height_first else ["channel", *axes]
+                feature["names"] = [*axes, "channel"] if channel_last else ["channel", *axes]
         self.info = DatasetInfo.from_dict(info)
         self.tasks = None
         self.episodes = Dataset(read_episodes(self.root, info)) if info["total_episodes"] else None

@@ -36,4 +36,5 @@ def in_repository(path: Path | str) -> Path:
 
 def shown(path: Path) -> Path:
     """The path relative to the working directory, if it lies below."""
-    return Path(os.path.relpath(path)) if path.resolve().is_relative_to(Path.cwd()) else path
+    real = Path(os.path.realpath(path))  # Path.resolve raises for a link to itself
+    return Path(os.path.relpath(path)) if real.is_relative_to(Path.cwd()) else path

@@ -34,8 +34,8 @@ def change_column(root, name, change):
         ("--root data", "data: exists; --resume adds to it, --overwrite replaces it"),
         (
             "--root data --noise 2",
-            "data: exists; choose another --root, or replace it with --overwrite; --resume cannot add to it: was "
-            r"recorded otherwise \(noise: 0.0 -> 2.0\)",
+            "data: exists; choose another --root, or replace it with --overwrite; --resume cannot add to it: "
+            r"was recorded otherwise \(noise: 0.0 -> 2.0\)",
         ),
         (
             "--root other",

@@ -135,6 +135,16 @@ def test_a_working_directory_that_is_gone_is_a_sentence(tmp_path):
 SCRIPTS = ["train_sac.py", "train_act.py", "collect_dataset.py", "evaluate.py", "demo.py"]
 
 
+def test_a_configuration_of_numba_beside_one_is_refused(tmp_path):
+    """It could say where compiled code is to be found."""
+    (tmp_path / start.NUMBA_CONFIG).write_text("cache_dir: ./c")
+    command = [sys.executable, ROOT / "train_sac.py", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {start.NUMBA_CONFIG} in the working")
+    shown = python("from common import start; import os; print(os.environ['NUMBA_CACHE_DIR'])", cwd=tmp_path)
+    assert shown.stdout == "\n", "beside the source"
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_each_script_imports_it_first(script):
     first = next(

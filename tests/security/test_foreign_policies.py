@@ -167,7 +167,7 @@ def test_a_policy_that_cannot_act_is_a_sentence(policy, told):
     for change, said in (
         ({"rename_map": {"observation.state": "elsewhere"}}, "rename_map takes away observation.state"),
         ({"rename_map": ["observation.state"]}, "rename_map must give names for names, got ['obs"),
-        ({"eps": float("nan")}, "not finite"),
+        ({"eps": float("nan")}, "has not what normalises observation.state"),
     ):
         file = policy / FILES[0]
         text, content = file.read_text(), json.loads(file.read_text())

@@ -211,7 +211,8 @@ def default_policy(task: str | None = None) -> Path:
     Raises:
         UserError: there is neither.
     """
-    runs = [path.parent for path in LOGS.glob("*/checkpoints") if _plays(path.parent, task)]
+    runs = [path.parent for path in LOGS.glob("*/checkpoints") if path.parent.name.isprintable()]
+    runs = [run for run in runs if _plays(run, task)]
     if runs:
         return find_checkpoint(max(runs, key=lambda run: (find_weights(run) / "config.json").stat().st_mtime))
     if EXPERT.is_dir() and _plays(EXPERT, task):

@@ -117,11 +117,12 @@ class Checkpoints:
         """
         check_inside(self.folder / "last", self.folder)
         if self.best:
-            best, link_ = self.path(self.best[self.unit]), self.folder / "best"
-            if not best.exists() and link_.is_dir() and not link_.is_symlink():
-                link_.rename(best)  # of a copy whose links were followed and whose steps were left out
-            if best.exists():
-                link(link_, best)
+            step, best = self.path(self.best[self.unit]), self.folder / "best"
+            if not step.exists() and best.is_dir() and not best.is_symlink():
+                with writing(step):
+                    best.rename(step)  # a copy has its links followed, and may have left the steps out
+            if step.exists():
+                link(best, step)
         prune(self.folder, keep=lambda path: path.name in self.kept)
 
 

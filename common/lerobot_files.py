@@ -6,6 +6,7 @@ episode's length from one and its frames from another. Here their sizes have lim
 """
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -16,12 +17,14 @@ import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from av.container import InputContainer
 from av.error import FFmpegError
 from PIL import Image
 
 from common import untrusted
 from common.errors import UserError, show
+from common.memory import free_bytes
 from common.untrusted import load_json, open_regular
 
 INFO, STATS, TASKS = Path("meta/info.json"), Path("meta/stats.json"), Path("meta/tasks.parquet")
@@ -36,6 +39,7 @@ DAMAGE = (  # what readers of Parquet, JSON, videos and pictures (SyntaxError) r
 )
 PICTURE_FORMATS = ["PNG", "JPEG"]  # Pillow would also open what starts a program, such as PostScript
 OF_EPISODES = "episode_index", "length", "dataset_from_index", "dataset_to_index"
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # sizes are compared
 REPAIR = "take it from a copy, or record anew elsewhere"
 
 
@@ -72,10 +76,21 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """
     with open_regular(path):
         pass
-    if (rows := pq.read_metadata(path).num_rows) > MAX_FRAMES:
+    metadata = pq.read_metadata(path)
+    if (rows := metadata.num_rows) > MAX_FRAMES:
         raise ValueError(f"it says that it holds {rows:,} rows, more than {MAX_FRAMES:,}")
     wanted = columns and list(columns)
+    groups = (metadata.row_group(group) for group in range(metadata.num_row_groups))
+    chunks = (group.column(i) for group in groups for i in range(group.num_columns))
+    values = sum(chunk.num_values for chunk in chunks if not wanted or _is_of(chunk, wanted))
+    if 8 * values > free_bytes(torch.device("cpu")):  # packed, they may take no room in the file
+        raise ValueError(f"it says that it holds {values:,} numbers, more than fit into the memory")
     return pq.read_table(path, columns=wanted, partitioning=None)  # pyright: ignore[reportArgumentType]
+
+
+def _is_of(chunk: pq.ColumnChunkMetaData, columns: Sequence[str]) -> bool:
+    path = chunk.path_in_schema  # `action`, or `action.list.element`
+    return any(path == name or path.startswith(f"{name}.") for name in columns)
 
 
 def read_info(root: Path) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import HfApi
 from PIL import Image
@@ -15,11 +17,11 @@ from PIL import Image
 import collect_dataset
 import evaluate
 from act.dataset import DatasetConfig, recording_command
-from common import untrusted
+from common import lerobot_files, untrusted
 from common.arrays import read_npz
 from common.checkpoint import Checkpoints, has_links, link
 from common.errors import UserError
-from common.lerobot_files import DAMAGE, check_film, decode_picture, read_episodes
+from common.lerobot_files import DAMAGE, check_film, decode_picture, read_episodes, read_table
 from common.run import check_name
 from envs.plots import plot_returns
 from policies import fingerprint, policy_files
@@ -162,6 +164,17 @@ def test_an_npz_of_a_long_header_is_not_read(tmp_path):
 def test_episodes_are_read_for_their_numbers(tmp_path, make_dataset):
     table = read_episodes(make_dataset(tmp_path / "data"), {"total_episodes": 3, "total_frames": 26})
     assert "length" in table.column_names and "tasks" not in table.column_names
+
+
+def test_packed_numbers_that_do_not_fit_are_not_unpacked(tmp_path, monkeypatch):
+    """As many equal numbers as one likes take a few bytes of a Parquet file."""
+    many = pa.array([[0.5] * 100_000] * 10, pa.list_(pa.float32()))
+    pq.write_table(pa.table({"action": many, "index": list(range(10))}), tmp_path / "x.parquet")
+    monkeypatch.setattr(lerobot_files, "free_bytes", lambda _: 7e6)
+    assert len(read_table(tmp_path / "x.parquet", ["index"])) == 10
+    for columns in (["action"], None):
+        with pytest.raises(ValueError, match="1,0.*more than fit into the memory"):
+            read_table(tmp_path / "x.parquet", columns)
 
 
 def test_a_json_of_many_megabytes_is_none_of_ours(tmp_path):

@@ -146,6 +146,9 @@ def check_normalised(
         (config.output_features, UnnormalizerProcessorStep),
     )
     modes = getattr(config, "normalization_mapping", {})
+    relative, absolute = (sum(getattr(step, "enabled", False) for step in each.steps) for each in pipelines)
+    if relative != absolute:
+        raise UserError(f"{folder}: its actions are made relative, and not absolute again, or the other way")
     for pipeline, (features, kind) in zip(pipelines, sides, strict=True):
         file = folder / f"{pipeline.name}.json"
         normalizers = [step for step in pipeline.steps if isinstance(step, kind)]

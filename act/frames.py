@@ -32,7 +32,7 @@ from act.dataset import (
 )
 from act.kinds import Batch, chunk_size
 from common.errors import UserError
-from common.lerobot_files import reading
+from common.lerobot_files import check_extremes, reading
 from envs.interfaces import Task
 
 SAMPLES_AT_A_TIME = 1_024
@@ -126,7 +126,8 @@ class Frames:
                 digest.update(np.asarray(values, np.float64).tobytes())
         with reading(meta.root):
             points = read_vectors(meta, vectors, self.num_recorded)
-            for array in points.values():
+            for name, array in points.items():
+                check_extremes(name, array, stats_of(meta)[name])
                 digest.update(array.tobytes())
             for name, pictures in self.pictures.items():
                 read_pictures(meta, name, self.lengths, np.asarray(pictures), digest)

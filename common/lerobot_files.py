@@ -288,6 +288,20 @@ def _compare(table: pa.Table, name: str, expected: np.ndarray) -> None:
         raise ValueError(f"{name} in row {row} is {values[row]}, and by the rows before it {expected[row]}")
 
 
+def check_extremes(name: str, values: np.ndarray, stats: dict[str, Any]) -> None:
+    """Raise ValueError where values (N, k) are not between the `min` and `max` of their statistics."""
+    if {"min", "max"} <= {*stats}:
+        low, high, slack = _extremes(stats)
+        if ((values < low - slack) | (values > high + slack)).any():
+            raise ValueError(f"{STATS} is not of these values: {name} is not between its min and max")
+
+
+def _extremes(stats: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Least and largest values, and what sums in float32 may be off."""
+    low, high = (np.asarray(stats[part], np.float64) for part in ("min", "max"))
+    return low, high, 1e-3 * (1 + np.maximum(abs(low), abs(high)))
+
+
 def check_statistics(stats: Any, shapes: dict[str, tuple[int, ...]], parts: Sequence[str]) -> None:
     """Compare `meta/stats.json` with what it should hold.
 
@@ -309,8 +323,7 @@ def check_statistics(stats: Any, shapes: dict[str, tuple[int, ...]], parts: Sequ
             if not right:
                 raise ValueError(f"the {part} of {name} must be finite numbers of shape {shape}")
         if {"min", "max"} <= {*parts}:
-            low, high = (np.asarray(there[part], np.float64) for part in ("min", "max"))
-            slack = 1e-3 * (1 + np.maximum(abs(low), abs(high)))  # of sums in float32
+            low, high, slack = _extremes(there)
             for part in parts:
                 lowest, highest = (0, high - low) if part == "std" else (low, high)
                 values = np.asarray(there[part], np.float64)

@@ -162,3 +162,14 @@ def change_pixel(tables):
 def test_a_change_in_one_place_is_another_fingerprint(datasets, tmp_path, how):
     before = open_ours(datasets["image"], tmp_path)[0].fingerprint
     assert open_ours(damage(datasets["image"], tmp_path, how), tmp_path)[0].fingerprint != before
+
+
+@pytest.mark.parametrize("factor", [1e3, 0.5])
+def test_statistics_of_other_values_are_refused(datasets, tmp_path, factor):
+    def scale(stats):
+        for name, values in stats["action"].items():
+            stats["action"][name] = (factor * np.array(values)).tolist()
+
+    root = damage(datasets["state"], tmp_path, lambda root: change_stats(root, scale))
+    with pytest.raises(UserError, match="action is not between its min and max"):
+        open_ours(root, tmp_path)

@@ -243,3 +243,11 @@ def test_what_is_not_normalised_as_the_policy_expects_is_a_sentence(policy, told
     (policy / file).write_text(json.dumps(content))
     name = "observation.state" if file == FILES[0] else "action"
     assert f"{file}: has not what normalises {name} by MEAN_STD" in told(load_policy, policy)
+
+
+@pytest.mark.parametrize(("file", "kind"), zip(FILES, ("relative", "absolute"), strict=True))
+def test_actions_that_are_half_relative_are_a_sentence(policy, told, file, kind):
+    content = json.loads((policy / file).read_text())
+    step = {"registry_name": f"{kind}_actions_processor", "config": {"enabled": True}}
+    (policy / file).write_text(json.dumps(content | {"steps": [*content["steps"], step]}))
+    assert "made relative, and not absolute again" in told(load_policy, policy)

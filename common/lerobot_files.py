@@ -319,7 +319,7 @@ def check_statistics(stats: Any, shapes: dict[str, tuple[int, ...]], parts: Sequ
             raise ValueError(f"it has no statistics of {name}")
         for part in parts:
             values = np.asarray(there[part])
-            right = values.dtype.kind in "iuf" and values.shape == shape and np.isfinite(values).all()
+            right = values.dtype.kind in "if" and values.shape == shape and np.isfinite(values).all()
             if not right:
                 raise ValueError(f"the {part} of {name} must be finite numbers of shape {shape}")
         if {"min", "max"} <= {*parts}:
@@ -329,6 +329,6 @@ def check_statistics(stats: Any, shapes: dict[str, tuple[int, ...]], parts: Sequ
                 values = np.asarray(there[part], np.float64)
                 if ((values < lowest - slack) | (values > highest + slack)).any():
                     raise ValueError(f"the {part} of {name} is not that of values between its min and max")
-    for name, parts_of_it in stats.items():  # LeRobot makes tensors of all of them
-        if not all(np.asarray(values).dtype.kind in "biuf" for values in parts_of_it.values()):
+    for name, parts_of_it in stats.items():  # LeRobot makes tensors of all; of kind u they are beyond int64
+        if not all(np.asarray(values).dtype.kind in "bif" for values in parts_of_it.values()):
             raise ValueError(f"the statistics of {show(name)} are not all numbers")

@@ -199,6 +199,10 @@ DATA, EPISODES = "data/*/*.parquet", "meta/episodes/*/*.parquet"
             r"std of action must be finite numbers of shape \(2,\)",
         ),
         (
+            lambda root: change_stats(root, lambda s: s.update(x={"q90": [2**63]})),
+            "the statistics of 'x' are not",
+        ),
+        (
             lambda root: change_stats(root, lambda s: s.update(x={"min": "low"})),
             "the statistics of 'x' are not",
         ),

@@ -118,18 +118,18 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}
 
 
-def digest(files: Iterable[tuple[str, Path]]) -> str:
+def digest(files: Iterable[tuple[str, Path]], most: int = MAX_HASHED_BYTES) -> str:
     """The SHA-256 of files, each after the name that it goes by.
 
     Raises:
-        UserError: one cannot be read, or they have more than `MAX_HASHED_BYTES`.
+        UserError: one cannot be read, or together they have more than `most` bytes.
     """
     total, sha256 = 0, hashlib.sha256()
     for _, path in (named := list(files)):
         with reading(path):
             total += path.stat().st_size
-            if total > MAX_HASHED_BYTES:
-                raise ValueError(f"with the files before it {total:,} bytes, more than {MAX_HASHED_BYTES:,}")
+            if total > most:
+                raise ValueError(f"with the files before it {total:,} bytes, more than {most:,}")
     for name, path in named:
         sha256.update(name.encode())
         with reading(path), open_regular(path) as file:

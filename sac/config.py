@@ -27,7 +27,7 @@ class AgentConfig:
     final_target_entropy: float = -2.0  # nats; the target falls to this, if it is not the same
     anneal_entropy: tuple[float, float] = (0.4, 0.9)  # shares of the training between which it falls
     grad_clip: NotNegative = 0.0  # largest gradient norm of actor and critics; 0: no clipping
-    actor_ema: ShareBelow1 = 0.998  # decay per update of the averaged actor, which is evaluated; 0: none
+    actor_ema: ShareBelow1 = 0.998  # decay per update of the average that is evaluated; 0: the actor itself
     compile: bool | None = None  # the update into one graph; None: where the training is long enough
     encoder: EncoderConfig = field(default_factory=EncoderConfig)  # where the task has pictures
 

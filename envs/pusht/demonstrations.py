@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.arrays import DAMAGE, read_npz, read_zarr_array, zarr_arrays
+from common.arrays import DAMAGE, MAX_BYTES, read_npz, read_zarr_array, zarr_arrays
 from common.errors import UserError, reason
 from common.untrusted import digest
 from envs.interfaces import RawObservation
@@ -149,7 +149,7 @@ def fingerprint(path: Path) -> str:
         with _reading(path):
             zarr_arrays(path)  # else it may be any folder, and large
     files = sorted(path.rglob("*")) if path.is_dir() else (path, _pictures_beside(path))
-    return digest(("", file) for file in files if file.is_file())
+    return digest((("", file) for file in files if file.is_file()), MAX_BYTES)
 
 
 def load(path: Path, pictures: bool = True) -> Arrays:

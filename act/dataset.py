@@ -17,7 +17,6 @@ from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.datasets.io_utils import cast_stats_to_numpy
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.datasets.utils import DatasetInfo
-from lerobot.datasets.video_utils import FrameTimestampError, decode_video_frames
 from lerobot.utils.constants import ACTION, IMAGENET_STATS
 from lerobot.utils.feature_utils import dataset_to_policy_features
 
@@ -28,7 +27,6 @@ from common.lerobot_files import (
     DAMAGE,
     INFO,
     STATS,
-    check_film,
     check_frames,
     check_statistics,
     decode_picture,
@@ -40,6 +38,7 @@ from common.lerobot_files import (
     read_table,
     reading,
 )
+from common.lerobot_videos import read_film
 from common.untrusted import load_json, open_regular
 from envs.interfaces import Task
 
@@ -238,14 +237,9 @@ def _read_images(meta: LeRobotDatasetMetadata, name: str, _lengths: np.ndarray) 
 
 
 def _read_video(meta: LeRobotDatasetMetadata, name: str, lengths: np.ndarray) -> Iterator[np.ndarray]:
-    half_a_frame = 0.5 / meta.fps  # the nearest picture is in no doubt, even where the times have drifted
+    height, width = features_of(meta)[name].shape[1:]
     for episode, length in enumerate(lengths):
         start = episodes_of(meta)[episode][f"videos/{name}/from_timestamp"]
         times = [start + float(np.float32(frame / meta.fps)) for frame in range(length)]
         path = inside(meta.root, str(meta.get_video_file_path(episode, name)))
-        check_film(path, *features_of(meta)[name].shape[1:])
-        try:
-            pictures = decode_video_frames(path, times, half_a_frame, "pyav", return_uint8=True)
-        except FrameTimestampError:
-            raise ValueError(f"{path.name} has not all pictures of episode {episode}") from None
-        yield pictures.numpy()
+        yield read_film(path, times, meta.fps, height, width)

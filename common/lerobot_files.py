@@ -2,23 +2,21 @@
 
 LeRobot does not check them: it asks the Hub for a missing one, formats paths that they contain, and takes an
 episode's length from one and its frames from another. Here their sizes have limits, and they must agree.
-`act` and `recording` share this module; it needs Parquet, pictures and videos, but not LeRobot.
+`act` and `recording` share this module; it needs Parquet and pictures, but not LeRobot.
 """
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from string import Formatter
 from typing import IO, Any
 
-import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from av.container import InputContainer
 from av.error import FFmpegError
 from PIL import Image
 
@@ -250,35 +248,6 @@ def decode_picture(file: IO[bytes], height: int, width: int) -> np.ndarray:
     if picture.size != (width, height):  # before it is decoded
         raise ValueError(f"a picture of {picture.height} x {picture.width}, not {height} x {width}")
     return np.asarray(picture.convert("RGB"))
-
-
-@contextmanager
-def open_film(path: Path) -> Iterator[InputContainer]:
-    """A video, an MP4: FFmpeg would also open what is a list of files or an address.
-
-    Raises:
-        ValueError: it is another file; or another exception of `DAMAGE`.
-    """
-    with open_regular(path) as file:
-        if file.read(8)[4:] != b"ftyp":
-            raise ValueError(f"{path.name} is not an MP4")
-        file.seek(0)
-        with av.open(file, "r", format="mov") as film:
-            yield film
-
-
-def check_film(path: Path, height: int, width: int) -> None:
-    """Look at a video before it is decoded.
-
-    Raises:
-        ValueError: its pictures are of another size; or another exception of `DAMAGE`.
-    """
-    with open_film(path) as film:
-        stream = film.streams.video[0]
-        if (stream.height, stream.width) != (height, width):
-            raise ValueError(
-                f"{path.name} has pictures of {stream.height} x {stream.width}, not {height} x {width}"
-            )
 
 
 def _compare(table: pa.Table, name: str, expected: np.ndarray) -> None:

@@ -21,7 +21,8 @@ from av.error import FFmpegError
 from lerobot.datasets.utils import DEFAULT_DATA_PATH, DEFAULT_EPISODES_PATH, DEFAULT_VIDEO_PATH
 from lerobot.datasets.video_utils import concatenate_video_files
 
-from common.lerobot_files import open_film, parquet_files, read_table, reading
+from common.lerobot_files import parquet_files, read_table, reading
+from common.lerobot_videos import open_film
 
 FILES_PER_FOLDER = 1_000  # LeRobot's default
 

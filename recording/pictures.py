@@ -30,11 +30,6 @@ def encode_png(frame: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def decode_png(png: bytes) -> np.ndarray:
-    """PNG as (height, width, 3) uint8 RGB."""
-    return np.asarray(Image.open(io.BytesIO(png), formats=["PNG"]).convert("RGB"))
-
-
 def encode_mp4(pictures: Sequence[bytes], fps: int) -> bytes:
     """PNGs of one size as the video that LeRobot makes of them by default.
 

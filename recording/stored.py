@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from lerobot.datasets.video_utils import FrameTimestampError, decode_video_frames
 
-from common.lerobot_files import check_film, decode_picture, parquet_files, read_table, reading
+from common.lerobot_files import decode_picture, parquet_files, read_table, reading
+from common.lerobot_videos import read_film
 from recording.dataset import Dataset
 from recording.files import NumberedFile
 from recording.schema import IMAGE, max_progress_name
@@ -71,14 +71,8 @@ def columns(dataset: Dataset, row: dict[str, Any], table: pa.Table) -> dict[str,
 def _video_frames(dataset: Dataset, row: dict[str, Any]) -> np.ndarray:
     start = row[f"videos/{IMAGE}/from_timestamp"]
     times = [start + t / dataset.task.fps for t in range(row["length"])]
-    side = dataset.notes.recipe.resolution
-    film, half_a_frame = dataset.root / _file(row).video(IMAGE), 0.5 / dataset.task.fps
-    check_film(film, side, side)
-    try:
-        frames = decode_video_frames(film, times, half_a_frame, backend="pyav")
-    except FrameTimestampError:
-        raise ValueError(f"it has not all pictures of episode {row['episode_index']}") from None
-    return (frames.permute(0, 2, 3, 1) * 255).round().byte().numpy()
+    film, side = dataset.root / _file(row).video(IMAGE), dataset.notes.recipe.resolution
+    return read_film(film, times, dataset.task.fps, side, side).transpose(0, 2, 3, 1)
 
 
 def _file(row: dict[str, Any]) -> NumberedFile:

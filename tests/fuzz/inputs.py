@@ -122,6 +122,7 @@ def make_people(folder: Path) -> None:
 SOURCES = {"sac": make_sac, "steered": make_steered, "act": make_act, "people": make_people}
 SOURCES |= {"frames": partial(make_sac, config=TINY_FRAMES)}
 SOURCES |= {"pictures": partial(make_act, observations="pixels")}
+SOURCES |= {"films": partial(make_act, observations="pixels --video")}
 
 
 def sac_flags(folder: Path, run: str = "run") -> list[str]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from imageio.v3 import imread
 from lerobot.datasets import LeRobotDataset
 from lerobot.datasets.aggregate import aggregate_datasets
 from lerobot.datasets.compute_stats import sample_indices
@@ -15,7 +16,6 @@ import recording.versions
 from common.errors import UserError
 from envs.pusht.task import PushT
 from recording.checks import open_dataset
-from recording.pictures import decode_png
 from recording.schema import IMAGE, features
 
 TASK = "Push the T-shaped blue block onto the T-shaped green target surface."
@@ -46,7 +46,7 @@ def by_lerobot(root, ours, episodes):
         for t in range(len(episode)):
             frame = {n: np.atleast_1d(v[t]) for n, v in episode.columns.items() if n in wanted}
             if IMAGE in wanted:
-                frame[IMAGE] = decode_png(episode.pictures[t])
+                frame[IMAGE] = imread(episode.pictures[t])
             dataset.add_frame(frame | {"task": TASK})
         dataset.save_episode()
     dataset.finalize()
@@ -76,7 +76,7 @@ def test_statistics_of_pictures_are_exact(record_block, new_dataset, contents):
     episodes, dataset = record_block(noise=3.0), new_dataset(noise=3.0)
     dataset.append(episodes[:1], dataset.notes)
     dataset.append(episodes[1:], dataset.notes)
-    seen = [decode_png(episode.pictures[i]) for episode in episodes for i in sample_indices(len(episode))]
+    seen = [imread(episode.pictures[i]) for episode in episodes for i in sample_indices(len(episode))]
     stats = contents(dataset.root)["stats"][IMAGE]
     assert stats["count"] == [len(seen)]
     for name in ("mean", "std"):
@@ -111,7 +111,7 @@ def test_lerobot_opens_it_and_batches_it(block, new_dataset, monkeypatch):
     frames = [(episode, t) for episode in block for t in range(len(episode))]
     for index, (episode, t) in list(enumerate(frames))[::7]:
         item = opened[index]
-        picture = decode_png(episode.pictures[t]).transpose(2, 0, 1) / 255.0
+        picture = imread(episode.pictures[t]).transpose(2, 0, 1) / 255.0
         np.testing.assert_allclose(item[IMAGE], picture, atol=1e-6)
         np.testing.assert_array_equal(item["action"][0], episode.columns["action"][t])
         assert item["task"] == TASK and item["next.done"] == (t == len(episode) - 1)
@@ -163,7 +163,7 @@ def test_video_frames_are_those_that_were_encoded(record_block, new_dataset):
     dataset.append(episodes[:3], dataset.notes)
     dataset.append(episodes[3:], dataset.notes)
     opened = LeRobotDataset("local/any", root=dataset.root, video_backend="pyav")
-    pictures = [decode_png(png) for episode in episodes for png in episode.pictures]
+    pictures = [imread(png) for episode in episodes for png in episode.pictures]
     for index in range(0, len(pictures), 9):
         seen = opened[index][IMAGE].numpy().transpose(1, 2, 0) * 255
         distances = [np.abs(seen - picture).mean() for picture in pictures]

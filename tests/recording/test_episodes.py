@@ -1,11 +1,11 @@
 import gymnasium
 import numpy as np
 import pytest
+from imageio.v3 import imread
 
 import envs.pusht.recording  # registers the environments, too
 from policies import ASSETS, load_policy
 from recording.episodes import RecordingEnv, record_episodes
-from recording.pictures import decode_png
 
 EXPERT = ASSETS / "sac_expert_fast"
 
@@ -38,7 +38,7 @@ def test_an_episode_is_that_of_a_plain_loop(block):
     for recorded in block[:4]:
         columns = recorded.columns
         pixels, states, _, decisions, rewards, ends, successes = plain(recorded.seed, columns["action"])
-        np.testing.assert_array_equal([decode_png(png) for png in recorded.pictures], pixels)
+        np.testing.assert_array_equal([imread(png) for png in recorded.pictures], pixels)
         np.testing.assert_array_equal(columns["sim.state"], states)
         np.testing.assert_array_equal(columns["observation.state"], states[:, :2].astype(np.float32))
         np.testing.assert_allclose(columns["action"], decisions, atol=1e-2)  # networks round by batch

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from imageio.v3 import imread
 from lerobot.datasets import LeRobotDataset
 
 from common.errors import UserError
@@ -16,7 +17,6 @@ from envs.pusht.simulator import PushTEnv
 from recording import imported
 from recording.dataset import Dataset, Notes
 from recording.imported import import_demonstrations
-from recording.pictures import decode_png
 from recording.schema import IMPORT, Recipe
 from recording.verify import verify
 
@@ -33,7 +33,7 @@ def source(request, block):
             "state": np.concatenate([e.columns["sim.state"][:, :5] for e in episodes]).astype(np.float32),
             "action": np.concatenate([e.columns["action"] for e in episodes]),
             "episode_ends": np.cumsum([len(e) for e in episodes]),
-            "img": np.stack([decode_png(png) for e in episodes for png in e.pictures]),
+            "img": np.stack([imread(png) for e in episodes for png in e.pictures]),
         }
     if not PEOPLE.exists():
         pytest.skip("no recorded demonstrations beside the repository")

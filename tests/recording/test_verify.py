@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from imageio.v3 import imread
 
 from common.errors import UserError
 from envs.pusht.vector import StockPushTVectorEnv
 from recording.checks import open_dataset
 from recording.dataset import Dataset, Notes
-from recording.pictures import decode_png, encode_mp4, encode_png
+from recording.pictures import encode_mp4, encode_png
 from recording.verify import verify
 
 
@@ -37,7 +38,7 @@ def doctor(dataset, column, row, change, folder="data"):
 
 
 def one_pixel(picture):
-    pixels = decode_png(picture["bytes"]).copy()
+    pixels = imread(picture["bytes"]).copy()
     pixels[3, 4, 1] ^= 1
     return picture | {"bytes": encode_png(pixels)}
 

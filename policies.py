@@ -150,10 +150,8 @@ def _read_config(path: str | Path) -> tuple[Path, dict[str, Any]]:
     if not file.exists():
         raise UserError(f"{file}: missing, and no checkpoints, so {path} is no policy of {MAKERS}")
     config = load_json(file)
-    config = config if isinstance(config, dict) else {}
     if "algorithm" not in config and (beside := folder / "task.json").exists():
-        task = load_json(beside)
-        config["task"] = task.get("task") if isinstance(task, dict) else task
+        config["task"] = load_json(beside).get("task")
     return folder, config
 
 

@@ -177,9 +177,8 @@ def read_progress(folder: Path) -> Progress:
         UserError: it is damaged.
     """
     file = folder / TRAINING_STATE / TRAINING_STEP
-    content = load_json(file)
-    if isinstance(content, dict):  # a later LeRobot may say more
-        content = {name: content[name] for name in ("step", "num_processes", "batch_size") if name in content}
+    content = load_json(file)  # in which a later LeRobot may say more
+    content = {name: content[name] for name in ("step", "num_processes", "batch_size") if name in content}
     return read_state(Progress, content, file, optional=("num_processes", "batch_size"))
 
 
@@ -239,7 +238,7 @@ def saved_pipeline_config(folder: Path, pipeline_config: TrainPipelineConfig) ->
     """
     model = folder / PRETRAINED_MODEL_DIR
     content = load_json(model / "train_config.json")
-    described = content.get("policy") if isinstance(content, dict) else None
+    described = content.get("policy")
     kind = described.get("type") if isinstance(described, dict) else "none"
     if not isinstance(described, dict) or kind not in names():
         known = " or ".join(names())

@@ -144,7 +144,7 @@ def _check_whole(meta: LeRobotDatasetMetadata) -> None:
             key: (3, 1, 1) if feature.type is FeatureType.VISUAL else tuple(feature.shape)
             for key, feature in features.items()
         }
-        check_statistics(meta.stats, shapes, ("mean", "std"))
+        check_statistics(stats_of(meta), shapes, ("mean", "std"))
         meta.stats = cast_stats_to_numpy(stats_of(meta))
 
 

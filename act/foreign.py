@@ -99,8 +99,7 @@ def read_processor(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         UserError: a file is missing or damaged, or has a step that is not one of `STEPS`.
     """
-    content = load_json(file)
-    steps = content.get("steps") if isinstance(content, dict) else None
+    steps = load_json(file).get("steps")
     if not isinstance(steps, list):
         raise UserError(f"{file}: not one of LeRobot's processors, which have a list of steps")
     checked, states = [], {}

@@ -103,10 +103,9 @@ class Checkpoints:
         folder = self.path(steps)
         for name, values in results.items():
             check_inside(folder / name, folder)
-            if not isinstance(content := load_json(folder / name), dict):
-                raise UserError(f"{folder / name}: damaged (not a mapping)")
+            content = load_json(folder / name) | values
             with writing(folder / name):
-                save_json(folder / name, content | values)
+                save_json(folder / name, content)
         self.tidy()
 
     def tidy(self) -> None:
@@ -259,7 +258,9 @@ def save_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def read_state[State](kind: type[State], content: Any, source: Path, optional: Sequence[str] = ()) -> State:
+def read_state[State](
+    kind: type[State], content: dict[str, Any], source: Path, optional: Sequence[str] = ()
+) -> State:
     """Read a training's state into its dataclass; a missing field is an error and not its default.
 
     Args:
@@ -271,8 +272,6 @@ def read_state[State](kind: type[State], content: Any, source: Path, optional: S
     Raises:
         UserError: something is missing, unknown, of another type or out of range.
     """
-    if not isinstance(content, dict):
-        raise UserError(f"{source}: not the state of a training")
     names = [field.name for field in fields(kind)]  # pyright: ignore[reportArgumentType]
     if missing := [name for name in names if name not in content and name not in optional]:
         raise UserError(f"{source}: {missing[0]} is missing, so it is not the whole state of a training")

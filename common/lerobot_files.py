@@ -271,7 +271,7 @@ def _extremes(stats: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return low, high, 1e-3 * (1 + np.maximum(abs(low), abs(high)))
 
 
-def check_statistics(stats: Any, shapes: dict[str, tuple[int, ...]], parts: Sequence[str]) -> None:
+def check_statistics(stats: dict[str, Any], shapes: dict[str, tuple[int, ...]], parts: Sequence[str]) -> None:
     """Compare `meta/stats.json` with what it should hold.
 
     Args:
@@ -283,7 +283,7 @@ def check_statistics(stats: Any, shapes: dict[str, tuple[int, ...]], parts: Sequ
         ValueError: a statistic is missing, not finite numbers of this shape, or not between `min` and `max`.
     """
     for name, shape in shapes.items():
-        there = stats.get(name) if isinstance(stats, dict) else None
+        there = stats.get(name)
         if not isinstance(there, dict) or not {*parts} <= {*there}:
             raise ValueError(f"it has no statistics of {name}")
         for part in parts:

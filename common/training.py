@@ -101,7 +101,8 @@ def check_evaluation(evaluation: Evaluation, latest: dict, best: dict, unit: str
             for look in (evaluation.rank, evaluation.scalars, evaluation.line):
                 look(numbers)  # which has all that it needs
             several = [value if name.endswith("_ci95") else [value] for name, value in numbers.items()]
-            if not all(value is None or abs(value) < LARGEST for value in chain(*several)):
+            known = [value for value in chain(*several) if value is not None]
+            if not all(type(value) in (int, float) and abs(value) < LARGEST for value in known):
                 raise ValueError("not all of it are numbers of bearable size")
             if not 0 <= numbers.get("success_rate", 0) <= 1:
                 raise ValueError("success_rate must be between 0 and 1")

@@ -61,14 +61,16 @@ def open_regular(path: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def load_json(path: Path) -> Any:
-    """Read a JSON file.
+def load_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of names and values.
 
     Raises:
-        UserError: the file is missing or not JSON of bounded size, depth and numbers.
+        UserError: the file is missing or not an object in JSON of bounded size, depth and numbers.
     """
     with reading(path):
-        return parse_json(read_text(path))
+        if isinstance(content := parse_json(read_text(path)), dict):
+            return content
+        raise ValueError(f"it holds {show(content)} in place of names and values")
 
 
 def parse_json(text: str) -> Any:

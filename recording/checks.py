@@ -80,7 +80,7 @@ def _has_keys(file: Path, keys: tuple[str, ...]) -> bool:
         content = load_json(file)
     except UserError:
         return False
-    return isinstance(content, dict) and all(key in content for key in keys)
+    return all(key in content for key in keys)
 
 
 def open_dataset(root: Path) -> Dataset:
@@ -197,7 +197,7 @@ def _require(true: bool, otherwise: str) -> None:
 
 def _read_notes(path: Path) -> Notes:
     content = load_json(path)
-    if isinstance(content, dict) and isinstance(content.get("recipe"), dict):
+    if isinstance(content.get("recipe"), dict):
         content["recipe"] = ADDED_SETTINGS | content["recipe"]
         notes = from_dict(Notes, content, f"{path}: ")
         if to_dict(notes) == content:  # nothing is missing

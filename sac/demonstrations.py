@@ -247,8 +247,7 @@ def _check_task(root: Path, task: Task) -> None:
     """Raise UserError where collect_dataset.py recorded another task."""
     if not (root / OURS).is_file():
         return
-    notes = load_json(root / OURS)
-    recipe = notes.get("recipe", {}) if isinstance(notes, dict) else None
+    recipe = load_json(root / OURS).get("recipe", {})
     name = recipe.get("task", DEFAULT) if isinstance(recipe, dict) else None
     if not isinstance(name, str):
         raise UserError(f"{root / OURS}: recipe.task must be a name, got {show(name)}")

@@ -175,6 +175,10 @@ BROKEN = {
     "not JSON": (lambda f: (f / "config.json").write_text("{"), "config.json: damaged"),
     "not a mapping": (
         lambda f: (f / "config.json").write_text("[]"),
+        "config.json: damaged .it holds \\[\\] in place of names and values",
+    ),
+    "an empty mapping": (
+        lambda f: (f / "config.json").write_text("{}"),
         "config.json: no algorithm and no type, so no policy of train_sac.py, train_act.py or lerobot-train",
     ),
     "unknown algorithm": ({"algorithm": "ppo"}, "algorithm must be sac, or type act or flow, got 'ppo'"),

@@ -201,8 +201,6 @@ def load(folder: Path = WEIGHTS) -> PoseEstimator:
     """
     file, weights = folder / "config.json", folder / "model.safetensors"
     content = load_json(file)
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: damaged (not a mapping)")
     sizes = {name: value for name, value in content.items() if name != "trained"}
     config, tensors = from_dict(PoseConfig, sizes, f"{file}: "), load_tensors(weights)
     with torch.device("meta"):  # nothing as large as a damaged file says is allocated

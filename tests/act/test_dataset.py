@@ -187,7 +187,8 @@ DATA, EPISODES = "data/*/*.parquet", "meta/episodes/*/*.parquet"
         (write("meta/info.json", "[" * 50_000 + "]" * 50_000), "nested in more than 50 levels"),
         (write("meta/info.json", '{"fps": ' + "9" * 400 + "}"), "an integer of 400 digits"),
         (write("meta/info.json", "[]"), "info.json: damaged"),
-        (write("meta/stats.json", "null"), "has no statistics of"),
+        (write("meta/stats.json", "{}"), "has no statistics of"),
+        (write("meta/stats.json", "null"), "holds None in place of names and values"),
         (write("meta/stats.json", "[" * 50_000 + "]" * 50_000), "nested in more than 50 levels"),
         (lambda root: change_stats(root, lambda s: s.update(action=None)), "has no statistics of action"),
         (

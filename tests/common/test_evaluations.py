@@ -31,6 +31,8 @@ def test_what_an_evaluation_makes_is_accepted():
         {"success_rate": [0.5]},
         {"success_rate": -0.5},
         {"success_rate": 1.5},
+        {"success_rate": True},
+        {"success_ci95": [False, True]},
         {"success_rate": None},
         {"success_ci95": 0.5},
         {"action_step_mean": [8.0]},

@@ -230,7 +230,7 @@ VIDEO = "videos/observation.image/chunk-000/file-000.mp4"
             "recording.json: next_seed: expected int, got 'soon'",
         ),
         ("meta/recording.json", lambda path: path.write_text("{}"), "recording.json: not written by this"),
-        ("meta/recording.json", lambda path: path.write_text("[]"), "recording.json: not written by this"),
+        ("meta/recording.json", lambda path: path.write_text("[]"), "recording.json: damaged"),
         (FRAMES, Path.unlink, "data holds 0 frames"),
         (FRAMES, cut, "file-000.parquet: damaged"),
         (FRAMES, without("sim.state"), "file-000.parquet: damaged .other columns"),

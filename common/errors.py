@@ -59,15 +59,15 @@ def one_line(text: str) -> str:
 def report_user_errors() -> Iterator[None]:
     """Print a `UserError` as `error: ...` on stderr and exit with code 2.
 
-    A closed pipe (`| head`) ends the script silently; Ctrl-C, a full disk, a full memory and a name that is
-    not UTF-8 with one line. Nothing else is caught. Output is line-buffered, also into a file, so that a log
-    is up to date, and what its encoding does not have is written as an escape.
+    A closed pipe (`| head`) ends the script silently; Ctrl-C, a full disk, a full memory, a file that may not
+    be opened and a name that is not UTF-8 with one line. Nothing else is caught. Output is line-buffered,
+    also into a file, so that a log is up to date, and what its encoding does not have is written as an escape.
 
     Decorates a script's `main` (`@report_user_errors()`) or wraps a block (`with report_user_errors():`).
 
     Raises:
-        SystemExit: code 2, in place of a `UserError`, a full disk or memory or such a name; code 130 after
-            Ctrl-C; code 141 after a closed pipe.
+        SystemExit: code 2, in place of a `UserError`, a full disk or memory, such a file or name; code 130
+            after Ctrl-C; code 141 after a closed pipe.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -102,6 +102,8 @@ def _ending(error: BaseException) -> tuple[int | None, str]:
             return 2, f"error: {error.object!r:.200}: this name is not UTF-8"
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return 2, f"error: {error.filename or 'the disk, or where the output goes,'} has no space left"
+        case PermissionError(filename=str(name)):
+            return 2, f"error: {name}: {error.strerror}"
     # PyTorch's is a RuntimeError
     full = isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
     if full or isinstance(error, MemoryError):

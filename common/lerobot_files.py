@@ -50,9 +50,12 @@ def parquet_files(folder: Path) -> list[Path]:
     """Those of `data` or of `meta/episodes`, in their order, also behind links.
 
     Raises:
-        UserError: one is no regular file, such as a pipe, on which reading never ends.
+        UserError: a folder is missing or cannot be listed, or a file is none, such as a pipe, on which
+            reading never ends.
     """
-    files = sorted(folder.glob("*/*.parquet"))
+    with reading(folder):
+        chunks = [chunk for chunk in folder.iterdir() if chunk.is_dir()]
+        files = sorted(file for chunk in chunks for file in chunk.iterdir() if file.suffix == ".parquet")
     if irregular := [file for file in files if not file.is_file()]:
         raise UserError(f"{irregular[0]}: no regular file; {REPAIR}")
     return files

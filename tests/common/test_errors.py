@@ -35,6 +35,7 @@ def test_user_error_is_one_line_and_exit_code_2():
     [
         (UserError(f"path: {'x' * 10**6} did you mean y?"), "did you mean y?"),
         (UserError("two\nlines, \x1b[31m red and \udcff"), r"two lines, \x1b[31m red and \udcff"),
+        (PermissionError(13, "Permission denied", "logs/x"), "logs/x: Permission denied"),
         (MemoryError("Unable to allocate 3 GiB"), "the memory is full (Unable to allocate 3 GiB)"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 4 bytes"), "the memory is full"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB"), "the memory is full"),

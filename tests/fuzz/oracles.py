@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,9 @@ def check_says(config: Any, content: dict[str, Any], *ignored: str) -> None:
             return value == float(said)
         if isinstance(value, float) and type(said) is int:
             return value == float(said)
-        return (value == said and isinstance(value, bool) == isinstance(said, bool)) or str(value) == said
+        if isinstance(said, str) and str(value) in (said, os.path.expanduser(said)):  # noqa: PTH111  of no path
+            return True
+        return value == said and isinstance(value, bool) == isinstance(said, bool)
 
     have = flatten(to_dict(config))
     for key, value in flatten(content).items():

@@ -21,7 +21,7 @@ from common import lerobot_files, untrusted
 from common.arrays import read_npz
 from common.checkpoint import Checkpoints, has_links, link
 from common.errors import UserError
-from common.lerobot_files import DAMAGE, decode_picture, read_episodes, read_table
+from common.lerobot_files import DAMAGE, decode_picture, parquet_files, read_episodes, read_table
 from common.lerobot_videos import read_film
 from common.run import check_name
 from envs.plots import plot_returns
@@ -183,3 +183,17 @@ def test_a_json_of_many_megabytes_is_none_of_ours(tmp_path):
     (tmp_path / "x.json").write_text("[" + "[]," * (untrusted.MAX_TEXT_BYTES // 3) + "[]]")
     with pytest.raises(UserError, match="bytes, more than"):
         untrusted.load_json(tmp_path / "x.json")
+
+
+def test_what_may_not_be_listed_is_not_called_missing(make_dataset, tmp_path, monkeypatch):
+    root = make_dataset(tmp_path / "data")
+    list_folder = os.listdir
+
+    def refused(folder: Path) -> list[str]:
+        if Path(folder).is_relative_to(root / "data"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return list_folder(folder)
+
+    monkeypatch.setattr(os, "listdir", refused)
+    with pytest.raises(UserError, match=r"data: cannot be read \(Permission denied\)"):
+        parquet_files(root / "data")

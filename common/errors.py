@@ -60,8 +60,8 @@ def report_user_errors() -> Iterator[None]:
     """Print a `UserError` as `error: ...` on stderr and exit with code 2.
 
     A closed pipe (`| head`) ends the script silently; Ctrl-C, a full disk, a full memory, a file that may not
-    be opened and a name that is not UTF-8 with one line. Nothing else is caught. Output is line-buffered,
-    also into a file, so that a log is up to date, and what its encoding does not have is written as an escape.
+    be opened and a name that is not UTF-8 with one line. Nothing else is caught. Output is line-buffered, in
+    a file too, so that a log is up to date, and what its encoding does not have is written as an escape.
 
     Decorates a script's `main` (`@report_user_errors()`) or wraps a block (`with report_user_errors():`).
 

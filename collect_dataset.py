@@ -156,6 +156,8 @@ def make_recipe(config: Config) -> Recipe:
     task = choose_task(config)
     settings: dict[str, Any] = {setting.name: getattr(config, setting.name) for setting in fields(Settings)}
     settings["task"] = name_of(task)
+    if task.recording.ends_at_success:
+        settings["hold"] = 0
     if config.import_human:
         settings |= {"all": not config.hindsight, "hold": 0}  # demonstrations have the length they have
         return Recipe(policy=IMPORT, fingerprint=task.recording.fingerprint(config.import_human), **settings)

@@ -1,6 +1,7 @@
 """What a task offers so that its episodes can be recorded as a LeRobot dataset (`recording/`).
 
-A task is `Recordable` if it has a `recording`; `envs/pusht/recording.py` is an example.
+A task is `Recordable` if it has a `recording`: `envs/car_racing/recording.py` has what every one needs,
+`envs/pusht/recording.py` also people at the controls and demonstrations from elsewhere.
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from common.errors import UserError
 from envs.interfaces import Policy, RawObservation, Task, VectorEnv
 
 Features = dict[str, dict[str, Any]]  # LeRobot's description of columns: dtype, shape, names
@@ -83,24 +85,29 @@ class CardTexts:
     citation: str  # BibTeX
     task: str  # what it is, a sentence
     simulator: str  # where it was recorded, a sentence
-    demonstrations: str  # who recorded those that are imported; no full stop
-    as_recorded: str  # completes that sentence
-    hindsight: str  # completes it where they were imported in hindsight
     success: str  # what a successful episode has done
     final_success: str  # what successful episodes do at their end
     starts: str  # the environment whose seeds are the starts
     actions: str  # what the statistics of actions call a move from one to the next
     action_axes: tuple[str, ...]
-    columns: str  # what actions and `sim.state` mean, sentences
+    columns: str  # what actions and states mean, sentences
+    demonstrations: str = ""  # who recorded those that are imported; no full stop
+    as_recorded: str = ""  # completes that sentence
+    hindsight: str = ""  # completes it where they were imported in hindsight
 
 
 class Recording(Protocol):
-    """How a task's episodes become a LeRobot dataset, and how they are replayed."""
+    """How a task's episodes become a LeRobot dataset, and how they are replayed.
+
+    A subclass may leave out what has a body here.
+    """
 
     robot_type: str  # LeRobot's name of the robot
     replays_in: str  # the environment in which `collect_dataset.py --verify` replays episodes
     unit: str  # of differences between states and between actions
+    ends_at_success: bool  # so that there is nothing to hold; else `resting_actions` hold it
     replay_tolerance: float  # in `unit`: of a replay beside stored float32
+    picture_tolerance: float  # of 255, mean over a picture: of that environment's pictures beside stored ones
     import_tolerance: float  # in `unit`: of a replay beside demonstrations from another simulator
     card: CardTexts
 
@@ -110,16 +117,20 @@ class Recording(Protocol):
         ...
 
     @property
-    def state(self) -> dict[str, Any]:
-        """The feature `sim.state`: the simulator's state (S,), from which pictures can be drawn."""
-        ...
+    def simulator(self) -> Features:
+        """The feature `sim.state`, if the simulator has a state (S,) from which `draw` makes pictures."""
+        return {}
 
     def observations(self, pictures: bool) -> Features:
-        """The features `observation.*`, the picture aside, of a dataset with or without pictures."""
+        """The features `observation.*`, the picture aside, of a dataset with or without pictures.
+
+        Raises:
+            UserError: without pictures there is nothing to act on.
+        """
         ...
 
     def columns(self, observations: RawObservation) -> dict[str, np.ndarray]:
-        """Raw observations (T, ...) -> values (T, k) of all features `observation.*` and of `sim.state`."""
+        """Raw observations (T, ...) -> values (T, k) of all features `observation.*` and `simulator`."""
         ...
 
     def raw_observations(self, stored: dict[str, np.ndarray]) -> RawObservation:
@@ -141,12 +152,12 @@ class Recording(Protocol):
         ...
 
     def resting_actions(self, observations: RawObservation) -> np.ndarray:
-        """Actions (n, A) that leave everything as it is."""
-        ...
+        """Actions (n, A) that leave everything as it is; not asked for where success ends the episode."""
+        raise ValueError("success ends the episode")
 
     def reset_options(self, state: np.ndarray) -> dict[str, Any]:
         """Options of `VectorEnv.reset`, of one slot, that start from a stored `sim.state` (S,)."""
-        ...
+        raise UserError("its episodes start from seeds, and one of them has none")
 
     def difference(self, observations: RawObservation, stored: dict[str, np.ndarray], exact: bool) -> float:
         """The largest difference in `unit` between a replay and what is stored of the same moment.
@@ -160,11 +171,11 @@ class Recording(Protocol):
 
     def draw(self, states: np.ndarray, size: int) -> np.ndarray:
         """Stored states (T, S) -> pictures (T, size, size, 3) uint8 RGB."""
-        ...
+        raise ValueError("the simulator's state is not stored")
 
-    def background(self, size: int) -> np.ndarray:
-        """What is the same in all pictures, (size, size, 3) uint8 RGB."""
-        ...
+    def background(self, size: int) -> np.ndarray | None:
+        """What is the same in all pictures, (size, size, 3) uint8 RGB, if most of each is."""
+        return None
 
     def human_policy(self, env: RecordableEnv, stop: np.ndarray, episodes: int) -> HumanPolicy:
         """Open the controls for a person.
@@ -177,7 +188,7 @@ class Recording(Protocol):
         Raises:
             UserError: no person can play here.
         """
-        ...
+        raise UserError("policy must not be human: this task has no controls for a person")
 
     def demonstrations(self, path: Path, resolution: int, hindsight: bool) -> Demonstrations:
         """Open a file of recorded demonstrations.
@@ -190,7 +201,7 @@ class Recording(Protocol):
         Raises:
             UserError: it is not such a file.
         """
-        ...
+        raise UserError(f"{path}: this task has no demonstrations from elsewhere")
 
     def fingerprint(self, path: Path) -> str:
         """The SHA-256 of such a file.
@@ -198,7 +209,7 @@ class Recording(Protocol):
         Raises:
             UserError: there is none.
         """
-        ...
+        raise UserError(f"{path}: this task has no demonstrations from elsewhere")
 
 
 @runtime_checkable

@@ -1,13 +1,15 @@
 """A dataset's card: how it was recorded, what is in it, and what it looks like.
 
-Its pictures are drawn from the stored simulator states, so that datasets without pictures have some, too.
+Its pictures are drawn from the stored simulator states, so that datasets without pictures have some, too; of
+a simulator whose state cannot be stored they are the recorded ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from lerobot.datasets.io_utils import load_info
 from lerobot.datasets.utils import create_lerobot_dataset_card
@@ -23,7 +25,8 @@ from envs.plots import SUCCESS, save_figure
 from envs.recording import Recordable
 from envs.summary import wilson_interval
 from recording.dataset import README, Dataset, Notes, is_edited, signed
-from recording.schema import IMPORT, NO_SEED
+from recording.schema import IMAGE, IMPORT, NO_SEED
+from recording.stored import columns, stored_episodes
 
 EPISODES_SHOWN, PICTURE_PX = 9, 160
 MOMENTS_SHOWN = 8  # of an episode on the contact sheet
@@ -33,10 +36,12 @@ def write_card(folder: Path, dataset: Dataset, repo_id: str) -> None:
     """Write README.md, unless it was edited, and `card/` into the folder of a dataset."""
     task, texts = dataset.task, dataset.task.recording.card
     rows = _read(folder / "meta/episodes", ["length", "seed", "success"])
-    frames = _read(folder / "data", ["episode_index", "action", "sim.state"])
-    frames |= {name: frames[name].reshape(len(frames[name]), -1) for name in ("action", "sim.state")}
+    vectors = ["action", *task.recording.simulator]
+    frames = _read(folder / "data", ["episode_index", *vectors])
+    frames |= {name: frames[name].reshape(len(frames[name]), -1) for name in vectors}
     shown = np.unique(np.linspace(0, len(rows["length"]) - 1, EPISODES_SHOWN).astype(int))
-    episodes = [_drawn(task, frames, number, rows["success"][number]) for number in shown]
+    pictures = _drawn(task, frames, shown) if task.recording.simulator else _recorded(dataset, shown)
+    episodes = [_episode(frames, number, rows["success"][number], next(pictures)) for number in shown]
     if (folder / "card").is_symlink():  # what it leads to is not ours
         (folder / "card").unlink()
     (folder / "card").mkdir(exist_ok=True)
@@ -134,7 +139,7 @@ def _moves(task: Recordable, frames: dict[str, np.ndarray]) -> str:
     if not len(moves):
         return "-"
     unit = task.recording.unit
-    return f"{moves.mean():.1f} {unit} per step, 99th percentile {np.percentile(moves, 99):.1f} {unit}"
+    return f"{moves.mean():.3g} {unit} per step, 99th percentile {np.percentile(moves, 99):.3g} {unit}"
 
 
 def _action_table(actions: np.ndarray, axes: Sequence[str]) -> str:
@@ -144,15 +149,27 @@ def _action_table(actions: np.ndarray, axes: Sequence[str]) -> str:
     columns |= {"mean": actions.mean(axis=0), "std": actions.std(axis=0)}
     lines = [f"| action | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 1)]
     for i, axis in enumerate(axes):
-        lines.append(f"| {axis} | " + " | ".join(f"{values[i]:.1f}" for values in columns.values()) + " |")
+        lines.append(f"| {axis} | " + " | ".join(f"{values[i]:.4g}" for values in columns.values()) + " |")
     return "\n".join(lines)
 
 
-def _drawn(task: Recordable, frames: dict[str, np.ndarray], number: int, success: bool) -> Episode:
-    """An episode with pictures, without its last action, which leads to a state that is not stored."""
-    states = frames["sim.state"][frames["episode_index"] == number]
-    pictures = task.recording.draw(states, PICTURE_PX)
-    steps = len(states) - 1
+def _drawn(task: Recordable, frames: dict[str, np.ndarray], shown: np.ndarray) -> Iterator[np.ndarray]:
+    """Pictures (T, PICTURE_PX, PICTURE_PX, 3) uint8 RGB of each of these episodes."""
+    for number in shown:
+        yield task.recording.draw(frames["sim.state"][frames["episode_index"] == number], PICTURE_PX)
+
+
+def _recorded(dataset: Dataset, shown: np.ndarray) -> Iterator[np.ndarray]:
+    """Those that were recorded, as `_drawn`."""
+    for row, table in stored_episodes(dataset):
+        if row["episode_index"] in shown:
+            pictures = columns(dataset, row, table)[IMAGE]
+            yield np.stack([cv2.resize(each, (PICTURE_PX, PICTURE_PX)) for each in pictures])
+
+
+def _episode(frames: dict[str, np.ndarray], number: int, success: bool, pictures: np.ndarray) -> Episode:
+    """An episode without its last action, which leads to a state that is not stored."""
+    steps = len(pictures) - 1
     actions = frames["action"][frames["episode_index"] == number][:steps]
     return Episode(number, {}, actions, np.zeros(steps), success=bool(success), frames=pictures)
 

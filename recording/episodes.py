@@ -127,8 +127,9 @@ class RecordedPolicy:
     def act(self, observations: RawObservation) -> np.ndarray:
         actions = np.array(self.policy.act(observations))
         if self.rests:
-            arrived = self.env.success_steps == 1
-            self.resting[arrived] = self.env.task.recording.resting_actions(observations)[arrived]
+            arrived = self.env.active & (self.env.success_steps == 1)
+            if arrived.any():
+                self.resting[arrived] = self.env.task.recording.resting_actions(observations)[arrived]
             successful = self.env.success_steps > 0
             actions[successful] = self.resting[successful]
         return np.clip(actions, *self.bounds).astype(np.float32)

@@ -33,7 +33,7 @@ class Settings:
     video: bool = False  # store them as LeRobot's default video, small and lossy, instead of PNG
     sampled: bool = False  # draw actions from the policy's distribution instead of taking its mode
     noise: NotNegative = 0.0  # std in the actions' unit, added to actions as played; the label has none
-    hold: Annotated[int, Between(0, 10_000)] = 10  # further steps that a success lasts, so that a clone stops
+    hold: Annotated[int, Between(0, 10_000)] = 10  # further steps that a success lasts, if it can, to clone
     hindsight: bool = False  # with --import-human: every segment, moved so that it ends in success
     all: bool = False  # keep failures too, marked by next.success
     min_coverage: ShareBelow1 = 0.0  # least progress of an episode that is kept; PushT's is its coverage
@@ -130,7 +130,7 @@ def features(task: Recordable, recipe: Recipe) -> Features:
         "next.reward": _number("float32"),
         "next.done": _number("bool"),
         "next.success": _number("bool"),
-        "sim.state": task.recording.state,
+        **task.recording.simulator,
         **played,
     }
 

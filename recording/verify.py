@@ -49,7 +49,7 @@ class Tolerance:
     @classmethod
     def of(cls, task: Recordable, recipe: Recipe) -> "Tolerance":
         if recipe.simulated:
-            tolerance = cls(task.recording.replay_tolerance)
+            tolerance = cls(task.recording.replay_tolerance, picture=task.recording.picture_tolerance)
         else:
             tolerance = cls(task.recording.import_tolerance, reward=0.005, progress=0.005, picture=0.3)
         return replace(tolerance, picture=30.0) if recipe.video else tolerance
@@ -150,8 +150,7 @@ class _Verifier:
         recording, exact = self.task.recording, self.recipe.simulated
         space = self.env.single_action_space
         noise, is_success = ActionNoise(self.recipe, max(seed, 0), space), False
-        start = np.atleast_1d(stored["sim.state"][0])
-        options = recording.reset_options(start) if seed < 0 else None
+        options = recording.reset_options(np.atleast_1d(stored["sim.state"][0])) if seed < 0 else None
         played = stored.get("sim.action", stored["action"])
         playable = _playable(played.reshape(len(played), -1), space)
         steps, histograms = [], []

@@ -26,6 +26,7 @@ except DependencyNotInstalled:
     ) from None
 
 ENV_ID = "UndrawnCarRacing-v3"
+LAP = 0.95  # share of the tiles that makes a lap
 MAX_EPISODE_STEPS = 1_000  # 20 s, as Gymnasium registers it
 FPS = original.FPS
 WINDOW = np.array([original.WINDOW_W, original.WINDOW_H])  # px of Gymnasium's window
@@ -79,6 +80,12 @@ class Car(original.CarRacing):
         observation, info = super().reset(seed=seed, options=options)
         self.t = 1.0  # s, which only the zoom depends on
         return observation, info
+
+    def step(self, action: Any) -> Any:
+        """Success is a lap."""
+        observation, reward, terminated, truncated, info = super().step(action)
+        success = {"is_success": info.get("lap_finished", False)}
+        return observation, reward, terminated, truncated, info | success
 
     def picture(self, size: int) -> np.ndarray:
         """(size, size, 3) uint8 RGB: Gymnasium's window, wider than high, pressed into a square."""

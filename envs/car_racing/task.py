@@ -1,8 +1,5 @@
 """CarRacing-v3 of Gymnasium: drive a lap, on another track in every episode. Solved: a mean return of 900.
 
-Physics, rewards and tracks are Gymnasium's. The picture is drawn by `car.py`, and only where one is needed;
-`stock` draws with Gymnasium's renderer. Neither zooms in during the first second.
-
 Of Gymnasium's extra `box2d` only the package box2d is needed; `pygame-ce`, also in it, would overwrite
 `pygame`, which other tasks draw with.
 """
@@ -15,82 +12,16 @@ import numpy as np
 from gymnasium import spaces
 
 from common.bounds import CountOrNone, Positive, Several, Share
-from envs.car_racing.car import ENV_ID, FPS, STATES
+from envs.car_racing.car import FPS, LAP, STATES
 from envs.car_racing.driver import Driver
+from envs.car_racing.recording import CarRacingRecording
+from envs.car_racing.vector import CarRacingVectorEnv
 from envs.gym_task import GymTask
-from envs.gym_vector import BoxCodec, GymVectorEnv, beginning
-from envs.interfaces import Codec, Episode, Infos, Metric, RawObservation
+from envs.gym_vector import BoxCodec, Success
+from envs.interfaces import Codec, Episode, Metric, RawObservation
 from envs.pixels import PixelCodec, PixelConfig
-from envs.summary import RETURN
+from envs.summary import RETURN, SUCCESS_RATE
 from envs.training import TrainingEnv
-
-LAP = 0.95  # share of the tiles that makes a lap
-
-
-class CarRacingVectorEnv(GymVectorEnv):
-    """`num_envs` tracks, stepped one by one.
-
-    Args:
-        num_envs: how many, n.
-        image_size: side in pixels of the square pictures in the observations; 0 leaves them out.
-        stock: pictures are drawn by Gymnasium.
-        patience: environment steps without a new tile after which an episode is truncated; 0: never.
-
-    Observations:
-        state (n, 7) float32: see `Car`.
-        pixels (n, side, side, 3) uint8 RGB: when asked for; drawn where `watched` says so.
-
-    Infos: `progress`, the share of the track's tiles that were visited.
-    """
-
-    def __init__(self, num_envs: int, image_size: int = 0, stock: bool = False, patience: int = 0) -> None:
-        super().__init__(ENV_ID, num_envs)
-        self.image_size, self.stock, self.patience = image_size, stock, patience
-        self.cars: list[Any] = [env.unwrapped for env in self.envs]
-        self.in_vain = np.zeros(num_envs, np.int64)  # steps since the latest new tile
-        self.pictures = np.zeros((num_envs, image_size, image_size, 3), np.uint8)
-        if image_size:
-            pictures = spaces.Box(0, 255, self.pictures.shape[1:], np.uint8)
-            self.single_observation_space = spaces.Dict({"state": self.state_space, "pixels": pictures})
-
-    def reset(
-        self, *, seed: Sequence[int] | np.ndarray, options: dict[str, Any] | None = None
-    ) -> tuple[RawObservation, Infos]:
-        observations, infos = super().reset(seed=seed, options=options)
-        mask = beginning(self.num_envs, options)
-        self.in_vain[mask] = 0
-        return self._with_pixels(observations, mask), infos
-
-    def step(self, actions: np.ndarray) -> tuple[RawObservation, np.ndarray, np.ndarray, np.ndarray, Infos]:
-        """Drive with actions (n, 3): steering from -1, left, to 1; gas and brake from 0 to 1."""
-        active, before = self.active.copy(), self._infos(self.active)["progress"]
-        observations, rewards, terminated, truncated, infos = super().step(actions)
-        self.in_vain = np.where(active & (infos["progress"] == before), self.in_vain + 1, 0)
-        if self.patience:
-            truncated |= self.in_vain >= self.patience
-        truncated &= ~terminated
-        self.active &= ~truncated
-        drawn = active & (self.watched | terminated | truncated)
-        return self._with_pixels(observations, drawn), rewards, terminated, truncated, infos
-
-    def frames(self, size: int, slots: np.ndarray) -> np.ndarray:
-        """Pictures (len(slots), size, size, 3) uint8 RGB; of Gymnasium's renderer, 3 to 2 on black."""
-        if self.stock:
-            return super().frames(size, slots)
-        return np.stack([self.cars[i].picture(size) for i in slots])
-
-    def _with_pixels(self, observations: RawObservation, drawn: np.ndarray) -> RawObservation:
-        if not self.image_size:
-            return observations
-        for i in np.flatnonzero(drawn):
-            car = self.cars[i]
-            self.pictures[i] = (car.stock_picture if self.stock else car.picture)(self.image_size)
-        return observations | {"pixels": self.pictures.copy()}
-
-    def _infos(self, success: np.ndarray) -> Infos:
-        """No success; before an environment's first episode there is no road."""
-        shares = [car.tile_visited_count / len(car.track) if car.road else 0.0 for car in self.cars]
-        return {"progress": np.array(shares)}
 
 
 class PedalCodec(BoxCodec):
@@ -117,14 +48,17 @@ class CarRacing(GymTask):
     name: ClassVar[str] = "CarRacing-v3"
     sentence: ClassVar[str] = "Drive a lap on the road."
     fps: ClassVar[int] = FPS
+    success: ClassVar[Success] = "info"
     metrics: ClassVar[tuple[Metric, ...]] = (
         RETURN,
+        SUCCESS_RATE,
         Metric("mean_progress", "track visited", ".1f", "%", scale=100.0),
     )
     progress_name: ClassVar[str] = "visited"
     progress_goal: ClassVar[float] = LAP
     highlights: ClassVar[tuple[str, ...]] = ("axes", "action_repeat", "patience")
     packages: ClassVar[tuple[str, ...]] = ("gymnasium", "box2d", "pygame")
+    recording: ClassVar[CarRacingRecording] = CarRacingRecording()
     lerobot_names: ClassVar[dict[str, str]] = {"observation.state": "state", "observation.image": "pixels"}
 
     action_repeat: Several = 4  # environment steps per decision; only the last is drawn
@@ -158,6 +92,10 @@ class CarRacing(GymTask):
         return super().summarize(episodes) | {
             "mean_progress": float(np.mean([episode.progress[-1] for episode in episodes]))
         }
+
+    def rank(self, summary: dict[str, Any]) -> tuple[float, ...]:
+        """A higher return, by which the task counts as solved."""
+        return (summary["avg_sum_reward"],)
 
 
 TASK = CarRacing

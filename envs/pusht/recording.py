@@ -12,7 +12,7 @@ from envs.pusht.demonstrations import PeoplesDemonstrations, fingerprint
 from envs.pusht.observations import wrap_angle
 from envs.pusht.renderer import Renderer
 from envs.pusht.vector import MAX_EPISODE_STEPS, PushTVectorEnv
-from envs.recording import CardTexts, Features, HumanPolicy, RecordableEnv
+from envs.recording import CardTexts, Features, HumanPolicy, RecordableEnv, Recording
 
 LEVER_ARM_PX = 100.0  # from the T's middle to its far end: turns a difference of angles into pixels
 BOARD_PX = 512.0
@@ -75,8 +75,8 @@ class PushTRecordingEnv(PushTVectorEnv):
         return np.stack(pictures)
 
 
-class PushTRecording:
-    """An `envs.recording.Recording`.
+class PushTRecording(Recording):
+    """PushT's columns.
 
     `observation.state` is the agent's position (2,), `observation.environment_state` the T's keypoints (16,),
     `action` the target (2,), in pixels; `sim.state` (7,) as in `PushTEnv.get_state`: pixels, radians, pixels
@@ -86,7 +86,9 @@ class PushTRecording:
     robot_type = "unknown"  # lerobot/pusht says so
     replays_in = "gym_pusht/PushT-v0"
     unit = "px"
+    ends_at_success = False
     replay_tolerance = 1e-4  # a float32 of 500 is off by 3e-5
+    picture_tolerance = 0.0
     import_tolerance = 1.0  # people's were recorded with another version of the physics
     card = CARD
 
@@ -95,8 +97,8 @@ class PushTRecording:
         return {"dtype": "float32", "shape": (2,), "names": MOTORS}
 
     @property
-    def state(self) -> dict[str, Any]:
-        return {"dtype": "float64", "shape": (len(SIM_STATE),), "names": SIM_STATE}
+    def simulator(self) -> Features:
+        return {"sim.state": {"dtype": "float64", "shape": (len(SIM_STATE),), "names": SIM_STATE}}
 
     def observations(self, pictures: bool) -> Features:
         keypoints = {"dtype": "float32", "shape": (16,), "names": ["keypoints"]}

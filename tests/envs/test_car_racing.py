@@ -57,7 +57,7 @@ def test_physics_tracks_and_rewards_are_gymnasiums():
         observations, rewards, terminated, truncated, infos = env.step(actions)
         for slot, seed in enumerate(seeds):
             car = theirs[seed]
-            _, reward, ended, _, _ = car.step(actions[slot])
+            _, reward, ended, _, info = car.step(actions[slot])
             assert rewards[slot] == reward and terminated[slot] == ended and not truncated[slot]
             progress[seed] = car.tile_visited_count / len(car.track)
             assert infos["progress"][slot] == progress[seed]
@@ -65,7 +65,8 @@ def test_physics_tracks_and_rewards_are_gymnasiums():
             hull = car.car.hull
             assert observations["state"][slot, 0] == pytest.approx(np.hypot(*hull.linearVelocity))
             assert observations["state"][slot, 6] == pytest.approx(hull.angularVelocity)
-        assert set(infos) == {"progress"} and set(observations) == {"state"}
+            assert infos["is_success"][slot] == info.get("lap_finished", False)
+        assert set(infos) == {"is_success", "progress"} and set(observations) == {"state"}
     assert min(progress.values()) > 0.1
 
 
@@ -75,12 +76,12 @@ def test_leaving_the_field_ends_the_episode_and_so_does_the_clock():
     env.watched[:] = False
     rewards, ended = [], []
     while env.active.any():
-        before = env.pictures.copy()
+        before = env.pixels.copy()
         actions = np.array([[0.0, 0.5, 0.0], [0.0, 0.0, 0.0]])  # straight on, and never started
         _, reward, terminated, truncated, infos = env.step(actions)
         rewards.append(reward)
         ended.append((terminated, truncated))
-        changed = (env.pictures != before).any(axis=(1, 2, 3))
+        changed = (env.pixels != before).any(axis=(1, 2, 3))
         assert not changed[~(terminated | truncated)].any()  # of those that end the last picture is drawn
         assert changed[0] == terminated[0]
     ended = np.array(ended)
@@ -149,12 +150,12 @@ def test_the_own_picture_looks_like_the_stock_one(seed):
         theirs.step(action)
         if step % 50:
             continue
-        off = np.abs(env.pictures[0].astype(int) - car.stock_picture(96))
+        off = np.abs(env.pixels[0].astype(int) - car.stock_picture(96))
         scene, around_the_car, bar = off[:84], off[66:78, 43:53], off[84:, 13:]
         assert scene.mean() < 4 and (scene.max(axis=-1) > 16).mean() < 0.015
         assert around_the_car.mean() < 12 and bar.mean() < 4
-        assert env.pictures[0, 66:78, 43:53, 0].max() > 150  # there is a red car
-    assert env.pictures[0, 84:, 13:].any()
+        assert env.pixels[0, 66:78, 43:53, 0].max() > 150  # there is a red car
+    assert env.pixels[0, 84:, 13:].any()
     expected = [np.array(colour, int) for _, colour in theirs.road_poly]
     np.testing.assert_array_equal(car._colours[-len(expected) :].astype(int), expected)
     fresh = CarRacing().vector_env(1)
@@ -187,7 +188,7 @@ def test_skipped_steps_are_not_drawn_and_training_resumes_exactly(drawn):
     env, rng = task.training_env(0, 0.99), np.random.default_rng(0)
     observations = env.reset()
     assert env.pixel_shape == (16, 16, 3) and len(drawn) == 2
-    expected = np.tile(luminance(env.env.pictures), 3)
+    expected = np.tile(luminance(env.env.pixels), 3)
     for decision in range(12):
         np.testing.assert_array_equal(observations.pixels, expected)
         if decision == 6:

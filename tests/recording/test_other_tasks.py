@@ -11,6 +11,7 @@ from lerobot.datasets import LeRobotDataset
 import recording.schema
 from envs.pendulum import Pendulum
 from envs.pusht.recording import CARD
+from envs.recording import Recording
 from recording.card import write_card
 from recording.dataset import Dataset, Notes
 from recording.episodes import RecordingEnv, record_episodes
@@ -63,14 +64,16 @@ class PointEnv:
     frames = pictures
 
 
-class PointRecording:
+class PointRecording(Recording):
     robot_type, replays_in, unit = "point", "the line", "m"
     card = replace(CARD, action_axes=("x",))
     replay_tolerance = import_tolerance = 1e-6
-    action = state = property(lambda self: {"dtype": "float32", "shape": (1,), "names": ["x"]})
+    ends_at_success, picture_tolerance = False, 0.0
+    action = property(lambda self: {"dtype": "float32", "shape": (1,), "names": ["x"]})
+    simulator = property(lambda self: {"sim.state": self.action})
 
     def observations(self, pictures):
-        return {"observation.state": self.state}
+        return {"observation.state": self.action}
 
     def columns(self, observations):
         return {"observation.state": observations["x"], "sim.state": observations["x"]}
@@ -100,10 +103,6 @@ class Point(Pendulum):
 
     def vector_env(self, num_envs, image_size=0, stock=False):
         return PointEnv(num_envs, image_size=image_size)
-
-
-for name in ("reset_options", "background", "human_policy", "demonstrations", "fingerprint"):
-    setattr(PointRecording, name, None)  # people and videos have no place on the line
 
 
 class Middle:

@@ -1,0 +1,84 @@
+"""Several of Gymnasium's CarRacing-v3.
+
+Physics, rewards and tracks are Gymnasium's. The picture is drawn by `car.py`, and only where one is needed;
+`stock` draws with Gymnasium's renderer. Neither zooms in during the first second.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from envs.car_racing.car import ENV_ID
+from envs.gym_vector import GymVectorEnv, beginning
+from envs.interfaces import Infos, RawObservation
+
+
+class CarRacingVectorEnv(GymVectorEnv):
+    """`num_envs` tracks, stepped one by one.
+
+    Args:
+        num_envs: how many, n.
+        image_size: side in pixels of the square pictures in the observations; 0 leaves them out.
+        stock: pictures are drawn by Gymnasium.
+        patience: environment steps without a new tile after which an episode is truncated; 0: never.
+
+    Observations:
+        state (n, 7) float32: see `Car`.
+        pixels (n, side, side, 3) uint8 RGB: when asked for; drawn where `watched` says so.
+
+    Infos: `progress`, the share of the track's tiles that were visited, and `is_success`, a lap.
+    """
+
+    def __init__(self, num_envs: int, image_size: int = 0, stock: bool = False, patience: int = 0) -> None:
+        super().__init__(ENV_ID, num_envs, success="info")
+        self.image_size, self.stock, self.patience = image_size, stock, patience
+        self.cars: list[Any] = [env.unwrapped for env in self.envs]
+        self.in_vain = np.zeros(num_envs, np.int64)  # steps since the latest new tile
+        self.pixels = np.zeros((num_envs, image_size, image_size, 3), np.uint8)
+        if image_size:
+            pictures = spaces.Box(0, 255, self.pixels.shape[1:], np.uint8)
+            self.single_observation_space = spaces.Dict({"state": self.state_space, "pixels": pictures})
+
+    def reset(
+        self, *, seed: Sequence[int] | np.ndarray, options: dict[str, Any] | None = None
+    ) -> tuple[RawObservation, Infos]:
+        observations, infos = super().reset(seed=seed, options=options)
+        mask = beginning(self.num_envs, options)
+        self.in_vain[mask] = 0
+        return self._with_pixels(observations, mask), infos
+
+    def step(self, actions: np.ndarray) -> tuple[RawObservation, np.ndarray, np.ndarray, np.ndarray, Infos]:
+        """Drive with actions (n, 3): steering from -1, left, to 1; gas and brake from 0 to 1."""
+        active, before = self.active.copy(), self._progress()
+        observations, rewards, terminated, truncated, infos = super().step(actions)
+        self.in_vain = np.where(active & (infos["progress"] == before), self.in_vain + 1, 0)
+        if self.patience:
+            truncated |= self.in_vain >= self.patience
+        truncated &= ~terminated
+        self.active &= ~truncated
+        drawn = active & (self.watched | terminated | truncated)
+        return self._with_pixels(observations, drawn), rewards, terminated, truncated, infos
+
+    def frames(self, size: int, slots: np.ndarray) -> np.ndarray:
+        """Pictures (len(slots), size, size, 3) uint8 RGB; of Gymnasium's renderer, 3 to 2 on black."""
+        if self.stock:
+            return super().frames(size, slots)
+        return np.stack([self.cars[i].picture(size) for i in slots])
+
+    def _with_pixels(self, observations: RawObservation, drawn: np.ndarray) -> RawObservation:
+        if not self.image_size:
+            return observations
+        for i in np.flatnonzero(drawn):
+            car = self.cars[i]
+            self.pixels[i] = (car.stock_picture if self.stock else car.picture)(self.image_size)
+        return observations | {"pixels": self.pixels.copy()}
+
+    def _infos(self, success: np.ndarray) -> Infos:
+        return super()._infos(success) | {"progress": self._progress()}
+
+    def _progress(self) -> np.ndarray:
+        """(num_envs,); before an environment's first episode there is no road."""
+        shares = [car.tile_visited_count / len(car.track) if car.road else 0.0 for car in self.cars]
+        return np.array(shares)

@@ -93,7 +93,7 @@ def test_the_card_tells_what_is_there(tmp_path, short_blocks):
     actions = np.stack(list(opened.hf_dataset.with_format("numpy")["action"])).astype(np.float64)
     assert f"| frames | {opened.num_frames:,} at 10 Hz" in card
     shown = [actions[:, 0].min(), np.quantile(actions[:, 0], 0.01), np.median(actions[:, 0])]
-    assert f"| x | {' | '.join(f'{value:.1f}' for value in shown)} |" in card
+    assert f"| x | {' | '.join(f'{value:.4g}' for value in shown)} |" in card
     assert "[More Information Needed]" not in card and "Recorded in the simulator" in card
     assert "put the T on its place in 4 of 4 episodes played: 100.0 %" in card
     assert "seeds 7000 to 7003" in card and "assets/" in card and str(REPOSITORY) not in card

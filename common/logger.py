@@ -3,8 +3,6 @@
 import csv
 import io
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from socket import gethostname
 from time import time
@@ -18,7 +16,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from common.errors import UserError, reason
-from common.untrusted import append_text, check_inside, new_file, read_text, write_text
+from common.untrusted import append_text, check_inside, new_file, read_text, write_text, writing
 from common.video import encode_gif
 
 MAX_BYTES, MAX_ROWS = 2**28, 10**6  # of metrics.csv
@@ -42,7 +40,7 @@ class Logger:
         self, folder: Path, resumed_at: int = 0, wandb_project: str = "", config: dict | None = None
     ) -> None:
         self.path = folder / "metrics.csv"
-        with _told_where(folder):
+        with writing(folder):
             try:
                 self.rows = [row for row in _read(self.path) if int(row["step"]) <= resumed_at]
             except (KeyError, ValueError, csv.Error) as error:
@@ -71,7 +69,7 @@ class Logger:
         if row in self.rows[-2:]:
             return
         self.rows.append(row)
-        with _told_where(self.path.parent):
+        with writing(self.path.parent):
             if new := [name for name in row if name not in self.columns]:
                 self.columns += new
                 self._rewrite()
@@ -95,11 +93,11 @@ class Logger:
     def _show(self, step: int, name: str, size: tuple[int, ...], encoded: bytes) -> None:
         height, width = size
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
-        with _told_where(self.path.parent):
+        with writing(self.path.parent):
             self.tensorboard.add(step, [{"tag": name, "image": image}])
 
     def close(self) -> None:
-        with _told_where(self.path.parent):
+        with writing(self.path.parent):
             self.tensorboard.close()
         if self.wandb:
             self.wandb.finish()
@@ -164,7 +162,7 @@ def _wandb_run(folder: Path, project: str, config: dict | None) -> Any:
     check_inside(folder / "wandb", folder)
     import wandb  # an import that takes a second, and most runs do without
 
-    with _told_where(folder):
+    with writing(folder):
         try:
             return wandb.init(
                 project=project,
@@ -180,7 +178,7 @@ def _wandb_run(folder: Path, project: str, config: dict | None) -> Any:
 
 def _wandb_id(file: Path) -> str:
     """What the file holds; a new one where there is none."""
-    with _told_where(file.parent):
+    with writing(file.parent):
         if not file.exists():
             write_text(file, uuid4().hex[:8])
         try:
@@ -190,11 +188,3 @@ def _wandb_id(file: Path) -> str:
     if not re.fullmatch(r"[\w-]{1,64}", name):  # it becomes part of a path
         raise UserError(f"{file}: not the id of a run; move it away to begin a new one")
     return name
-
-
-@contextmanager
-def _told_where(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{folder}: its logs cannot be written: {error.strerror}") from None

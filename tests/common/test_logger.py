@@ -99,7 +99,7 @@ def test_a_disk_that_cannot_be_written_is_told(tmp_path):
     logger.log(10, {"Alpha": 1.0})
     (tmp_path / "metrics.csv").unlink()
     (tmp_path / "metrics.csv").mkdir()
-    with pytest.raises(UserError, match="its logs cannot be written: Is a directory"):
+    with pytest.raises(UserError, match="cannot be written: Is a directory"):
         logger.log(20, {"Alpha": 1.0})
     logger.close()
     with pytest.raises(UserError, match="metrics.csv: damaged .it is no regular file.; move it away"):

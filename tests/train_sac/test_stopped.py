@@ -191,7 +191,7 @@ def test_weights_that_are_not_numbers_stop_it_and_last_stays(refused, started, l
 
 TOO_LARGE = {
     "checkpoint": ("checkpoints/last/training_state/tensors.safetensors", "earlier checkpoints are intact"),
-    "logs": ("metrics.csv", "its logs cannot be written: File too large"),
+    "logs": ("metrics.csv", "cannot be written: File too large"),
     "everything": ("config.yaml", "run: cannot be written: File too large"),
 }
 

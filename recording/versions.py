@@ -17,7 +17,9 @@ from common.checkpoint import flush
 from common.errors import UserError
 from common.lerobot_files import FOLDERS, all_files
 from common.run import only_process_in
+from common.untrusted import writing
 
+INTACT = "; what was saved before is intact: once that is mended, --resume goes on"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux' fcntl.h and fs.h; macOS' RENAME_SWAP is 2 as well
 
 
@@ -61,7 +63,7 @@ def next_version(root: Path) -> Iterator[Path]:
     """
     folder = _workplace(root) / "next"
     try:
-        with _writing(root):
+        with writing(root, INTACT):
             _delete(folder)
             folder.mkdir(parents=True)
             yield folder
@@ -81,22 +83,10 @@ def remove(root: Path) -> None:
         UserError: the disk cannot be written.
     """
     doomed = _workplace(root) / "next"
-    with _writing(root):
+    with writing(root, INTACT):
         doomed.parent.mkdir(exist_ok=True)
         root.rename(doomed)
     _delete(doomed)
-
-
-@contextmanager
-def _writing(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"{root}: could not be written ({reason}), what was saved before is intact: "
-            "once that is fixed, --resume goes on"
-        ) from error
 
 
 def link_all(source: Path, target: Path, wanted: Callable[[Path], bool]) -> None:

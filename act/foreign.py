@@ -62,7 +62,7 @@ def opening(refusal: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{refusal}: {reason(error)}") from None
+        raise UserError(f"{refusal}: {reason(error.__cause__ or error)}") from None  # draccus hides the cause
 
 
 def load_processors(folder: Path, device: str) -> tuple[PolicyProcessorPipeline, PolicyProcessorPipeline]:

@@ -237,7 +237,7 @@ class Trainer:
             if not math.isfinite(value):
                 raise UserError(
                     f"{name} is not finite after {self.step:,} steps: try a smaller optimizer.lr or "
-                    f"optimizer.grad_clip; the checkpoints in {self.checkpoints.folder} are from before"
+                    "optimizer.grad_clip; earlier checkpoints are intact"
                 )
 
     def _status(self) -> str:
@@ -258,7 +258,7 @@ class Trainer:
             if not all(parameter.isfinite().all() for parameter in self.learner.policy.parameters()):
                 raise UserError(
                     f"a weight is not finite after {self.step:,} steps: try a smaller optimizer.lr; "
-                    f"the checkpoints in {self.checkpoints.folder} are from before"
+                    "earlier checkpoints are intact"
                 )
             self._measure_norms()
             self.checkpoints.save(self.step, self._write)

@@ -49,10 +49,12 @@ def shorten(text: str, length: int) -> str:
 
 def one_line(text: str) -> str:
     """A text for the terminal: without line breaks and what would steer it, and of bearable length."""
-    visible = [
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.splitlines())
-    ]
-    return shorten("".join(visible), LONGEST_LINE)
+    return shorten(printable(" ".join(text.splitlines())), LONGEST_LINE)
+
+
+def printable(text: str) -> str:
+    """A text with escapes in place of line breaks and of what would steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @contextmanager

@@ -280,7 +280,7 @@ def check_statistics(stats: dict[str, Any], shapes: dict[str, tuple[int, ...]], 
     Args:
         stats: its content.
         shapes: of each feature's statistics.
-        parts: such as mean and std.
+        parts: that are needed, such as mean and std; `min` and `max` are compared where they are.
 
     Raises:
         ValueError: a statistic is missing, not finite numbers of this shape, or not between `min` and `max`.
@@ -289,14 +289,16 @@ def check_statistics(stats: dict[str, Any], shapes: dict[str, tuple[int, ...]], 
         there = stats.get(name)
         if not isinstance(there, dict) or not {*parts} <= {*there}:
             raise ValueError(f"it has no statistics of {name}")
-        for part in parts:
+        has_extremes = {"min", "max"} <= {*there}
+        compared = [*dict.fromkeys([*parts, *(("min", "max") if has_extremes else ())])]
+        for part in compared:
             values = np.asarray(there[part])
             right = values.dtype.kind in "if" and values.shape == shape and np.isfinite(values).all()
-            if not right:
+            if not right or (part == "std" and (values < 0).any()):
                 raise ValueError(f"the {part} of {name} must be finite numbers of shape {shape}")
-        if {"min", "max"} <= {*parts}:
+        if has_extremes:
             low, high, slack = _extremes(there)
-            for part in parts:
+            for part in compared:
                 lowest, highest = (0, high - low) if part == "std" else (low, high)
                 values = np.asarray(there[part], np.float64)
                 if ((values < lowest - slack) | (values > highest + slack)).any():

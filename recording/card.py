@@ -16,6 +16,7 @@ from lerobot.datasets.utils import create_lerobot_dataset_card
 from matplotlib.figure import Figure
 from PIL import Image
 
+from common.errors import printable
 from common.lerobot_files import parquet_files, read_table
 from common.untrusted import write_text
 from common.video import write_video
@@ -74,7 +75,7 @@ def _description(dataset: Dataset, rows: dict, frames: dict) -> str:
         texts.actions: _moves(task, frames),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in numbers.items())
-    commands = "\n".join(notes.commands)
+    commands = "\n".join(printable(command).replace("`" * 3, "'" * 3) for command in notes.commands)
     settings = ", ".join(
         f"{name} {value}" for name, value in asdict(notes.recipe).items() if name not in ("policy", "task")
     )

@@ -26,11 +26,12 @@ from common.lerobot_files import (
     read_info,
     read_table,
     reading,
+    whole_numbers,
 )
 from common.untrusted import load_json
 from recording.dataset import NOTES, Dataset, Notes
 from recording.files import NumberedFile, count_frames, foreign_file
-from recording.schema import IMAGE, Recipe
+from recording.schema import IMAGE, NO_SEED, Recipe
 
 STATISTICS = "min", "max", "mean", "std", *(f"q{int(100 * share):02d}" for share in DEFAULT_QUANTILES)
 ADDED_SETTINGS = {"hindsight": False, "task": "pusht"}  # what datasets recorded before have that lack them
@@ -156,8 +157,11 @@ def check_values(dataset: Dataset) -> None:
     notes = dataset.notes
     if notes.next_seed < notes.recipe.seed:
         raise UserError(f"{dataset.root / NOTES}: next_seed {notes.next_seed} is before the first seed")
-    lengths = read_episodes(dataset.root, read_info(dataset.root))["length"].to_numpy()
-    check_frames(dataset.root, lengths, dataset.task.fps)
+    episodes = read_episodes(dataset.root, read_info(dataset.root))
+    with reading(dataset.root / "meta/episodes"):
+        latest = whole_numbers(episodes, "seed").max(initial=NO_SEED)
+        _require(latest < notes.next_seed, f"seed {latest} is not before next_seed of {NOTES}")
+    check_frames(dataset.root, episodes["length"].to_numpy(), dataset.task.fps)
     sizes = {name: f["shape"][0] for name, f in dataset.features.items() if f["dtype"].startswith("float")}
     bounds: dict[str, list[np.ndarray]] = {name: [] for name in sizes}
     for path in parquet_files(dataset.root / "data"):

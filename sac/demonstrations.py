@@ -14,7 +14,7 @@ import torch
 
 from common.bounds import Share, Steps
 from common.errors import UserError, show
-from common.lerobot_files import INFO, numbers, parquet_files, read_table, reading
+from common.lerobot_files import INFO, check_extremes, numbers, parquet_files, read_table, reading
 from common.paths import expanded
 from common.untrusted import digest, load_json
 from envs.demonstrations import Conversion, RecordedEpisode
@@ -134,12 +134,14 @@ class DatasetReader:
     """
 
     def __init__(self, root: Path, task: Task, env: TrainingEnv) -> None:
-        from act.dataset import DatasetConfig, episodes_of, open_dataset  # LeRobot takes seconds to import
+        # LeRobot takes seconds to import
+        from act.dataset import DatasetConfig, episodes_of, open_dataset, stats_of
 
         self.root, self.task = root, task
         _check_task(root, task)
         self.meta = open_dataset(DatasetConfig(root, imagenet_stats=False), task)
         self.lengths = np.array(episodes_of(self.meta)["length"])  # frames
+        self.stats = stats_of(self.meta)
         spaces = env.env.single_observation_space.spaces
         self.raw_names = {
             feature: name
@@ -216,6 +218,7 @@ class DatasetReader:
         for name, rows in stored.items():
             if not np.isfinite(rows).all():
                 raise ValueError(f"{name} is not finite everywhere")
+            check_extremes(name, rows, self.stats.get(name, {}))
         flat = {name: stored[name][:, 0] for name in ("next.reward", "next.success") if name in stored}
         return stored | flat
 

@@ -69,6 +69,14 @@ def test_features_of_another_shape_are_refused(datasets, tmp_path):
             r"the mean of action must be finite numbers of shape \(2,\)",
         ),
         (
+            lambda root: change_stats(root, lambda s: s["action"].update(mean=[1e30, 1e30])),
+            "the mean of action is not that of values between its min and max",
+        ),
+        (
+            lambda root: change_stats(root, lambda s: s.update(action={"mean": [0, 0], "std": [1, -1]})),
+            r"the std of action must be finite numbers of shape \(2,\)",
+        ),
+        (
             lambda root: change_stats(root, lambda s: s["action"].__setitem__("std", [1.0, float("nan")])),
             r"the std of action must be finite numbers of shape \(2,\)",
         ),

@@ -103,6 +103,7 @@ def change_column(root, name, change):
         ),
         ("--root low --resume", "stats.json: damaged .other min or max of action than its data"),
         ("--root negative --resume", "recording.json: 9 successes in -1 attempts"),
+        ("--root again --resume", r"damaged .seed 70\d\d is not before next_seed"),
         ("--root early --resume", "early/meta/recording.json: next_seed 0 is before the first seed"),
         ("--task pendulum --root new", "Pendulum-v1 cannot be recorded yet"),
         ("--task pendulum --policy random --root new", "Pendulum-v1 cannot be recorded yet"),
@@ -130,7 +131,7 @@ def change_column(root, name, change):
 )
 def test_bad_input_is_answered_in_one_sentence(flags, message, finished, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    damaged = "future", "odd", "shifted", "negative", "early", "high", "low"
+    damaged = "future", "odd", "shifted", "negative", "early", "again", "high", "low"
     for name in ("data", "other", "old", "cut", "short", "fast", "headless", *damaged):
         shutil.copytree(finished, name)
     Path("no_dataset").mkdir()
@@ -149,7 +150,11 @@ def test_bad_input_is_answered_in_one_sentence(flags, message, finished, tmp_pat
     Path("future/meta/info.json").write_text(json.dumps(info | {"codebase_version": "v3.1"}))
     change_column("odd", "action", lambda values: [[np.nan, 0.0], *values[1:]])
     change_column("shifted", "episode_index", lambda values: [0] * len(values))
-    for name, changes in (("negative", {"attempts": -1, "successes": 9}), ("early", {"next_seed": 0})):
+    for name, changes in (
+        ("negative", {"attempts": -1, "successes": 9}),
+        ("early", {"next_seed": 0}),
+        ("again", {"next_seed": 7000}),
+    ):
         notes = json.loads(Path(name, "meta/recording.json").read_text())
         Path(name, "meta/recording.json").write_text(json.dumps(notes | changes))
     for name, statistic, value in (("high", "q99", 1e308), ("low", "min", -1e9)):

@@ -101,6 +101,16 @@ def test_the_card_tells_what_is_there(tmp_path, short_blocks):
         assert (tmp_path / "data" / name).stat().st_size > 1000
 
 
+def test_a_strangers_command_stays_one_in_the_card(tmp_path, short_blocks):
+    record(tmp_path / "data", "--episodes 1 --observations keypoints")
+    file = tmp_path / "data/meta/recording.json"
+    said = json.loads(file.read_text()) | {"commands": ["rm\x1b[2J\n```\n# heading"]}
+    file.write_text(json.dumps(said))
+    record(tmp_path / "data", "--episodes 2 --observations keypoints --resume")
+    lines = (tmp_path / "data/README.md").read_text().splitlines()
+    assert "rm\\x1b[2J\\n'''\\n# heading" in lines and "# heading" not in lines
+
+
 @pytest.mark.parametrize(
     "edit", [lambda card: "My words.", lambda card: card + "My words.", lambda card: card[5:]]
 )

@@ -97,7 +97,7 @@ def test_a_damaged_checkpoint_is_a_sentence(train, refused, tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("trainer.json", "[]", "not the state of a training"),
+        ("trainer.json", "[]", "trainer.json: damaged"),
         ("trainer.json", '{"epoch": 0}', "trainer.json: drawn is missing"),
         ("training_step.json", '{"step": -1}', "training_step.json: step must not be negative, got -1"),
     ],

@@ -93,7 +93,7 @@ def of_three_numbers(name):
         if "features" in content:
             content["features"][name]["shape"] = [3]
         else:
-            content[name].update(mean=[0.0] * 3, std=[1.0] * 3)
+            content[name].update(dict.fromkeys(("mean", "std", "min", "max"), [0.0] * 3))
 
     return change
 
@@ -114,6 +114,11 @@ BAD_DATASETS = {
         INFO,
         of_three_numbers("observation.state"),
         "its observation.state must be of shape (2,), as agent_pos of PushT, got (3,)",
+    ),
+    "another action's statistics": (
+        "meta/stats.json",
+        lambda stats: stats["action"].update(min=[900.0] * 2, max=[1e3] * 2, mean=[950.0] * 2, std=[9.0] * 2),
+        "not of these values: action is not between its min and max",
     ),
     "no rewards": (INFO, lambda info: info["features"].pop("next.reward"), "it has no next.reward"),
     "no states": (

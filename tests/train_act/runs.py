@@ -1,5 +1,6 @@
 """Tiny trainings of ACT: how to start one, and what it leaves."""
 
+import json
 import multiprocessing
 import os
 import socket
@@ -10,7 +11,7 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 
 import train_act
-from common.untrusted import load_json, load_tensors
+from common.untrusted import load_tensors
 from tests.runs import last_of_each
 
 ROOT = Path(train_act.__file__).parent
@@ -68,13 +69,17 @@ def _train_as(rank: int, count: int, port: int, argv: list[str]) -> None:
     raise SystemExit(0 if train_act.main(argv) else 1)
 
 
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text()) if file.suffix == ".json" else load_tensors(file)
+
+
 def contents(run: Path, checkpoint: str = "last") -> dict[str, Any]:
     """Everything that a checkpoint holds and that does not name its folder; fails where it is not whole."""
     folder = run / "checkpoints" / checkpoint
-    parts = {"evaluation": load_json(folder / "evaluation.json")}
+    parts = {"evaluation": _read(folder / "evaluation.json")}
     for file in [*(folder / "pretrained_model").iterdir(), *(folder / "training_state").iterdir()]:
         if file.name != "train_config.json":
-            parts[file.name] = (load_json if file.suffix == ".json" else load_tensors)(file)
+            parts[file.name] = _read(file)
     assert {"model.safetensors", "optimizer_state.safetensors", "trainer.json"} <= parts.keys()
     return parts
 

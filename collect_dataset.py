@@ -157,6 +157,8 @@ def make_recipe(config: Config) -> Recipe:
     settings: dict[str, Any] = {setting.name: getattr(config, setting.name) for setting in fields(Settings)}
     settings["task"] = name_of(task)
     if task.recording.ends_at_success:
+        if config.hold not in (0, Settings.hold):
+            raise UserError(f"hold must be left out: a success ends {task.name}")
         settings["hold"] = 0
     if config.import_human:
         settings |= {"all": not config.hindsight, "hold": 0}  # demonstrations have the length they have

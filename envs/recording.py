@@ -1,7 +1,6 @@
 """What a task offers so that its episodes can be recorded as a LeRobot dataset (`recording/`).
 
-A task is `Recordable` if it has a `recording`: `envs/car_racing/recording.py` has what every one needs,
-`envs/pusht/recording.py` also people at the controls and demonstrations from elsewhere.
+A task is `Recordable` if it has a `recording`: see the `recording.py` of the tasks that do.
 """
 
 from collections.abc import Iterator

@@ -66,9 +66,9 @@ def _chunks(frames: torch.Tensor, serials: np.ndarray, total: int) -> Iterator[t
     length = _length(frames)
     oldest_first = np.argsort(serials)
     oldest_first = oldest_first[serials[oldest_first] >= 0]
-    chunks = serials[oldest_first] // length
-    for chunk in np.unique(chunks).tolist():
-        yield chunk, min(length, total - chunk * length), oldest_first[chunks == chunk]
+    numbers, firsts = np.unique(serials[oldest_first] // length, return_index=True)
+    for chunk, places in zip(numbers.tolist(), np.split(oldest_first, firsts)[1:], strict=True):
+        yield chunk, min(length, total - chunk * length), places
 
 
 def _length(frames: torch.Tensor) -> int:

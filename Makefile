@@ -24,7 +24,7 @@ setup:  ## build .venv unless it is up to date (PYTHON=... names the interpreter
 test: setup  ## run the tests
 	$(PYTEST)
 
-test-fast: setup  ## run those that take less than about two seconds each
+test-fast: setup  ## run those that take less than about half a second each
 	$(PYTEST) -m "not slow"
 
 lint: setup  ## check style and formatting

@@ -35,9 +35,9 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None
                 get_ffmpeg_exe()  # tries it out once, and takes one that Ctrl-C has ended for a broken one
         try:
             # 4:2:0 is what players expect, hence even sides; imageio would rescale to multiples of 16.
-            with imageio.get_writer(
-                temporary, fps=fps, codec="libx264", quality=8, macro_block_size=2
-            ) as writer:
+            form = {"codec": "libx264", "quality": 8, "macro_block_size": 2}
+            faster = ["-preset", "veryfast"]  # 1.6 times, and 5 % larger
+            with imageio.get_writer(temporary, fps=fps, output_params=faster, **form) as writer:
                 for frame in frames:
                     writer.append_data(frame)  # pyright: ignore[reportAttributeAccessIssue]
             temporary.replace(path)

@@ -1,6 +1,7 @@
 """Episodes as videos: frames below a caption, and several episodes side by side."""
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -48,6 +49,12 @@ def mosaic(episodes: Sequence[Episode], columns: int = 3, hold: int = 10) -> Ite
         yield np.concatenate(rows)
 
 
+@cache
+def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Read from its file once, and not for every frame."""
+    return ImageFont.load_default(size=size)
+
+
 def _caption(
     width: int, texts: tuple[str, str, str], outcome: str, bar: tuple[float, float] | None
 ) -> np.ndarray:
@@ -57,13 +64,14 @@ def _caption(
         bar: progress, and the progress that counts as success; None: no bar.
     """
     color = {"": FAINT, "success": SUCCESS, "failure": FAILURE}[outcome]
-    font = ImageFont.load_default(size=width / 30)
+    font = _font(width / 30)
     picture = Image.new("RGB", (width, CAPTION_HEIGHT), "white")
     draw = ImageDraw.Draw(picture)
     left, right, middle, top, bottom = 6, width - 7, 18, 34, 41
     for x, text in zip((left, width * 0.35, width * 0.55), texts, strict=True):
         draw.text((x, middle), text, INK, font, anchor="lm")
-    draw.text((right, middle), outcome, color, font, anchor="rm")
+    if outcome:
+        draw.text((right, middle), outcome, color, font, anchor="rm")
     if bar:
         progress, goal = (left + min(share, 1.0) * (right - left) for share in bar)
         draw.rectangle((left, top, right, bottom), TRACK)

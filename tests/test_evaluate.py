@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from safetensors.torch import save_file
 import evaluate
 from envs.pusht.scripted import ScriptedPolicy
 from sac.actor import Actor
+from tests.runs import run_script
 
 SCRIPT = Path(evaluate.__file__)
 FIRST_SEED, EPISODES = 21, 4  # the script solves some of them and not others
@@ -206,8 +205,7 @@ def test_bad_input_is_answered_in_one_sentence(flags, message, tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_the_shell_sees_code_2_and_no_traceback(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--policy", "nowhere"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = run_script(SCRIPT, "--policy", "nowhere", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: nowhere: no such folder")
     assert "Traceback" not in done.stderr

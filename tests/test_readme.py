@@ -2,8 +2,6 @@
 
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
 
@@ -13,10 +11,11 @@ import train_act
 import train_sac
 from common.paths import REPOSITORY
 from common.untrusted import load_json
-from tests.runs import last_of_each
+from tests.runs import last_of_each, run_script
 
 SMALLER = {  # flags that make a command short; what it does stays
-    train_sac: "--total-env-steps 200 --training.start-steps 100 --training.eval-episodes 2 --threads 1",
+    train_sac: "--total-env-steps 200 --training.start-steps 100 --training.eval-episodes 2 "
+    "--training.video-every 0 --threads 1",
     evaluate: "--episodes 2 --videos 1 --num-envs 2",
     collect_dataset: "--episodes 3",
     train_act: "--steps 3 --batch-size 2 --training.eval-every 0 --training.eval-episodes 1",
@@ -46,24 +45,9 @@ def test_each_command_works_after_the_one_before(tmp_path, monkeypatch):
     assert load_json(stock)["env"] == "stock"
 
 
-@pytest.mark.slow
-def test_scripts_run_from_any_folder(tmp_path):
-    """As `python /elsewhere/script.py --help` does, one after the other, which imports the libraries once."""
-    program = (
-        "import runpy, sys\n"
-        "from pathlib import Path\n"
-        "libraries = sys.path[1:]\n"
-        "for script in sys.argv[1:]:\n"
-        "    sys.argv = [script, '--help']\n"
-        "    sys.path = [str(Path(script).parent), *libraries]\n"
-        "    try:\n"
-        "        runpy.run_path(script, run_name='__main__')\n"
-        "    except SystemExit as ended:\n"
-        "        assert not ended.code, script\n"
-    )
-    command = [sys.executable, "-c", program, *(str(REPOSITORY / script) for script in SCRIPTS)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_runs_from_any_folder(script, tmp_path):
+    done = run_script(REPOSITORY / script, "--help", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert not list(tmp_path.iterdir())
-    for script in SCRIPTS:
-        assert f"usage: {REPOSITORY / script}" in done.stdout
+    assert f"usage: {REPOSITORY / script}" in done.stdout

@@ -48,6 +48,7 @@ def lerobots_batches(root, terms, epochs, batch_size, seed, episodes=None):
             yield pre(batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, settings",
     [

@@ -123,10 +123,12 @@ def theirs(datasets, tmp_path_factory) -> Path:
     return lerobot_trains(datasets["state"], tmp_path_factory.mktemp("theirs") / "run", STEPS)
 
 
+@pytest.mark.slow
 def test_we_learn_what_lerobot_train_learns(datasets, theirs, tmp_path):
     assert_same_weights(weights(we_train(datasets["state"], tmp_path, STEPS)), weights(theirs))
 
 
+@pytest.mark.slow
 def test_we_go_on_where_lerobot_train_stopped(datasets, theirs, tmp_path):
     half = lerobot_trains(datasets["state"], tmp_path / "half", HALF)
     before = weights(half)

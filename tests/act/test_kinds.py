@@ -37,6 +37,7 @@ def config(tmp_path, make_dataset) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_it_trains_resumes_and_plays(more_kinds, config, tmp_path, monkeypatch):
     monkeypatch.setattr("envs.pusht.task.PushTVectorEnv", lambda *a: PushTVectorEnv(*a, max_episode_steps=6))
     train = ["--config", str(config), *FLAGS.split()]

@@ -100,6 +100,7 @@ def test_bfloat16_is_near_and_not_the_same():
     torch.testing.assert_close(*losses, rtol=0.05, atol=0.0)
 
 
+@pytest.mark.slow
 def test_the_average_follows_the_weights():
     learner = make_learner(replace(PLAIN, ema=0.5), image=True, trains_norms=True)
     expected = {name: p.detach().clone() for name, p in learner.policy.named_parameters()}
@@ -113,6 +114,7 @@ def test_the_average_follows_the_weights():
     assert not learner.averaged.training and learner.policy.training
 
 
+@pytest.mark.slow
 def test_the_averages_batch_norms_have_the_statistics_of_what_they_see():
     learner = make_learner(replace(PLAIN, ema=0.5), image=True, trains_norms=True)
     for batch in batches():

@@ -15,6 +15,7 @@ from envs.pusht.vector import PushTVectorEnv
 from tests.act.changed import CHUNK, POLICY, TASK, open_ours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"memory_gb": 0.0}])
 @pytest.mark.parametrize("camera", [True, False], ids=["pictures", "keypoints"])
 def test_the_mirror_images_are_those_of_mirrored_boards(tmp_path, camera, settings):

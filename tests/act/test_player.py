@@ -113,6 +113,7 @@ def test_an_episode_is_the_same_whatever_plays_beside_it():
         assert np.array_equal(alone.actions, together[seed].actions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", [(STATE, KEYPOINTS), (STATE, IMAGE)])
 def test_success_and_rewards_are_lerobot_evals(tmp_path, inputs):
     make(tmp_path, inputs)

@@ -1,18 +1,14 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks import kills
-
-ROOT = Path(kills.__file__).parents[1]
+from tests.runs import run_script
 
 
 @pytest.mark.slow
-def test_a_handful_of_kills_loses_nothing():
-    command = [sys.executable, str(ROOT / "benchmarks" / "kills.py"), "--signals", "6", "--seed", "5"]
-    done = subprocess.run(command, capture_output=True, text=True)
+def test_a_handful_of_kills_loses_nothing(tmp_path):
+    done = run_script(Path(kills.__file__), "--signals", "6", "--seed", "5", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     assert "0 of 6 tries lost" in done.stdout
 

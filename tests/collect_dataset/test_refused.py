@@ -19,6 +19,8 @@ from envs.pusht.human import Window
 from tests.collect_dataset.runs import REPOSITORY, SMALL, content
 from tests.runs import last_of_each
 
+pytestmark = pytest.mark.slow
+
 
 def change_column(root, name, change):
     (path,) = Path(root, "data").rglob("*.parquet")
@@ -174,7 +176,6 @@ def test_bad_input_is_answered_in_one_sentence(flags, message, finished, tmp_pat
     assert content(Path("data")) == before
 
 
-@pytest.mark.slow
 def test_the_shell_sees_code_2_and_no_traceback(tmp_path):
     """Without a screen of any kind: left to choose, SDL opens a window that exists nowhere."""
     hidden = {"DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"}

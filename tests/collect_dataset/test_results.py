@@ -21,8 +21,9 @@ from tests.act.tiny import IMAGE, KEYPOINTS, STATE
 from tests.collect_dataset.runs import REPOSITORY, SMALL, content, notes, record
 from tests.runs import last_of_each
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_failures_are_kept_when_asked_for(tmp_path, short_blocks):
     record(tmp_path / "all", "--policy scripted --episodes 5 --all --observations keypoints")
     opened = LeRobotDataset("local/any", root=tmp_path / "all")
@@ -41,7 +42,6 @@ def test_failures_are_kept_when_asked_for(tmp_path, short_blocks):
     assert min(good["max_coverage"]) >= 0.5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("inputs", [(STATE, KEYPOINTS), (STATE, IMAGE)], ids=["keypoints", "pictures"])
 def test_an_act_is_recorded_as_it_plays(tmp_path, short_blocks, forked_workers, monkeypatch, inputs):
     """In episodes of 20 steps; two of them are the second worker's."""
@@ -154,7 +154,6 @@ def test_the_card_links_to_where_the_dataset_will_be(tmp_path, short_blocks):
     assert link not in (tmp_path / "nameless/README.md").read_text()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("hindsight", ["", "--hindsight"])
 def test_demonstrations_of_people(hindsight, tmp_path, finished, capsys):
     """Episodes of ours, as such a file has them."""
@@ -225,7 +224,6 @@ def test_it_is_pushed_with_its_own_card(tmp_path, short_blocks, monkeypatch, cap
     assert sorted(hub) == sorted(files) and hub.tags == ["v3.0"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("observations", ["pixels", "pixels --video", "keypoints"])
 def test_lerobot_train_takes_it_as_it_is(observations, tmp_path, short_blocks):
     record(tmp_path / "data", f"--episodes 2 --observations {observations}")
@@ -260,7 +258,6 @@ def test_pictures_and_keypoints_have_folders_of_their_own(settings, root):
     assert str(collect_dataset.choose_root(collect_dataset.Config(**settings))) == root
 
 
-@pytest.mark.slow
 def test_a_resume_keeps_the_settings_of_the_dataset(tmp_path, short_blocks):
     """Also of a dataset that was recorded when the defaults were others, and tasks had no names."""
     flags = "--noise 3 --hold 2"

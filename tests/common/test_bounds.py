@@ -113,6 +113,7 @@ def small_machine(monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1e9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

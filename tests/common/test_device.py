@@ -2,9 +2,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_numpy_does_not_complain_of_flushed_denormals():
     code = """
 import numpy, torch
@@ -20,6 +23,7 @@ assert (torch.tensor([1e-39]) * 0.5).item() == 0.0, "this processor cannot flush
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_script_without_a_number_of_threads_has_pytorchs_choice_after_one_with():
     """As in `make demo`, which runs several in one process."""
     code = """

@@ -1,7 +1,6 @@
 """docs/add_a_task.md, followed to the letter in a copy of the repository."""
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -12,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from common.paths import REPOSITORY
-from tests.runs import last_of_each
+from tests.runs import last_of_each, run_script
 
 PAGE = REPOSITORY / "docs" / "add_a_task.md"
 BLOCK = re.compile(r"(?:`(?P<file>[\w/.]+)`:\n\n)?```(?P<language>\w+)\n(?P<text>.*?)```", re.DOTALL)
 SMALLER = {  # flags that make a step short; what it does stays
+    "evaluate.py --policy random": "--episodes 1 --videos 0",
     "evaluate.py": "--episodes 1 --videos 1",
     "train_sac.py": "--total-env-steps 1200 --training.start-steps 400 --training.eval-every 0 "
     "--training.eval-episodes 2",
@@ -41,10 +41,14 @@ def test_following_the_page_trains_a_policy(tmp_path):
         elif block["language"] == "bash":
             python, *words = shlex.split(block["text"])
             assert python == "python"
-            if words[0] in SMALLER:
-                words[1:] = last_of_each([*words[1:], *SMALLER[words[0]].split()])
-            command = [sys.executable, *words]
-            done = subprocess.run(command, cwd=repository, capture_output=True, text=True, env=one_core())
+            if words[0] == "-c":
+                done = subprocess.run(
+                    [sys.executable, *words], cwd=repository, capture_output=True, text=True
+                )
+            else:
+                smaller = next(SMALLER[start] for start in SMALLER if " ".join(words).startswith(start))
+                flags = last_of_each([*words[1:], *smaller.split()])
+                done = run_script(repository / words[0], *flags, cwd=repository)
             assert done.returncode == 0, done.stderr
             printed.append(done.stdout)
 
@@ -56,10 +60,6 @@ def test_following_the_page_trains_a_policy(tmp_path):
     numbers = json.loads((run / "evaluation_best.json").read_text())
     assert numbers["task"] == "MountainCarContinuous-v0" and numbers["n_action_steps"] == 4
     assert len(list((run / "videos").glob("*.mp4"))) >= 1
-
-
-def one_core() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def test_every_file_that_the_page_links_to_exists():

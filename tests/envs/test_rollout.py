@@ -85,6 +85,7 @@ def test_an_episode_is_the_same_among_any_number_of_slots():
             assert_same_episode(alone[seed], together[seed])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env_class", [PushTVectorEnv, StockPushTVectorEnv])
 def test_episodes_equal_a_plain_loop_over_stock(env_class):
     episodes = play(slots=3, env_class=env_class, image_size=16)

@@ -40,6 +40,7 @@ def test_a_task_whose_package_is_not_installed_names_it(monkeypatch):
         task_class("pendulum")
 
 
+@pytest.mark.slow
 def test_a_task_is_imported_when_it_is_asked_for():
     """So that a task with packages of its own costs the others nothing."""
     import subprocess

@@ -141,6 +141,7 @@ def test_success_terminates_and_the_time_limit_truncates():
     assert terminated.any() and truncated.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -84,6 +84,7 @@ def test_statistics_of_pictures_are_exact(record_block, new_dataset, contents):
         np.testing.assert_allclose(np.ravel(stats[name]), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("observations", ["pixels", "keypoints"])
 def test_it_is_what_lerobot_would_have_written(observations, record_block, new_dataset, tmp_path, contents):
     episodes = record_block(observations=observations, noise=3.0)

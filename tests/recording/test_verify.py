@@ -18,6 +18,8 @@ from recording.dataset import Dataset, Notes
 from recording.pictures import encode_mp4, encode_png
 from recording.verify import verify
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def dataset(block, new_dataset):
@@ -66,7 +68,6 @@ def test_so_do_all_kinds(settings, record_block, new_dataset):
     assert verify(open_dataset(dataset.root))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "change", "message"),
     [

@@ -86,6 +86,7 @@ class Large(Troubled):
         return [bytes(100_000_000)]
 
 
+@pytest.mark.slow
 def test_it_ends_while_workers_are_at_writing(forked):
     process = forked.Process(target=first_blocks, args=(Large(Recipe(), ""), 2))
     process.start()

@@ -177,6 +177,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_updates_are_those_of_the_textbook(double_precision, config):
     agent = make_agent(config)

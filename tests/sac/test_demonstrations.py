@@ -17,6 +17,8 @@ from sac.demonstrations import Demonstrations, OfflineConfig, joined
 from sac.replay import StateReplay
 from sac.replay_buffer import Batch, Pixels
 
+pytestmark = pytest.mark.slow
+
 GAMMA, N_STEP = 0.9, 3
 AGENT = AgentConfig(n_step=N_STEP, gamma=GAMMA)
 EXPERT = str(ASSETS / "sac_expert_fast")

@@ -67,6 +67,7 @@ def test_a_replay_without_pictures_is_saved_too(tmp_path):
     assert load(make(), tmp_path / "empty", 0).size == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 5, 21], ids=["often", "now and then", "seldom"])
 def test_loaded_replays_go_on_as_if_nothing_had_happened(tmp_path, every):
     play, replay = Play(2, PICTURE, 3), make()

@@ -39,6 +39,7 @@ def assert_drawn_are(batch: Batch, expected: dict) -> None:
         np.testing.assert_allclose(ours, np.stack(theirs), rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_step", [1, 3])
 @pytest.mark.parametrize("num_envs", [1, 3])
 @pytest.mark.parametrize("capacity", [400, 31], ids=["roomy", "wrapped"])

@@ -213,6 +213,7 @@ def named(agent: SAC, textbook: TextbookPixelSAC) -> dict[str, tuple[list, list]
     return weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_updates_are_those_of_the_textbook(double_precision, config):
     agent = make_agent(config)

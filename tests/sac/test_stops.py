@@ -15,6 +15,8 @@ from common.errors import UserError
 from sac.config import AgentConfig
 from tests.sac.walk import Rows, assert_same_run, contents, make_trainer, run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("plays", range(1, 40))
 def test_stopped_anywhere_it_goes_on_bit_for_bit(uninterrupted, tmp_path, plays):
@@ -85,7 +87,6 @@ def assert_checkpoints_are_whole(checkpoints: Path) -> None:
         contents(checkpoints / "last")
 
 
-@pytest.mark.slow
 def test_killed_at_any_change_of_the_disk_it_goes_on(tmp_path, watch):
     """Also when it is killed once more after it was resumed, or then stops for a signal."""
     rng, total = np.random.default_rng(0), 60

@@ -105,6 +105,7 @@ def plain_loop(env: Crowd, agent: SAC) -> tuple[Rows, ReplayBuffer]:
     return rows, buffer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env_threads", [0, 1])
 def test_actions_replay_numbers_and_weights_are_those_of_a_plain_loop(tmp_path, env_threads):
     agents = [

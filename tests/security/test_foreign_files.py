@@ -131,6 +131,7 @@ def test_a_link_to_itself_and_what_cannot_be_recorded_to(told, tmp_path, monkeyp
     assert told(collect_dataset.main, [*flags.split(), "--episodes", "1"])
 
 
+@pytest.mark.slow
 def test_a_folder_in_a_videos_place(run, told):
     (run / "videos/best_100000_failure.mp4/x").mkdir(parents=True)
     flags = ["--episodes", "1", "--num-envs", "1", "--record", "--videos", "1"]

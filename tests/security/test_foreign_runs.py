@@ -12,6 +12,8 @@ from common.checkpoint import save_tensors
 from common.untrusted import load_json, load_tensors
 from tests.security.payloads import pickled
 
+pytestmark = pytest.mark.slow
+
 HUGE = 10**9
 NUMBERS = [-1, HUGE, 0.5, "1", None, True]
 EVALUATIONS = [{"step": 3}, {"score": 1.0}, [], {"env_steps": 1, "step": 1, "success_rate": "all"}]

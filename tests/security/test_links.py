@@ -15,6 +15,8 @@ from common.logger import Logger
 from common.untrusted import append_text, new_file
 from common.video import write_gif, write_video
 
+pytestmark = pytest.mark.slow
+
 NAMES = (
     *("evaluation_best.json", ".evaluation_best.json.partial", "plots/best_starts.png"),
     *(

@@ -10,6 +10,8 @@ import collect_dataset
 from recording.files import foreign_file
 from recording.versions import writing_to
 
+pytestmark = pytest.mark.slow
+
 INFO = {"codebase_version": "v3.0", "features": {}}
 
 

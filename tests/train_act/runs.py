@@ -59,11 +59,15 @@ def in_processes(count: int, argv: list[str]) -> list[int | None]:
     return [child.exitcode for child in children]
 
 
+def of_torchrun(rank: int, count: int) -> dict[str, int]:
+    """What its processes read of who they are."""
+    return {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+
+
 def _train_as(rank: int, count: int, port: int, argv: list[str]) -> None:
     if count > 1:
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank}
-        os.environ |= {name: str(value) for name, value in where.items()}
-        os.environ |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(count))
+        os.environ |= {name: str(value) for name, value in of_torchrun(rank, count).items()}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     AcceleratorState._reset_state(reset_partial_state=True)  # accelerate remembers that it was alone
     PartialState._reset_state()
     raise SystemExit(0 if train_act.main(argv) else 1)

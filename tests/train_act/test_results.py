@@ -21,7 +21,9 @@ from common.untrusted import load_json, load_tensors
 from policies import fingerprint
 from tests.adam import assert_same_weights, raise_epsilon
 from tests.runs import metrics
-from tests.train_act.runs import ROOT, TINY, command_line, contents
+from tests.train_act.runs import command_line, contents, in_processes, of_torchrun
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_run_leaves_what_it_should(uninterrupted):
@@ -97,7 +99,7 @@ def test_saved_policy_is_the_average_and_not_the_weights(uninterrupted):
 
 @pytest.mark.parametrize(
     "dataset, flags",
-    [(0, ()), *(pytest.param(16, flags, marks=pytest.mark.slow) for flags in ((), ("--dataset.mirror",)))],
+    [(0, ()), *(pytest.param(16, flags) for flags in ((), ("--dataset.mirror",)))],
     indirect=["dataset"],
 )
 def test_an_update_does_not_wait_for_the_device(train, monkeypatch, flags):
@@ -121,7 +123,6 @@ def test_an_update_does_not_wait_for_the_device(train, monkeypatch, flags):
     assert not waits & set(called)
 
 
-@pytest.mark.slow
 def test_pictures_train_real_batch_norms_and_play(make_dataset, tmp_path, tiny):
     root = make_dataset(tmp_path / "pictures", lengths=(4, 3), pictures=96, keypoints=False)
     flags = ["--steps", "2", "--training.eval-episodes", "1", "--policy.n-action-steps", "7"]
@@ -142,33 +143,36 @@ def test_pictures_train_real_batch_norms_and_play(make_dataset, tmp_path, tiny):
     torch.testing.assert_close(backbone.bn1.running_var, activations.var((0, 2, 3)), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.slow
-def test_two_processes_learn_what_one_learns_of_their_batches(dataset, tmp_path, monkeypatch):
+def test_two_processes_learn_what_one_learns_of_their_batches(tiny, dataset, tmp_path, monkeypatch):
     """Batches of 2 and 2 beside batches of 4; without padding, which the halves share unevenly."""
-    flags = (
-        f"--dataset.root {dataset} --run-name run --steps 3 --policy.chunk-size 1 --policy.n-action-steps 1"
-    )
-    flags += " --policy.dropout 0 --policy.no-use-vae --training.video-every 0"
-    configs = {}
-    for processes in (1, 2):  # torchrun would take --logs for a flag of its own
-        configs[processes] = tmp_path / f"{processes}.yaml"
-        configs[processes].write_text(f"logs: {tmp_path / str(processes)}\n{TINY}")
+    flags = "--steps 3 --policy.chunk-size 1 --policy.n-action-steps 1 --policy.dropout 0 --policy.no-use-vae"
     raise_epsilon(monkeypatch)
-    train_act.main(["--config", str(configs[1]), *flags.split()])
-    script = tmp_path / "train.py"
-    script.write_text(
-        f"import runpy, sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "import pytest\nimport train_act\n"
-        f"adam = runpy.run_path({str(ROOT / 'tests/adam.py')!r})\n"
-        "adam['raise_epsilon'](pytest.MonkeyPatch())\ntrain_act.main()\n"
-    )
-    launch = f"-m torch.distributed.run --standalone --nproc_per_node 2 {script}"
-    command = [sys.executable, *launch.split(), "--config", configs[2], "--batch-size", "2", *flags.split()]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
-
-    one, two = (contents(tmp_path / str(processes) / "run") for processes in (1, 2))
+    for count, size in ((1, "4"), (2, "2")):
+        logs = tmp_path / str(count)
+        argv = command_line(tiny, dataset, logs, *flags.split(), "--batch-size", size)
+        assert in_processes(count, argv) == [0] * count
+    one, two = (contents(tmp_path / str(count) / "run") for count in (1, 2))
     assert two["training_step.json"] == {"step": 3, "num_processes": 2, "batch_size": 2}
     assert_same_weights(two["model.safetensors"], one["model.safetensors"])
+
+
+def test_torchrun_tells_its_processes_what_these_tests_tell_theirs(tmp_path):
+    """And it leaves the script the flags that are in the YAML of README's command."""
+    script = tmp_path / "tell.py"
+    script.write_text(
+        "import json, os, sys\n"
+        "told = {'argv': sys.argv[1:], 'environment': dict(os.environ)}\n"
+        "open(os.environ['RANK'] + '.json', 'w').write(json.dumps(told))\n"
+    )
+    flags = ["--config", "any.yaml", "--batch-size", "2"]
+    launch = f"-m torch.distributed.run --standalone --nproc_per_node 2 {script}"
+    subprocess.run([sys.executable, *launch.split(), *flags], cwd=tmp_path, check=True, timeout=300)
+    for rank in range(2):
+        told = load_json(tmp_path / f"{rank}.json")
+        assert told["argv"] == flags
+        expected = {name: str(value) for name, value in of_torchrun(rank, 2).items()}
+        assert expected.items() <= told["environment"].items()
+        assert {"MASTER_ADDR", "MASTER_PORT"} <= told["environment"].keys()
 
 
 def test_the_best_policy_is_published_where_lerobot_looks_for_it(train, tmp_path, monkeypatch, capfd):

@@ -21,10 +21,12 @@ from policies import find_checkpoint
 from tests.runs import dying, metrics
 from tests.train_act.runs import TINY, assert_same, command_line, contents, in_processes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "dataset, stops",
-    [(0, [1]), (0, [3, 7, 8, 19]), pytest.param(32, [3], marks=pytest.mark.slow)],
+    [(0, [1]), (0, [3, 7, 8, 19]), pytest.param(32, [3])],
     indirect=["dataset"],
 )
 def test_stopped_and_resumed_is_the_same_training(train, tmp_path, monkeypatch, uninterrupted, stops):
@@ -42,7 +44,6 @@ def test_stopped_and_resumed_is_the_same_training(train, tmp_path, monkeypatch, 
     assert metrics(tmp_path / "run") == metrics(uninterrupted)
 
 
-@pytest.mark.slow
 def test_killed_ten_times_it_ends_with_the_same_weights(tiny, dataset, tmp_path, monkeypatch, uninterrupted):
     """Each child dies inside a step, by SIGKILL, two steps further than the one before."""
     # Checkpoints at every other step, so that each child gets a little further.
@@ -79,7 +80,6 @@ def test_killed_in_an_evaluation_it_keeps_what_it_learnt(tiny, dataset, tmp_path
     assert metrics(tmp_path / "run") == metrics(uninterrupted)
 
 
-@pytest.mark.slow
 def test_processes_stop_together_when_one_is_asked_to_and_go_on(tiny, dataset, tmp_path, monkeypatch):
     """They ask each other where they log; the second of them hears of it in step 3."""
     learn = train_act.Trainer._learn
@@ -182,7 +182,6 @@ def test_a_run_without_its_links_goes_on(train, refused, tmp_path, leave):
     assert {path.name for path in checkpoints.iterdir()} == there
 
 
-@pytest.mark.slow
 def test_a_finished_training_trains_on(train, tmp_path, uninterrupted):
     """To a larger number of steps; with a constant learning rate as if that had been asked for at once."""
     constant = ("--optimizer.schedule", "constant")
@@ -196,7 +195,6 @@ def test_a_finished_training_trains_on(train, tmp_path, uninterrupted):
     assert_same(trained_on, at_once)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("source", ["run", "run/checkpoints/last", "run/checkpoints/last/pretrained_model"])
 def test_another_run_starts_from_one_of_ours(train, refused, tmp_path, source, capfd):
     """It has the other's weights and none of its checkpoints."""
@@ -217,7 +215,6 @@ def test_another_run_starts_from_one_of_ours(train, refused, tmp_path, source, c
     assert kept == {"last", "best", "step_00000012"}
 
 
-@pytest.mark.slow
 def test_another_run_ends_a_falling_learning_rate_later(train, tmp_path):
     """At its own end, as the first one does with more steps."""
     train("--steps", "8")

@@ -9,6 +9,8 @@ from common.logger import Logger
 from policies import load_policy
 from tests.act.tiny_flow import make, save
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = Path(train_sac.__file__).parent / "configs"
 PATHS = [*sorted(CONFIGS.glob("sac_*.yaml")), CONFIGS / "demo.yaml"]
 

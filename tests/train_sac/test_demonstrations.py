@@ -13,6 +13,8 @@ from sac.agent import SAC
 from tests.runs import metrics
 from tests.train_sac.runs import assert_same_run, contents
 
+pytestmark = pytest.mark.slow
+
 SHORT = ("--total-env-steps", "600", "--training.eval-every", "200")
 OFFLINE = ("--offline.steps", "30", "--offline.until", "400", *SHORT)
 

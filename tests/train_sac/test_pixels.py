@@ -20,6 +20,8 @@ from envs.training import TrainingEnv
 from tests.runs import sentence
 from tests.train_sac.runs import assert_same_run, command_line
 
+pytestmark = pytest.mark.slow
+
 TINY = """
 task: visual_pendulum
 total_env_steps: 480

@@ -1,8 +1,6 @@
 """Misuse from the command line: one sentence, exit code 2, and nothing is lost."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +10,10 @@ import train_sac
 from common.checkpoint import save_tensors
 from common.run import only_process_in
 from common.untrusted import load_tensors
-from tests.runs import sentence
+from tests.runs import run_script, sentence
 from tests.train_sac.runs import MORE
 
-ROOT = Path(train_sac.__file__).parent
+SCRIPT = Path(train_sac.__file__)
 
 BAD_FLAGS = {
     "negative lr": ("--agent.lr -1e-3", "agent.lr must be positive, got -0.001"),
@@ -103,6 +101,7 @@ def test_logs_that_cannot_be_written(refused, tmp_path):
     assert "run: cannot be written: Not a directory" in refused("--logs", str(tmp_path / "file"))
 
 
+@pytest.mark.slow
 def test_another_process_in_the_folder(refused, started):
     config = (started / "config.yaml").read_text()
     with only_process_in(started):
@@ -123,6 +122,7 @@ def test_fewer_steps_than_it_has_had(refused, started):
     )
 
 
+@pytest.mark.slow
 def test_wandb_without_a_login(refused, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
@@ -168,7 +168,6 @@ def test_spoilt_checkpoints(refused, started, spoil, words):
 
 @pytest.mark.slow
 def test_the_exit_code_and_the_sentence_of_the_real_command():
-    command = [sys.executable, "-W", "ignore", "train_sac.py", "--agent.lr", "-1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = run_script(SCRIPT, "--agent.lr", "-1", cwd=SCRIPT.parent)
     assert (done.returncode, done.stdout) == (2, "")
     assert sentence(done.stderr) == "agent.lr must be positive, got -1.0"

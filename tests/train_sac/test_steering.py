@@ -15,6 +15,8 @@ from tests.act.tiny_flow import make, save
 from tests.runs import metrics, sentence
 from tests.train_sac.runs import assert_same_run, contents
 
+pytestmark = pytest.mark.slow
+
 FLAGS = "--env.features agent_pos block_pos block_rotation --steering.n-action-steps 3 --steering.bound 1.5"
 FLAGS += " --steering.rank 1 --total-env-steps 600 --training.eval-every 300 --env.no-mirror"
 

@@ -21,6 +21,8 @@ from envs.training import TrainingEnv
 from tests.runs import dying, sentence
 from tests.train_sac.runs import MORE, assert_same, assert_same_run, command_line, contents, start
 
+pytestmark = pytest.mark.slow
+
 
 def test_signals_stop_it_and_the_same_command_goes_on(uninterrupted, train, tmp_path, monkeypatch, capsys):
     """Before learning begins, before an evaluation, in between and before the last one: bit for bit."""
@@ -97,7 +99,6 @@ def test_killed_in_an_evaluation_it_keeps_what_it_learnt(uninterrupted, tiny, tm
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
-@pytest.mark.slow
 def test_kill_9_at_random_moments(tiny, tmp_path):
     """A real process, killed in training, evaluation and saving, is always able to go on."""
     run = tmp_path / "run"

@@ -13,6 +13,7 @@ from envs.pusht import pose, pose_training
 from envs.pusht.observations import wrap_angle
 from envs.pusht.pose import POINTS, PoseConfig, PoseEstimator, PoseNetwork, cut_windows, pose_of
 from envs.pusht.vector import PushTVectorEnv
+from policies import ASSETS
 from tests.runs import sentence
 
 TINY = ["--network.channels", "4", "4", "--network.hidden", "16", "--network.agent-hidden", "16"]
@@ -101,6 +102,7 @@ def test_an_estimate_does_not_depend_on_the_other_pictures(played):
     assert {name: len(values) for name, values in estimator(some[:0]).items()} == dict.fromkeys(together, 0)
 
 
+@pytest.mark.slow
 def test_a_training_learns_and_is_read_back(tmp_path, played):
     before = pose_training.drawn_examples(50, seed=3)
     np.testing.assert_array_equal(before.states, pose_training.drawn_examples(50, seed=3).states)
@@ -138,7 +140,7 @@ def test_recorded_pictures_are_examples(tmp_path, capsys):
     import collect_dataset
 
     recorded, keypoints = tmp_path / "pixels", tmp_path / "keypoints"
-    flags = ["--policy", "random", "--all", "--episodes", "1"]
+    flags = ["--policy", str(ASSETS / "sac_expert_fast"), "--hold", "0", "--episodes", "1"]
     collect_dataset.main([*flags, "--observations", "pixels", "--root", str(recorded)])
     collect_dataset.main([*flags, "--root", str(keypoints)])
     examples = pose_training.recorded_examples(recorded)
@@ -146,7 +148,7 @@ def test_recorded_pictures_are_examples(tmp_path, capsys):
     raw, _ = env.reset(seed=[1_000_000])
     np.testing.assert_allclose(examples.states[0, :2], raw["agent_pos"][0])
     np.testing.assert_array_equal(examples.windows.block[0], cut_windows(raw["pixels"]).block[0])
-    assert len(examples) >= 300
+    assert len(examples) >= 10
     placed = examples.windows.centers[:, :1] + examples.points.double().numpy()
     np.testing.assert_allclose(pose_of(placed)[:, :2], examples.states[:, 2:4], atol=1e-3)
     capsys.readouterr()

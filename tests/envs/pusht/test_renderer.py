@@ -57,6 +57,7 @@ def push(env: PushTEnv, rng: np.random.Generator) -> None:
     env.step(np.clip(np.array(env.block.position) + rng.normal(0, 50, size=2), 0, 512))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_play(env, renderer, seed):
     rng = np.random.default_rng(seed)
@@ -91,6 +92,7 @@ POSES = {  # agent x, y and block x, y in board pixels, angle in radians
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", POSES)
 def test_poses(env, renderer, kind):
     rng = np.random.default_rng(0)
@@ -109,6 +111,7 @@ def test_contacts_of_an_earlier_pose_are_drawn_as_well(env, renderer):
         assert_same_frame(env, renderer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_sizes_and_action_marker(env, size):
     rng = np.random.default_rng(0)

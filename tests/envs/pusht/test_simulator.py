@@ -67,6 +67,7 @@ def assert_same_episode(env, stock, rng, length: int) -> int:
     return touching
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kwargs", [{}, {"block_cog": (3.0, 70.0)}, {"damping": 0.6}, {"block_cog": (0.0, 45.0), "damping": 0.95}]
 )
@@ -179,6 +180,7 @@ def test_any_kind_of_action(convert):
         assert_equal(env.step(action)[0], stock.step(action)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("obs_type", "length"),
     [("state", 100), ("environment_state_agent_pos", 300), ("pixels", 25), ("pixels_agent_pos", 25)],

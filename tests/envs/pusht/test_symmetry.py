@@ -42,6 +42,7 @@ def test_features_of_a_mirrored_board_are_the_mirrored_features():
     np.testing.assert_allclose(views[1], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "frame", "speed_limit"),
     [

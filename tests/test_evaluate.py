@@ -67,6 +67,7 @@ def evaluated(request, tmp_path_factory):
     return request.param, folder, printed
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_a_plain_loop(evaluated, plain):
     env, folder, _ = evaluated
     numbers = json.loads((folder / "numbers.json").read_text())

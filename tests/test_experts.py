@@ -53,6 +53,7 @@ def test_its_evaluation_is_the_one_that_we_quote(expert):
     assert not [word for word in flags if word.startswith(("/", "~"))]  # nothing of one machine
 
 
+@pytest.mark.slow
 def test_its_configuration_and_curve_are_those_of_its_training(expert):
     """The evaluation that chose it is played again, and stands in the curve."""
     config = from_dict(with_task(train_sac.Config, "pusht"), load_yaml(expert / "config.yaml"))

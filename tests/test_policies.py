@@ -252,6 +252,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_folder_is_named_in_one_sentence(case, tmp_path):
     harm, message = BROKEN[case]

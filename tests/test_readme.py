@@ -45,6 +45,7 @@ def test_each_command_works_after_the_one_before(tmp_path, monkeypatch):
     assert load_json(stock)["env"] == "stock"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_runs_from_any_folder(script, tmp_path):
     done = run_script(REPOSITORY / script, "--help", cwd=tmp_path)

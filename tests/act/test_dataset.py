@@ -126,6 +126,7 @@ def to_pipe(pattern):
 DATA, EPISODES = "data/*/*.parquet", "meta/episodes/*/*.parquet"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how, message",
     [

@@ -251,6 +251,7 @@ def train(make_dataset, tmp_path, monkeypatch):
     return lambda *flags: train_act.main([*usual, *flags])
 
 
+@pytest.mark.slow
 def test_a_training_that_stopped_goes_on_exactly(train, tmp_path):
     train("--steps", "10")
     train("--steps", "20")

@@ -73,6 +73,7 @@ def test_batches_are_lerobots(datasets, tmp_path, kind, settings):
             assert tensor.dtype == their[name].dtype and torch.equal(tensor, their[name]), name
 
 
+@pytest.mark.slow
 def test_what_exceeds_the_memory_lies_in_a_file_without_a_name(datasets, tmp_path):
     frames, *_ = open_ours(datasets["image"], tmp_path, memory_gb=0.0)
     assert isinstance(frames.pictures["observation.image"], np.memmap)

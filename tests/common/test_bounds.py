@@ -134,6 +134,7 @@ def test_what_does_not_fit_is_told_before_it_is_allocated(
         train_sac.build_trainer(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_recipe_fits_into_a_small_machine(small_machine, tmp_path):
     assert train_sac.build_trainer(train_sac.read_config(["--device", "cpu"]), tmp_path)
 

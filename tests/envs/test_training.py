@@ -44,6 +44,7 @@ def assert_same(seen: list[tuple], expected: list[tuple]) -> None:
             np.testing.assert_array_equal(values, expected_values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reward", REWARDS)
 @pytest.mark.parametrize(
     ("action_mode", "action_frame"),

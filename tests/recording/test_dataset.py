@@ -209,6 +209,7 @@ def test_ctrl_c_during_a_save_waits_until_it_is_known_what_was_saved(block, new_
     assert dataset.episodes == len(block) - 1
 
 
+@pytest.mark.slow
 def test_a_dataset_on_two_disks_grows(block, new_dataset, contents, monkeypatch, tmp_path):
     """Its frames are moved to another disk and linked back, in one piece or in several."""
     monkeypatch.setattr(recording.dataset, "FRAMES_PER_FILE", 30)

@@ -20,6 +20,8 @@ from recording.imported import import_demonstrations
 from recording.schema import IMPORT, Recipe
 from recording.verify import verify
 
+pytestmark = pytest.mark.slow
+
 PEOPLE = Path(__file__).parents[2] / "../shared/data/human_pusht.npz"
 EPISODES = 3
 
@@ -82,7 +84,6 @@ def dataset_at(root, source, **settings):
     return Dataset(root, Notes(recipe, next_seed=recipe.seed))
 
 
-@pytest.mark.slow
 def test_demonstrations_become_a_dataset(file, source, tmp_path, capsys):
     dataset = dataset_at(tmp_path / "data", source)
     assert import_demonstrations(dataset, file)
@@ -98,7 +99,6 @@ def test_demonstrations_become_a_dataset(file, source, tmp_path, capsys):
     assert f"{EPISODES} of {EPISODES} episodes replay within 1 px" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_demonstrations_as_a_video(file, source, tmp_path):
     dataset = dataset_at(tmp_path / "data", source, video=True)
     assert import_demonstrations(dataset, file)

@@ -55,6 +55,7 @@ def test_the_payloads_are_live(policy, tmp_path):
     assert (tmp_path / "MARK").exists()
 
 
+@pytest.mark.slow
 def test_what_is_lerobots_is_opened_as_lerobot_opens_it(policy, trainings):
     ours = load_processors(policy, "cpu")
     config = PreTrainedConfig.from_pretrained(policy)
@@ -70,6 +71,7 @@ def test_what_is_lerobots_is_opened_as_lerobot_opens_it(policy, trainings):
     assert pipeline_config(training | {"use_rabc": False}) == pipeline_config(training)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
 def test_no_step_but_lerobots_own_is_made(policy, mark, told, file, step):

@@ -8,6 +8,8 @@ from common.config import load_yaml
 from common.run import only_process_in
 from tests.train_act.runs import command_line
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "flags, message",
@@ -56,7 +58,6 @@ def test_fewer_steps_than_it_has_had(train, refused, tmp_path):
     assert load_yaml(tmp_path / "run" / "config.yaml")["steps"] == 2
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_only_as_it_was(train, refused, make_dataset, tmp_path):
     train("--steps", "4")
     assert "was trained with another configuration (batch_size: 4 -> 8)" in refused("--batch-size", "8")
@@ -86,7 +87,6 @@ def test_a_batch_too_small_for_batch_norms_is_a_sentence(make_dataset, tmp_path,
     assert f"batch_size {batch_size} leaves 1 of 9 frames for the last batch" in capfd.readouterr().err
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer_state.safetensors", "trainer.safetensors"])
 def test_a_damaged_checkpoint_is_a_sentence(train, refused, tmp_path, name):
     train("--steps", "2")
@@ -96,7 +96,6 @@ def test_a_damaged_checkpoint_is_a_sentence(train, refused, tmp_path, name):
     assert str(tmp_path / "run" / "checkpoints" / "last") in message and "deserializing" in message
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

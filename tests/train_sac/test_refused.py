@@ -13,6 +13,8 @@ from common.untrusted import load_tensors
 from tests.runs import run_script, sentence
 from tests.train_sac.runs import MORE
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(train_sac.__file__)
 
 BAD_FLAGS = {
@@ -101,7 +103,6 @@ def test_logs_that_cannot_be_written(refused, tmp_path):
     assert "run: cannot be written: Not a directory" in refused("--logs", str(tmp_path / "file"))
 
 
-@pytest.mark.slow
 def test_another_process_in_the_folder(refused, started):
     config = (started / "config.yaml").read_text()
     with only_process_in(started):
@@ -122,7 +123,6 @@ def test_fewer_steps_than_it_has_had(refused, started):
     )
 
 
-@pytest.mark.slow
 def test_wandb_without_a_login(refused, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
@@ -166,7 +166,6 @@ def test_spoilt_checkpoints(refused, started, spoil, words):
     assert words in refused(*MORE)
 
 
-@pytest.mark.slow
 def test_the_exit_code_and_the_sentence_of_the_real_command():
     done = run_script(SCRIPT, "--agent.lr", "-1", cwd=SCRIPT.parent)
     assert (done.returncode, done.stdout) == (2, "")

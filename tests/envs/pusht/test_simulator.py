@@ -105,6 +105,7 @@ def test_steps_equal_stock_from_given_states():
     assert successes > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, value",
     [

@@ -40,6 +40,7 @@ def row(raw: dict, i: int) -> dict:
     return {name: values[i] for name, values in raw.items()}
 
 
+@pytest.mark.slow
 def test_steps_equal_single_stock_envs():
     """One succeeds at once, one later, two run into the time limit: to the end and beyond."""
     n = 4

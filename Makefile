@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # A copy of the lock, written when all of it is installed: an interrupted or outdated .venv is built anew.
 INSTALLED := $(VENV)/requirements.lock
 # Two processes begin with half of the tests each, in order, so that few fixtures are made twice.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-fast lint type demo lock clean

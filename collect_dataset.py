@@ -249,7 +249,7 @@ def add_card(dataset: Dataset, name: str) -> None:
         if is_edited(readme := dataset.root / README):
             print(f"{readme} may be edited, so it stays as it is; delete it and --resume for a new one")
     except Exception as error:
-        print(f"warning: {dataset.root} has no card ({reason(error)[:150]})", file=sys.stderr)
+        print(f"warning: {dataset.root} has no card ({reason(error)})", file=sys.stderr)
 
 
 @report_user_errors()

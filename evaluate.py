@@ -110,7 +110,7 @@ def measure(
         return numbers, summary.table(task, numbers) | most, episodes
     if not isinstance(policy, Steerable):
         raise UserError(f"{name}: cannot be steered: its actions are made of no noise, an authority of 0")
-    if summary.SUCCESS_RATE not in task.metrics:
+    if not summary.has_success(task):
         raise UserError(f"{name}: steerability is counted in successes, and {task.name} has none")
     observations = steerability.visited(env, policy, seeds[: steerability.EPISODES])
     numbers: dict[str, Any] = steerability.spreads(policy, observations, np.random.default_rng(config.seed))

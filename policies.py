@@ -21,7 +21,7 @@ from common.paths import LOGS, REPOSITORY, in_repository, shown
 from common.untrusted import check_inside, digest, load_json, open_regular, reading
 from envs.interfaces import Policy, RawObservation, Steerable, Task
 from envs.steering import FROZEN
-from envs.tasks import DEFAULT, task_class
+from envs.tasks import DEFAULT, FORMER, task_class
 from sac.policy import load_sac, read_config
 
 ASSETS = REPOSITORY / "assets"
@@ -76,7 +76,7 @@ def load_policy(
         return _without_folder(str(path), task, deterministic, seed)
     if kind == "sac":
         frozen = _frozen(folder, config, device, task) if "steering" in config else None
-        return load_sac(folder, config, device, deterministic, seed, escapes, frozen)
+        return load_sac(folder, config, device, deterministic, seed, escapes, frozen, task)
     known = " or ".join(kinds.names())
     if "type" in config and "algorithm" not in config:
         raise UserError(
@@ -132,7 +132,7 @@ def task_of(path: str | Path, asked: str | None = None) -> Task:
     if str(path) in WITHOUT_FOLDER:
         return task_class(DEFAULT if asked is None else asked)()
     folder, config = _read_config(path)
-    former = asked if "type" in config and asked is not None else DEFAULT
+    former = asked if "type" in config and asked is not None else FORMER
     own = config.get("task", former)  # LeRobot does not save it; there was one when nobody did
     if not isinstance(own, str):
         raise UserError(f"{folder}: task must be a name, got {show(own)}")
@@ -226,7 +226,7 @@ def _plays(path: Path, task: str | None) -> bool:
     """Whether a run or checkpoint has a policy, of this task."""
     with suppress(UserError):
         file = find_weights(path) / "config.json"
-        return file.is_file() and (task is None or _read_config(path)[1].get("task", DEFAULT) == task)
+        return file.is_file() and (task is None or _read_config(path)[1].get("task", FORMER) == task)
     return False
 
 

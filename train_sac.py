@@ -32,7 +32,7 @@ from envs.evaluation import Evaluation
 from envs.interfaces import TrainingEnv
 from envs.steerability import check_authority, spreads
 from envs.steering import Frozen, Steering, SteeringConfig, SteeringEnv
-from envs.tasks import DEFAULT, task_class, with_task
+from envs.tasks import DEFAULT, FORMER, task_class, with_task
 from policies import fingerprint, policy_files, steerable, task_of
 from sac.agent import SAC
 from sac.config import AgentConfig
@@ -47,6 +47,7 @@ MAY_CHANGE_ON_RESUME = (
     "training.log_every",
     "training.video_every",
     "training.keep_every",
+    "training.env_threads",
     "agent.compile",
 )
 
@@ -57,7 +58,7 @@ AUTHORITY_STARTS = 32  # that show how far noise moves the chunks of a policy
 class Config:
     """Everything about a training run."""
 
-    FORMER_TASK: ClassVar = DEFAULT  # of runs from before there were several tasks
+    FORMER_TASK: ClassVar = FORMER  # of runs from before there were several tasks
 
     task: str = DEFAULT  # what to learn, see envs/tasks.py; it decides on the settings below `env`
     run_name: str = ""  # folder below logs/; empty: the config file's name and the seed
@@ -145,13 +146,12 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
     if config.steering.policy:
         steering, frozen = open_frozen(config, device)
         env = SteeringEnv(env, steering)
-    online_steps = config.total_env_steps - config.training.start_steps
-    total_updates = max(1, config.offline.steps + int(online_steps * config.training.utd))
+    updates = config.offline.steps + config.training.updates_due(config.total_env_steps)
     agent = SAC(
         env.observation_size,
         env.action_size,
         config.agent,
-        total_updates,
+        max(updates, 1),
         seeds["torch"],
         device,
         env.pixel_shape,

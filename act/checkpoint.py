@@ -35,6 +35,7 @@ from common.checkpoint import (
     follow,
     is_filled,
     newest,
+    part,
     read_state,
     save_json,
     save_tensors,
@@ -141,8 +142,8 @@ def read(folder: Path, learner: Learner) -> tuple[dict[str, Any], dict[str, torc
     moments, generators = load_tensors(training / OPTIMIZER_STATE), load_tensors(training / RNG_STATE)
     try:
         _load_weights(learner.averaged, model)
-        _load_weights(learner.policy, _part(tensors, "weights") or model)
-        learner.load_moments(unflatten_dict(moments), _part(tensors, "norms"))
+        _load_weights(learner.policy, part(tensors, "weights") or model)
+        learner.load_moments(unflatten_dict(moments), part(tensors, "norms"))
         learner.continue_at(progress.step)
         if not 0 <= generators["np_rng_state_index"].item() <= 624:  # NumPy would read beyond its numbers
             raise ValueError("the state of NumPy's generator is damaged")
@@ -317,7 +318,3 @@ def _load_weights(policy: torch.nn.Module, weights: dict[str, torch.Tensor]) -> 
         raise ValueError(
             f"its weights are not the policy's, {(missing + unexpected)[0]} is one too few or many"
         )
-
-
-def _part(tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
-    return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}

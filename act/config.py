@@ -18,14 +18,14 @@ from common.hub import check_hub_name
 from common.paths import LOGS
 from common.run import check_name
 from common.training import LOOP_SETTINGS_BEFORE
-from envs.tasks import DEFAULT
+from envs.tasks import DEFAULT, FORMER
 
 
 @dataclass(frozen=True)
 class Config:
     """Everything about a training run."""
 
-    FORMER_TASK: ClassVar = DEFAULT  # of runs from before there were several tasks
+    FORMER_TASK: ClassVar = FORMER  # of runs from before there were several tasks
     RENAMED: ClassVar = LOOP_SETTINGS_BEFORE
 
     task: str = DEFAULT  # what the demonstrations are of, and what is played; see envs/tasks.py

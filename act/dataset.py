@@ -129,7 +129,7 @@ def _fetch(repo_id: str) -> _Description:
         LeRobotDataset(repo_id)
     except (*DAMAGE, HTTPError) as error:
         hint = "is that its name, and is there a network?"
-        raise UserError(f"{repo_id}: this dataset cannot be opened, {hint} ({reason(error)[:150]})") from None
+        raise UserError(f"{repo_id}: this dataset cannot be opened, {hint} ({reason(error)})") from None
     return meta
 
 

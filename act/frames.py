@@ -87,9 +87,8 @@ class Frames:
         self.action_offsets = torch.tensor(policy_config.action_delta_indices, device=device)
         history = policy_config.observation_delta_indices
         self.observation_offsets = None if history is None else torch.tensor(history)
-        self.lengths = np.array(episodes_of(meta)["length"])[
-            : config.episodes or None
-        ]  # of recorded episodes
+        # Of recorded episodes.
+        self.lengths = np.array(episodes_of(meta)["length"])[: config.episodes or None]
         ends = np.cumsum(self.lengths)
         self.num_recorded = int(ends[-1])
         self.num_frames = 2 * self.num_recorded if self.mirror else self.num_recorded

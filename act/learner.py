@@ -20,15 +20,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from act.kinds import Batch, find_kind
 from act.optimizer import OptimizerConfig, parameter_groups
-from common.checkpoint import check_moments
 from common.device import flush_denormals
 from common.errors import UserError
 
-MATMUL_PRECISION = {
-    "float32": "highest",
-    "tf32": "high",
-    "bf16": "high",
-}  # as torch.set_float32_matmul_precision has it
+# As torch.set_float32_matmul_precision has it.
+MATMUL_PRECISION = {"float32": "highest", "tf32": "high", "bf16": "high"}
 
 
 class Learner:
@@ -182,7 +178,7 @@ class Learner:
             state.setdefault(int(index), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        check_moments(self.optimizer)
+        _check_moments(self.optimizer)
 
     def continue_at(self, step: int) -> None:
         """Count this many updates as done, and set the learning rates accordingly."""
@@ -193,3 +189,13 @@ class Learner:
             self.scheduler._last_lr = [lr * scale(step) for lr, scale in rates]
             for group, lr in zip(self.optimizer.param_groups, self.scheduler._last_lr, strict=True):
                 group["lr"] = lr
+
+
+def _check_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError where the state that an Adam has loaded is not that of its parameters."""
+    for parameter, moments in optimizer.state.items():
+        shapes = {name: value.shape for name, value in moments.items()}
+        if shapes != dict.fromkeys(("exp_avg", "exp_avg_sq"), parameter.shape) | {"step": torch.Size()}:
+            raise ValueError(f"the optimiser's moments are not those of a tensor {tuple(parameter.shape)}")
+        if not all(value.isfinite().all() for value in moments.values()):
+            raise ValueError("the optimiser's moments are not finite")

@@ -28,7 +28,6 @@ def start_up_table(trainer: Trainer, meta: LeRobotDatasetMetadata, origin: str) 
     n_action_steps = getattr(policy.config, "n_action_steps", frames.chunk_size)
     epochs = steps * trainer.samples_per_step / frames.num_frames
     return {
-        "run": f"{trainer.checkpoints.folder.parent}, seed {pipeline_config.seed}",
         "dataset": f"{meta.root}: {len(lengths):,} episodes, {frames.num_recorded:,} frames, {meta.fps} fps"
         + (", and their mirror images" if frames.mirror else ""),
         "episodes": f"{lengths.min()} to {lengths.max()} frames, {lengths.mean():.1f} on average",

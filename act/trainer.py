@@ -88,10 +88,8 @@ class Trainer:
         self.evaluated: dict[str, Any] = {}  # the latest summary, in the main process
         self.evaluated_at = 0  # its step
         self._batches: list[torch.Tensor] = []  # that are left of this epoch, the next one last
-        self._sums = torch.zeros(
-            len(learner.metrics), device=learner.device
-        )  # of the metrics since they were logged
-        self._summed = 0  # updates in them
+        # Sums of the metrics since they were logged, and the updates in them.
+        self._sums, self._summed = torch.zeros(len(learner.metrics), device=learner.device), 0
         self._metrics: dict[str, float] = {}  # the latest logged
         self._rate = (0.0, 0)  # time and step of the latest logging
 

@@ -39,7 +39,7 @@ class Stopwatch:
 
 
 class Player:
-    """Does what `sac.trainer.Trainer._play` does, timed part by part."""
+    """Does what `_act`, `_advance` and `_store` of `sac.trainer.Trainer` do, timed part by part."""
 
     def __init__(self, num_envs: int) -> None:
         policy, config = load_policy(EXPERT), AgentConfig()

@@ -91,7 +91,7 @@ def complaint(value: Any, kind: Any) -> str:
             continue
         if isinstance(number, float) and not math.isfinite(number):
             return f"must be a finite number, got {number}"
-        for bound in bounds or [ANY_INT] * isinstance(number, int):
+        for bound in bounds or ([ANY_INT] if isinstance(number, int) else []):
             if said := bound.complaint(number):
                 return f"{said}, got {show(number)}"
         if isinstance(number, float) and number and not SMALLEST <= abs(number) <= LARGEST:

@@ -278,21 +278,10 @@ def read_state[State](
     return from_dict(kind, content, f"{source}: ")
 
 
-def check_counts(state: Any, *names: str) -> None:
-    """Raise ValueError where one of these fields is negative."""
-    for name in names:
-        if getattr(state, name) < 0:
-            raise ValueError(f"{name} must not be negative, got {getattr(state, name)}")
-
-
-def check_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Raise ValueError where the state that an Adam has loaded is not that of its parameters."""
-    for parameter, moments in optimizer.state.items():
-        shapes = {name: value.shape for name, value in moments.items()}
-        if shapes != dict.fromkeys(("exp_avg", "exp_avg_sq"), parameter.shape) | {"step": torch.Size()}:
-            raise ValueError(f"the optimiser's moments are not those of a tensor {tuple(parameter.shape)}")
-        if not all(value.isfinite().all() for value in moments.values()):
-            raise ValueError("the optimiser's moments are not finite")
+def part(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """Those called `name.*`, without that."""
+    start = f"{name}."
+    return {key.removeprefix(start): value for key, value in values.items() if key.startswith(start)}
 
 
 def flush(path: Path) -> None:

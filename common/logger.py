@@ -23,7 +23,7 @@ MAX_BYTES, MAX_ROWS = 2**28, 10**6  # of metrics.csv
 
 
 class Logger:
-    """Writes scalars by environment step. A context manager that closes them.
+    """Writes scalars by step. A context manager that closes them.
 
     Args:
         folder: of the run.

@@ -89,7 +89,7 @@ class StopRequest:
         if number != HANGUP or self.signal is None:
             self.signal = number
         with suppress(OSError):  # print may be interrupted
-            os.write(2, f"\nstopping after {self.after} (again: at once)\n".encode())
+            os.write(2, f"\nstopping after {self.after}; Ctrl-C again stops at once\n".encode())
 
 
 def _leave_terminal() -> None:

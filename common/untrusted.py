@@ -226,8 +226,8 @@ def reading(
         if isinstance(error, OSError) and error.errno in errorcode:  # and no number of a library's own
             raise UserError(f"{path}: cannot be read ({error.strerror})") from None
         if isinstance(error, MemoryError):  # damaged, or as large as it says
-            raise UserError(f"{path}: does not fit into the memory ({reason(error)[:150]})") from None
-        raise UserError(f"{path}: damaged ({reason(error)[:150]}){advice}") from None
+            raise UserError(f"{path}: does not fit into the memory ({reason(error)})") from None
+        raise UserError(f"{path}: damaged ({reason(error)}){advice}") from None
 
 
 @contextmanager

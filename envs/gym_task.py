@@ -12,7 +12,7 @@ from common.bounds import ParallelEnvs, Positive, Several
 from envs.gym_vector import BoxCodec, GymVectorEnv, Success
 from envs.interfaces import Codec, Episode, Metric, Policy, VectorEnv
 from envs.plots import plot_returns
-from envs.summary import RETURN, SUCCESS_RATE, summarize
+from envs.summary import RETURN, has_success, summarize
 from envs.training import TrainingEnv
 
 
@@ -37,7 +37,7 @@ class GymTask:
     reward_scale: Positive = 1.0  # multiplies the reward
 
     def validate(self) -> None:
-        if self.success == "none" and SUCCESS_RATE.key in [metric.key for metric in self.metrics]:
+        if self.success == "none" and has_success(self):
             raise ValueError("success must be termination or info for the metric success rate, got none")
 
     def vector_env(self, num_envs: int, image_size: int = 0, stock: bool = False) -> VectorEnv:

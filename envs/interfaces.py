@@ -167,7 +167,7 @@ class Step(NamedTuple):
     truncated: np.ndarray  # (n,) bool: the episode ends, the future is worth something
     durations: np.ndarray  # (n,) int, environment steps played; the future counts gamma ** durations
     is_success: np.ndarray | None  # (n,) bool; None: the task has no success
-    returns: np.ndarray  # (n,) the task's own reward since the start; NaN after a start unlike evaluation's
+    returns: np.ndarray  # (n,) the task's own reward since the start; NaN where the start was chosen
 
 
 class TrainingEnv(Protocol):
@@ -207,9 +207,8 @@ class Episode:
     observations: RawObservation  # (T + 1, ...) each; action t answers row t, the last row ends the episode
     actions: np.ndarray  # (T, A) in the task's units
     rewards: np.ndarray  # (T,) the task's own
-    progress: np.ndarray = field(
-        default_factory=lambda: np.empty(0)
-    )  # (T + 1,) in [0, 1], if the task has one
+    # (T + 1,) in [0, 1], if the task has one
+    progress: np.ndarray = field(default_factory=lambda: np.empty(0))
     success: bool | None = None  # at the last step; None: the task has no such thing
     frames: np.ndarray | None = None  # (T + 1, size, size, 3) uint8 RGB, when asked for
 
@@ -236,9 +235,8 @@ class Task(Protocol):
     fps: ClassVar[int]  # environment steps per second
     progress_name: ClassVar[str]  # of `Episode.progress`; empty: there is none
     progress_goal: ClassVar[float]  # that counts as success
-    must_move: ClassVar[
-        str
-    ]  # raw observation whose rest is no success, only a policy that is stuck; or empty
+    # raw observation whose rest is no success, only a policy that is stuck; or empty
+    must_move: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]  # of an evaluation, in the order of tables
     highlights: ClassVar[tuple[str, ...]]  # settings that a training's start-up table shows
     packages: ClassVar[tuple[str, ...]]  # whose versions an evaluation notes

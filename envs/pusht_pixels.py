@@ -1,4 +1,4 @@
-"""PushT from pictures alone: a frozen network tells the poses, of which the policy gets PushT's features.
+"""PushT from pictures alone: a frozen network estimates the poses, of which the policy gets PushT's features.
 
 No convolution is trained with the policy, whose updates cost what they cost on PushT. Playing reads nothing
 of a raw observation but its "pixels"; rewards and starts of the training are PushT's and know the state.
@@ -68,6 +68,9 @@ class PoseCodec:
         self.inner.advance(chunk, raw, slots)
         self._move(chunk, raw, slots)
 
+    def encode_actions(self, actions: np.ndarray, raw: RawObservation) -> np.ndarray:
+        return self.inner.encode_actions(actions, self.estimate(raw))
+
     def _move(self, chunk: np.ndarray, raw: RawObservation, slots: np.ndarray) -> None:
         """Where the targets (T, n, 2) of T environment steps take the agents."""
         estimated = self.estimate(raw)
@@ -130,7 +133,7 @@ class PushTPixels(PushT):
             raise ValueError("features must not have keypoints, which are not estimated: block_pos is")
 
     def vector_env(self, num_envs: int, image_size: int = 0, stock: bool = False) -> PushTVectorEnv:
-        """With pictures, of whatever size is asked for, as there is one size that can be told poses from."""
+        """With pictures of the one size that the network reads, whatever is asked for."""
         return super().vector_env(num_envs, pose.SIDE, stock)
 
     def codec(self, num_envs: int) -> PoseCodec:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -13,6 +13,7 @@ from common.errors import UserError
 from envs.interfaces import Task
 
 DEFAULT = "pusht"
+FORMER = "pusht"  # of files that name no task, from when there was one
 
 
 def names() -> dict[str, str]:

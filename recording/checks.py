@@ -29,12 +29,13 @@ from common.lerobot_files import (
     whole_numbers,
 )
 from common.untrusted import load_json
+from envs.tasks import FORMER
 from recording.dataset import NOTES, Dataset, Notes
 from recording.files import NumberedFile, count_frames, foreign_file
 from recording.schema import IMAGE, NO_SEED, Recipe
 
 STATISTICS = "min", "max", "mean", "std", *(f"q{int(100 * share):02d}" for share in DEFAULT_QUANTILES)
-ADDED_SETTINGS = {"hindsight": False, "task": "pusht"}  # what datasets recorded before have that lack them
+ADDED_SETTINGS = {"hindsight": False, "task": FORMER}  # what datasets recorded before have that lack them
 
 
 def stored_recipe(root: Path) -> Recipe | None:

@@ -153,12 +153,11 @@ def record_episodes(
     recorded.seed_slots(
         [split_seed((env.recipe.seed, seed), "actions", "noise")["actions"] for seed in seeds]
     )
-    episodes = {episode.seed: episode for episode in rollout(env, recorded, seeds)}
+    episodes = {episode.seed: episode for episode in rollout(env, recorded, seeds, keep_pixels=False)}
     return [_finish(env, episodes[seed], env.buffers[slot]) for slot, seed in enumerate(seeds)]
 
 
 def _finish(env: RecordingEnv, episode: Episode, buffer: EpisodeBuffer) -> RecordedEpisode:
-    assert episode.progress is not None
     task, recipe, is_success = env.task, env.recipe, np.array(buffer.is_success)
     success = bool(final_successes(is_success) > recipe.hold)  # time may run out while it lasts
     recorded = RecordedEpisode(episode.seed, success, float(episode.progress[1:].max()))

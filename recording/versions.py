@@ -19,7 +19,7 @@ from common.lerobot_files import FOLDERS, all_files
 from common.run import only_process_in
 from common.untrusted import writing
 
-INTACT = "; what was saved before is intact: once that is mended, --resume goes on"
+INTACT = "; what was saved before is intact: mend that, then resume with --resume"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux' fcntl.h and fs.h; macOS' RENAME_SWAP is 2 as well
 
 

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from common.checkpoint import part
 from common.seeding import restore_generator
 from sac.adam import Adam, corrections
 from sac.compiler import compiled, pays
@@ -262,10 +263,7 @@ class SAC:
         for name, module in self._modules().items():
             module.load_state_dict({key: state[f"{name}.{key}"] for key in module.state_dict()})
         for name, optimizer in self.optimizers.items():
-            prefix = f"optimizer.{name}."
-            optimizer.load_state_dict(
-                {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            )
+            optimizer.load_state_dict(part(state, f"optimizer.{name}"))
 
     def _modules(self) -> dict[str, torch.nn.Module]:
         return {

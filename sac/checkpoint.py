@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from common import checkpoint, untrusted
+from common.bounds import Steps
+from common.checkpoint import part
 from common.errors import UserError, reason, show
 from common.seeding import restore_generator
 from common.training import check_evaluation
@@ -25,9 +27,9 @@ FRAMES = "frames"  # of the state: the pictures of the replay
 class Counters:
     """`counters.json`: all that is no tensor."""
 
-    env_steps: int = 0
-    updates: int = 0
-    replay_position: int = 0  # where the next transition goes; of pictures, how many were ever stored
+    env_steps: Steps = 0
+    updates: Steps = 0
+    replay_position: Steps = 0  # where the next transition goes; of pictures, how many were ever stored
     evaluation: dict = field(default_factory=dict)  # the latest summary
     best: dict = field(default_factory=dict)  # that of the best checkpoint
     kept: tuple[str, ...] = ()  # names of checkpoints that stay
@@ -37,9 +39,6 @@ class Counters:
     env: dict = field(default_factory=dict)
     demonstrations: str = ""  # fingerprint of their dataset
     frozen: str = ""  # fingerprint of the policy that is steered
-
-    def validate(self) -> None:
-        checkpoint.check_counts(self, "env_steps", "updates", "replay_position")
 
 
 def write(trainer: "Trainer", folder: Path) -> None:
@@ -110,12 +109,6 @@ def load(trainer: "Trainer", folder: Path) -> None:
     file = state / COUNTERS
     counters = checkpoint.read_state(Counters, untrusted.load_json(file), file, ("demonstrations", "frozen"))
     flat = untrusted.load_tensors(state / "tensors.safetensors")
-
-    def part(name: str) -> dict[str, torch.Tensor]:
-        return {
-            key.removeprefix(f"{name}."): value for key, value in flat.items() if key.startswith(f"{name}.")
-        }
-
     ours = trainer.demonstrations
     if counters.demonstrations != (ours.fingerprint if ours else ""):
         raise UserError(
@@ -138,20 +131,20 @@ def load(trainer: "Trainer", folder: Path) -> None:
         )
     try:
         _check(trainer, counters, flat)
-        trainer.agent.load_state_dict(part("agent"), counters.updates)
+        trainer.agent.load_state_dict(part(flat, "agent"), counters.updates)
         trainer.replay.load_state_dict(flat, counters.replay_position)
         if isinstance(trainer.replay, FrameReplay):
             trainer.replay.load_frames(state / FRAMES)
         restore_generator(trainer.sampling, flat["trainer.sampling"], counters.updates)
         trainer.exploration.bit_generator.state = counters.exploration
-        trainer.detours.load_state_dict({name: tensor.numpy() for name, tensor in part("detours").items()})
-        env_arrays = {name: tensor.numpy() for name, tensor in part("env").items()}
-        trainer.observations = trainer.env.load_state_dict(counters.env, env_arrays)
+        arrays = {name: tensor.numpy() for name, tensor in flat.items()}
+        trainer.detours.load_state_dict(part(arrays, "detours"))
+        trainer.observations = trainer.env.load_state_dict(counters.env, part(arrays, "env"))
         trainer.env_steps, trainer.evaluated = counters.env_steps, counters.evaluation
         trainer.checkpoints.restore(counters.best, counters.kept)
         trainer.returns.extend(counters.returns)
         trainer.successes.extend(counters.successes)
-        trainer.metrics = part("metrics")
+        trainer.metrics = part(flat, "metrics")
     except (LookupError, AttributeError, RuntimeError, TypeError, ValueError, ArithmeticError) as error:
         raise UserError(f"{state}: not the state of such a training: {reason(error)}") from None
 

@@ -20,8 +20,8 @@ from common.untrusted import digest, load_json
 from envs.demonstrations import Conversion, RecordedEpisode
 from envs.interfaces import RawObservation, Task
 from envs.recording import Recordable
-from envs.summary import SUCCESS_RATE
-from envs.tasks import DEFAULT, task_class
+from envs.summary import has_success
+from envs.tasks import FORMER, task_class
 from envs.training import TrainingEnv
 from sac.config import AgentConfig
 from sac.replay import Replay, make_replay
@@ -70,7 +70,7 @@ class Demonstrations:
     ) -> None:
         self.config = config
         codec = task.codec(1)
-        if not hasattr(getattr(codec, "inner", codec), "encode_actions"):
+        if not all(hasattr(each, "encode_actions") for each in (codec, getattr(codec, "inner", codec))):
             raise UserError(
                 f"offline.dataset must be empty: {task.name} cannot turn recorded actions into those of a "
                 "network, because its codec has no encode_actions (envs/interfaces.py)"
@@ -199,9 +199,8 @@ class DatasetReader:
 
     def _columns(self) -> dict[str, np.ndarray]:
         """All numbers by feature, (N, k); rewards and successes (N,)."""
-        has_success = SUCCESS_RATE in getattr(self.task, "metrics", ())
         features = [feature for feature, name in self.raw_names.items() if name != PIXELS]
-        features += ["action", "next.reward", *(["next.success"] if has_success else [])]
+        features += ["action", "next.reward", *(["next.success"] if has_success(self.task) else [])]
         features += [
             name for name in ("sim.state", "sim.action", "next.success") if name in self.meta.features
         ]
@@ -251,7 +250,7 @@ def _check_task(root: Path, task: Task) -> None:
     if not (root / OURS).is_file():
         return
     recipe = load_json(root / OURS).get("recipe", {})
-    name = recipe.get("task", DEFAULT) if isinstance(recipe, dict) else None
+    name = recipe.get("task", FORMER) if isinstance(recipe, dict) else None
     if not isinstance(name, str):
         raise UserError(f"{root / OURS}: recipe.task must be a name, got {show(name)}")
     if task_class(name) not in type(task).mro():

@@ -191,6 +191,7 @@ def load_sac(
     seed: int = 0,
     escapes: bool = True,
     frozen: Steerable | None = None,
+    wanted: Task | None = None,
 ) -> SACPolicy:
     """Open a checkpoint.
 
@@ -200,12 +201,15 @@ def load_sac(
         device: of the actor.
         deterministic, seed, escapes: see `SACPolicy`.
         frozen: the policy that it steers; None: it acts itself.
+        wanted: the task that it is to play; None: its own.
 
     Raises:
-        UserError: something is missing, or the parts do not fit.
+        UserError: something is missing, the parts do not fit, or it was trained on another task.
     """
     file, weights = folder / "config.json", folder / "model.safetensors"
     settings, task = read_config(file, config)
+    if wanted and type(wanted) is not type(task):
+        raise UserError(f"{folder}: this policy was trained on {task.name}, not on {wanted.name}")
     steering = None
     if frozen:
         steering = Steering(frozen, settings.steering)

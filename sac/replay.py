@@ -5,6 +5,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from common.checkpoint import part
 from envs.interfaces import Observations, Step, Symmetry, TrainingEnv
 from sac.augmentation import Mirror
 from sac.config import AgentConfig
@@ -113,15 +114,11 @@ class StateReplay:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         parts = {"replay": self.buffer.state_dict(), "window": self.window.state_dict()}
-        return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+        return {f"{of}.{name}": value for of, values in parts.items() for name, value in values.items()}
 
     def load_state_dict(self, state: dict[str, torch.Tensor], position: int) -> None:
-        replay, window = (
-            {name.removeprefix(part): value for name, value in state.items() if name.startswith(part)}
-            for part in ("replay.", "window.")
-        )
-        self.buffer.load_state_dict(replay, position)
-        self.window.load_state_dict(window)
+        self.buffer.load_state_dict(part(state, "replay"), position)
+        self.window.load_state_dict(part(state, "window"))
 
 
 def make_replay(

@@ -60,6 +60,10 @@ class TrainingConfig(LoopConfig):
     eval_episodes: Count = 200  # per evaluation, the same seeds each time
     best_from: Steps = 0  # env steps before which no checkpoint is the best
 
+    def updates_due(self, env_steps: int) -> int:
+        """After so many environment steps; those before the first step come on top."""
+        return max(int((env_steps - self.start_steps) * self.utd), 0)
+
 
 Played = tuple[Step, Observations]  # and the observations from which the next decisions are made
 
@@ -220,7 +224,7 @@ class Trainer:
         return self.demonstrations.mixed(self.replay, size, self.env_steps, self.sampling)
 
     def updates_due(self, env_steps: int) -> int:
-        return self.offline_updates + max(int((env_steps - self.config.start_steps) * self.config.utd), 0)
+        return self.offline_updates + self.config.updates_due(env_steps)
 
     def _log(self, logger: Log, seconds: float, env_steps: int, updates: int) -> None:
         self._check_finite()

@@ -1,4 +1,4 @@
-"""What the tests of both trainers and of their log look at."""
+"""Runs scripts as a shell does, and reads what trainings leave."""
 
 import csv
 import os

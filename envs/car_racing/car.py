@@ -141,9 +141,8 @@ class Car(original.CarRacing):
 
     def _view(self, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """From the track to points of the canvas: the car a quarter from below, its front up."""
-        zoom = original.SCALE * (0.1 * max(1 - self.t, 0) + original.ZOOM * min(self.t, 1))
         flipped = scale * [1, -1]
-        matrix = zoom * flipped[:, None] * _rotation(-self._car.hull.angle)
+        matrix = ZOOM * flipped[:, None] * _rotation(-self._car.hull.angle)
         return matrix, scale * WINDOW * CAR_PLACE - matrix @ np.array(self._car.hull.position)
 
     def _car_parts(self) -> list[tuple[np.ndarray, tuple[int, int, int]]]:

@@ -9,9 +9,8 @@ from envs.car_racing.car import CAR_PLACE, WINDOW, ZOOM, dynamics
 from envs.interfaces import RawObservation
 
 SIDE = 96  # pixels of its picture
-CURVATURES = np.linspace(
-    -0.12, 0.12, 41
-)  # of the arcs that it may take, per unit of length; right is positive
+# Of the arcs that it may take, per unit of length; right is positive.
+CURVATURES = np.linspace(-0.12, 0.12, 41)
 DISTANCES = np.arange(3.0, 34.0)  # units of length along an arc, from before the car to the picture's edge
 LARGEST_ANGLE = 0.4  # rad of the front wheels
 WHEELBASE = dynamics.SIZE * (dynamics.WHEELPOS[0][1] - dynamics.WHEELPOS[2][1])  # units of length

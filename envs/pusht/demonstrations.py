@@ -247,7 +247,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        raise UserError(f"{path}: cannot be read as demonstrations ({reason(error)[:150]})") from None
+        raise UserError(f"{path}: cannot be read as demonstrations ({reason(error)})") from None
 
 
 def segments(env: PushTVectorEnv, source: Arrays) -> Iterator[slice]:

@@ -1,7 +1,7 @@
 """What a state-based policy sees: named features of the raw observation, scaled to about [-1, 1].
 
 Each feature writes its numbers for one environment, and a compiled loop calls them. A policy names the
-features that it was trained on; the order is theirs.
+features that it was trained on, stacked in the order of their names there.
 """
 
 import functools

@@ -212,9 +212,3 @@ def load(folder: Path = WEIGHTS) -> PoseEstimator:
     network = PoseNetwork(config)
     network.load_state_dict(tensors)
     return PoseEstimator(network)
-
-
-if __name__ == "__main__":
-    from envs.pusht.pose_training import main
-
-    main()

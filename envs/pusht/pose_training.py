@@ -1,7 +1,7 @@
 """Trains the network of `envs/pusht/pose.py`: pictures whose states are known, drawn here or recorded.
 
-    python -m envs.pusht.pose                                     drawn pictures: the shipped weights
-    python -m envs.pusht.pose --dataset data/x --output logs/x    those of recorded episodes
+    python -m envs.pusht.pose_training                                     drawn pictures: the shipped weights
+    python -m envs.pusht.pose_training --dataset data/x --output logs/x    those of recorded episodes
 
 A dataset is one of `collect_dataset.py --observations pixels`, without `--video`, whose pictures are lossy.
 """
@@ -185,3 +185,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     del notes["network"], notes["output"]
     save(config.output, network.eval(), config.network, notes | measured)
     print(f"wrote {config.output}")
+
+
+if __name__ == "__main__":
+    main()

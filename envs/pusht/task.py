@@ -37,11 +37,7 @@ class PushT:
     progress_name: ClassVar[str] = "coverage"
     progress_goal: ClassVar[float] = SUCCESS_COVERAGE
     must_move: ClassVar[str] = "block_pose"
-    highlights: ClassVar[tuple[str, ...]] = (
-        "features",
-        "action_mode",
-        "reward",
-    )  # settings in the table at the start
+    highlights: ClassVar[tuple[str, ...]] = ("features", "action_mode", "reward")
     packages: ClassVar[tuple[str, ...]] = ("gym-pusht", "gymnasium", "pymunk")
     recording: ClassVar[Recording] = PushTRecording()
     lerobot_names: ClassVar[dict[str, str]] = {

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is bes
 from benchmarks.training_side import print_training, training_side
 from common.provenance import provenance, write_report
 from envs.pusht import physics
+from envs.pusht.observations import BOARD_PX
 from envs.pusht.simulator import PushTEnv
 from envs.pusht.vector import PushTVectorEnv
 
@@ -92,7 +93,7 @@ def record_actions(num_envs: int) -> np.ndarray:
     raw, _ = env.reset(seed=list(range(num_envs)))
     for _ in range(EPISODE_STEPS):
         targets = raw["block_pose"][:, :2] + rng.normal(0, 60, (num_envs, 2))
-        actions.append(np.clip(targets, 0, 512).astype(np.float32))
+        actions.append(np.clip(targets, 0, BOARD_PX).astype(np.float32))
         raw, *_ = env.step(actions[-1])
     return np.array(actions)
 

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from envs.interfaces import RawObservation
-from envs.pusht.observations import rotate
+from envs.pusht.observations import BOARD_PX, rotate
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ActionDecoder:
                 the agent last; at an episode's start, where that is.
         """
         if self.mode == "absolute":
-            targets = (actions + 1.0) * 256.0
+            targets = (actions + 1.0) * (BOARD_PX / 2)
         else:
             moves = self.bound * actions
             if self.frame == "block":
@@ -45,12 +45,12 @@ class ActionDecoder:
             moves = targets - raw["last_target"]
             lengths = np.linalg.norm(moves, axis=1, keepdims=True)
             targets = raw["last_target"] + moves * self.speed_limit / np.maximum(lengths, self.speed_limit)
-        return np.clip(targets, 0.0, 512.0)
+        return np.clip(targets, 0.0, BOARD_PX)
 
     def encode(self, targets: np.ndarray, raw: RawObservation) -> np.ndarray:
         """Targets (n, 2) in pixels -> the normalised actions (n, 2) that lead there, if there are such."""
         if self.mode == "absolute":
-            return targets / 256.0 - 1.0
+            return targets / (BOARD_PX / 2) - 1.0
         moves = targets - raw["agent_pos" if self.mode == "relative" else "last_target"]
         if self.frame == "block":
             moves = rotate(moves, -raw["block_pose"][:, 2])

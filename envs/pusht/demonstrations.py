@@ -27,7 +27,7 @@ from common.errors import UserError, reason
 from common.untrusted import digest
 from envs.interfaces import RawObservation
 from envs.pusht import physics
-from envs.pusht.observations import GOAL_POSE, SUCCESS_COVERAGE, wrap_angle
+from envs.pusht.observations import BOARD_PX, GOAL_POSE, SUCCESS_COVERAGE, wrap_angle
 from envs.pusht.renderer import Renderer
 from envs.pusht.symmetry import rigid_transform
 from envs.pusht.vector import PushTVectorEnv
@@ -40,7 +40,6 @@ MIN_PUSH_PX = 30.0  # that a segment moves its T
 MIN_SEGMENT_STEPS = 30
 RADIAN_PX = 50.0  # what a radian counts as in these two distances
 WALL_MARGIN_PX = 5.0  # that moved segments keep from the edge of the board
-BOARD_PX = 512.0
 CHECKED = 10  # demonstrations that are tried in the simulator before any is imported
 CHECKED_STEPS = 300  # of each at most
 PICTURE_TOLERANCE = 3.0  # of 255 on average: people's are off by 0.2, another state's picture by 5

@@ -11,13 +11,12 @@ import pygame
 
 from common.errors import UserError, reason
 from envs.interfaces import RawObservation
-from envs.pusht.observations import FPS
+from envs.pusht.observations import BOARD_PX, FPS
 from envs.pusht.renderer import Renderer
 from envs.pusht.vector import PushTVectorEnv
 from envs.recording import Discard, Quit, Undo
 
 BOARD_SCREEN_PX, TEXT_SCREEN_PX = 640, 56  # height of the board on the screen, and of the text below it
-BOARD_PX = 512.0
 INVISIBLE_DRIVERS = "dummy", "offscreen"  # of SDL, which it uses where there is no screen
 START_DISTANCE_PX = 30.0  # on the board, between pointer and agent, at which an episode begins
 TEXT_COLOR = "#22262b"

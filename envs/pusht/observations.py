@@ -14,7 +14,8 @@ from numba import njit
 
 from envs.interfaces import RawObservation
 
-_HALF_BOARD = 256.0  # pixels
+BOARD_PX = 512.0  # side of the board; every position on it is in its pixels
+_HALF_BOARD = BOARD_PX / 2
 GOAL_POSE = np.array([256.0, 256.0, np.pi / 4])  # x, y in pixels, angle: where gym-pusht wants the block
 _GOAL_X, _GOAL_Y, _GOAL_ANGLE = GOAL_POSE.tolist()
 FPS = 10  # control steps per second, and pictures

@@ -10,7 +10,7 @@ from matplotlib.patches import Polygon
 
 from envs.interfaces import Episode
 from envs.plots import FAILURE, INK, SUCCESS, save_figure
-from envs.pusht.observations import SUCCESS_COVERAGE
+from envs.pusht.observations import BOARD_PX, SUCCESS_COVERAGE
 
 GOAL = "#90ee90"  # as gym-pusht draws it
 
@@ -82,9 +82,9 @@ def plot_starts(path: Path, episodes: Sequence[Episode], goal_keypoints: np.ndar
         board.add_collection(
             LineCollection(lines, colors=color, alpha=alpha, linewidths=width, zorder=order, label=label)
         )
-    ticks = range(0, 513, 128)
-    board.set(title=title, xlabel="x (pixels)", xlim=(0, 512), xticks=ticks)
-    board.set(aspect="equal", ylabel="y (pixels)", ylim=(512, 0), yticks=ticks)
+    ticks = range(0, int(BOARD_PX) + 1, 128)
+    board.set(title=title, xlabel="x (pixels)", xlim=(0, BOARD_PX), xticks=ticks)
+    board.set(aspect="equal", ylabel="y (pixels)", ylim=(BOARD_PX, 0), yticks=ticks)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     save_figure(figure, path)
 

@@ -23,10 +23,11 @@ from common.errors import UserError
 from common.paths import REPOSITORY
 from common.untrusted import load_json, load_tensors
 from envs.interfaces import RawObservation
+from envs.pusht.observations import BOARD_PX
 
 WEIGHTS = REPOSITORY / "assets" / "pusht_pose"
 SIDE = 96  # of the picture, pixels
-SCALE = 512 / SIDE  # pixels of the board per pixel of the picture
+SCALE = BOARD_PX / SIDE  # pixels of the board per pixel of the picture
 BLOCK_SIDE, AGENT_SIDE = 40, 12  # of the windows, pixels of the picture; the T is 28 long
 POINTS = np.array([[-60.0, 15.0], [60.0, 15.0], [0.0, 120.0]])  # ends of bar and stem, the T's own frame, px
 POINT_SCALE = 8.0  # pixels of the picture per unit of the network's output
@@ -80,8 +81,8 @@ def _cut(pictures, blocks, agents, centers):
             weight = max(sums[which, 0], 1)
             top = round(sums[which, 1] / weight - 0.5 * (size - 1))
             left = round(sums[which, 2] / weight - 0.5 * (size - 1))
-            centers[n, which, 0] = (left + 0.5 * size) * (512.0 / side) - 0.5
-            centers[n, which, 1] = (top + 0.5 * size) * (512.0 / side) - 0.5
+            centers[n, which, 0] = (left + 0.5 * size) * (BOARD_PX / side) - 0.5
+            centers[n, which, 1] = (top + 0.5 * size) * (BOARD_PX / side) - 0.5
             for i in range(size):
                 for j in range(size):
                     y, x = top + i, left + j

@@ -9,13 +9,12 @@ import numpy as np
 from envs.interfaces import RawObservation
 from envs.pusht import physics
 from envs.pusht.demonstrations import PeoplesDemonstrations, fingerprint
-from envs.pusht.observations import wrap_angle
+from envs.pusht.observations import BOARD_PX, wrap_angle
 from envs.pusht.renderer import Renderer
 from envs.pusht.vector import MAX_EPISODE_STEPS, PushTVectorEnv
 from envs.recording import CardTexts, Features, HumanPolicy, RecordableEnv, Recording
 
 LEVER_ARM_PX = 100.0  # from the T's middle to its far end: turns a difference of angles into pixels
-BOARD_PX = 512.0
 MOTORS = {"motors": ["motor_0", "motor_1"]}
 SIM_STATE = ["agent_x", "agent_y", "block_x", "block_y", "block_angle", "agent_vx", "agent_vy"]
 CARD = CardTexts(

@@ -23,7 +23,9 @@ from numba import njit
 from pymunk import Vec2d
 from pymunk.space_debug_draw_options import SpaceDebugColor, SpaceDebugDrawOptions
 
-BOARD = pygame.Rect(0, 0, 512, 512)  # gym_pusht's board; every position is in its pixels
+from envs.pusht.observations import BOARD_PX
+
+BOARD = pygame.Rect(0, 0, BOARD_PX, BOARD_PX)
 OUTLINE_RADIUS = 2  # of the block's edges, as in gym_pusht's `DrawOptions.draw_polygon`
 MARGIN = 5  # pixels around the points that a stamp joins; more than an outline needs
 WEIGHT_ONE = 2**11  # OpenCV's fixed-point 1 for the weights of a bilinear resize
@@ -150,7 +152,7 @@ class Renderer:
     def _mark_action(self, frame: np.ndarray, action: Sequence[float]) -> None:
         size = min(self.width, self.height)
         # gym_pusht scales x by the height and y by the width.
-        x, y = (np.array(action) / 512 * [self.height, self.width]).astype(int).tolist()
+        x, y = (np.array(action) / BOARD_PX * [self.height, self.width]).astype(int).tolist()
         cv2.drawMarker(
             frame,
             (x, y),

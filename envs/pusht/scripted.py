@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from envs.interfaces import RawObservation
-from envs.pusht.observations import GOAL_POSE, centre_of_gravity, wrap_angle
+from envs.pusht.observations import BOARD_PX, GOAL_POSE, centre_of_gravity, wrap_angle
 
 
 class ScriptedPolicy:
@@ -42,4 +42,4 @@ class ScriptedPolicy:
         go_round = agent - 60.0 * forward + (110.0 * np.where(aside < 0, -1.0, 1.0) - aside) * left
         lined_up = (ahead < -15.0) & (np.abs(aside - offset) < 20.0)
         targets = np.where(lined_up, push, np.where(ahead < -80.0, line_up, go_round))
-        return np.clip(targets, 0.0, 512.0)
+        return np.clip(targets, 0.0, BOARD_PX)

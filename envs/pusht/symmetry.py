@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from envs.interfaces import Symmetry
+from envs.pusht.observations import BOARD_PX
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +47,7 @@ def mirror_points(name: Literal["agent_pos", "keypoints"], points: np.ndarray, d
             a flip exchanges pixel 0 with pixel 511, so that mirror stands half a pixel beside the board's.
     """
     order, signs = _MIRRORED[name]
-    middle = np.float32(255.5 if drawn else 256.0)
+    middle = np.float32((BOARD_PX - 1) / 2 if drawn else BOARD_PX / 2)
     return (points - middle)[..., order] * np.array(signs, points.dtype) + middle
 
 

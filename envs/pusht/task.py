@@ -12,7 +12,7 @@ from common.bounds import Above, Between, ParallelEnvs, Pixels, Positive, Severa
 from envs.interfaces import Episode, Metric, RawObservation
 from envs.pusht.actions import ActionDecoder
 from envs.pusht.codec import PushTCodec
-from envs.pusht.observations import FPS, SUCCESS_COVERAGE, check_features
+from envs.pusht.observations import FPS, GOAL_POSE, SUCCESS_COVERAGE, check_features
 from envs.pusht.plots import plot_coverage, plot_starts
 from envs.pusht.recording import PushTRecording
 from envs.pusht.rewards import REWARDS, Transition
@@ -183,8 +183,8 @@ class PushT:
         if not rng.random() < self.curriculum:
             return np.full(5, np.nan)
         scale = rng.uniform(0.05, 1.0)
-        position = 256.0 + self.curriculum_distance * scale * rng.normal(size=2)
-        angle = np.pi / 4 + self.curriculum_angle * scale * rng.normal()
+        position = GOAL_POSE[:2] + self.curriculum_distance * scale * rng.normal(size=2)
+        angle = GOAL_POSE[2] + self.curriculum_angle * scale * rng.normal()
         while True:
             agent = rng.uniform(50.0, 450.0, size=2)
             if math.dist(agent, position) > 140.0:  # the far end of the stem, 120 px, and the agent

@@ -19,6 +19,7 @@ from gymnasium.vector.utils import batch_space
 
 from envs.interfaces import Infos, RawObservation
 from envs.pusht import physics
+from envs.pusht.observations import BOARD_PX
 from envs.pusht.simulator import PushTEnv, goal_rectangles, tee_rectangles
 
 MAX_EPISODE_STEPS = 300  # 30 s at 10 Hz, as gym-pusht registers it
@@ -202,7 +203,7 @@ class StockPushTVectorEnv(PushTVectorEnv):
 
 def _raw_observation_space(image_size: int) -> spaces.Dict:
     parts: dict[str, spaces.Space] = {
-        "agent_pos": spaces.Box(0.0, 512.0, (2,), np.float64),
+        "agent_pos": spaces.Box(0.0, BOARD_PX, (2,), np.float64),
         "agent_vel": spaces.Box(-np.inf, np.inf, (2,), np.float64),
         "block_pose": spaces.Box(-np.inf, np.inf, (3,), np.float64),
         "keypoints": spaces.Box(-np.inf, np.inf, (8, 2), np.float64),

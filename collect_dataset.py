@@ -52,7 +52,7 @@ from recording.checks import (
     check_root,
     check_same_recipe,
     check_values,
-    open_dataset,
+    open_recording,
     stored_recipe,
 )
 from recording.dataset import README, Dataset, Notes, is_edited
@@ -195,7 +195,7 @@ def open_or_create(root: Path, config: Config, recipe: Recipe, argv: Sequence[st
     command = command_line("collect_dataset.py", argv)
     occupied = root.exists() and (not root.is_dir() or is_filled(root))
     if config.resume and occupied:
-        dataset = open_dataset(root)
+        dataset = open_recording(root)
         check_same_recipe(root, dataset.notes.recipe, recipe)
         check_values(dataset)
         dataset.notes = replace(dataset.notes, commands=(*dataset.notes.commands, command))
@@ -216,7 +216,7 @@ def open_or_create(root: Path, config: Config, recipe: Recipe, argv: Sequence[st
 def _hindrance(root: Path, argv: Sequence[str] | None) -> str:
     """Why the same flags and `--resume` would not add to the dataset at `root`; empty where they would."""
     try:
-        dataset, config = open_dataset(root), of_dataset(root, argv)
+        dataset, config = open_recording(root), of_dataset(root, argv)
         if config:
             check_same_recipe(root, dataset.notes.recipe, make_recipe(config))
     except UserError as error:
@@ -260,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> bool:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     if config.verify:
-        return verify(open_dataset(config.verify))
+        return verify(open_recording(config.verify))
 
     if config.push_to_hub:
         check_access(config.push_to_hub)

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from common.bounds import MOST_THREADS, Between, Count, CountOrNone, ParallelEnvs, Seed, Several
+from common.bounds import MOST_THREADS, Between, Count, CountOrZero, ParallelEnvs, Seed, Several
 from common.checkpoint import save_json
 from common.config import parse
 from common.device import choose_device, use_threads
@@ -56,8 +56,8 @@ class Config:
     n_action_steps: int | None = None  # of an ACT's chunk played before it looks again; None: as trained
     temporal_ensemble_coeff: float | None = None  # average an ACT's overlapping chunks; its authors: 0.01
     record: bool = False  # write videos
-    videos: CountOrNone = 10  # episodes recorded with --record, from the first seed on
-    failure_videos: CountOrNone = 3  # failed episodes recorded besides
+    videos: CountOrZero = 10  # episodes recorded with --record, from the first seed on
+    failure_videos: CountOrZero = 3  # failed episodes recorded besides
     output: Path | None = None  # folder; None: the policy's run, or logs/evaluate/<policy>
     json: Path | None = None  # file of the numbers; None: evaluation_<checkpoint>.json in the output folder
     num_envs: ParallelEnvs = 100  # episodes played at a time

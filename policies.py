@@ -22,7 +22,7 @@ from common.untrusted import check_inside, digest, load_json, open_regular, read
 from envs.interfaces import Policy, RawObservation, Steerable, Task
 from envs.steering import FROZEN
 from envs.tasks import DEFAULT, FORMER, task_class
-from sac.policy import load_sac, read_config
+from sac.policy import decode_config, load_sac
 
 ASSETS = REPOSITORY / "assets"
 EXPERT = ASSETS / "sac_expert"
@@ -89,7 +89,7 @@ def load_policy(
 
 def _frozen(folder: Path, config: dict[str, Any], device: torch.device | str, task: Task) -> Steerable:
     """The policy that a checkpoint of SAC steers, as it was in training."""
-    steering, of = read_config(folder / "config.json", config)[0].steering, folder / FROZEN
+    steering, of = decode_config(folder / "config.json", config)[0].steering, folder / FROZEN
     if _read_config(of)[1].get("algorithm") is not None:
         raise UserError(f"{of}: a policy of SAC draws no noise, so there is nothing to steer")
     if fingerprint(of) != steering.policy:
@@ -140,7 +140,7 @@ def task_of(path: str | Path, asked: str | None = None) -> Task:
         task_class(asked)
         raise UserError(f"{path}: this policy was trained on task {own}, not {asked}")
     if config.get("algorithm") == "sac":
-        return read_config(folder / "config.json", config)[1]
+        return decode_config(folder / "config.json", config)[1]
     return task_class(own)()
 
 

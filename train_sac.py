@@ -36,7 +36,7 @@ from envs.tasks import DEFAULT, FORMER, task_class, with_task
 from policies import fingerprint, policy_files, steerable, task_of
 from sac.agent import SAC
 from sac.config import AgentConfig
-from sac.demonstrations import Demonstrations, OfflineConfig
+from sac.demonstrations import OfflineConfig, OfflineData
 from sac.encoder import EncoderConfig
 from sac.frame_replay import FrameReplay
 from sac.policy import SACConfig, SACPolicy
@@ -141,7 +141,7 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
     env = config.env.training_env(seeds["environment"], config.agent.gamma)
     demonstrations = None
     if config.offline.dataset:
-        demonstrations = Demonstrations(config.offline, config.env, env, config.agent, device)
+        demonstrations = OfflineData(config.offline, config.env, env, config.agent, device)
     steering, frozen = None, None
     if config.steering.policy:
         steering, frozen = open_frozen(config, device)

@@ -20,7 +20,7 @@ from lerobot.datasets.utils import DatasetInfo
 from lerobot.utils.constants import ACTION, IMAGENET_STATS
 from lerobot.utils.feature_utils import dataset_to_policy_features
 
-from common.bounds import CountOrNone, NotNegative
+from common.bounds import CountOrZero, NotNegative
 from common.errors import UserError, reason
 from common.flags import typed
 from common.lerobot_files import (
@@ -38,7 +38,7 @@ from common.lerobot_files import (
     read_table,
     reading,
 )
-from common.lerobot_videos import read_film
+from common.lerobot_videos import read_video
 from common.untrusted import load_json, open_regular
 from envs.interfaces import Task
 
@@ -49,7 +49,7 @@ class DatasetConfig:
 
     root: Path | None = None  # folder of a LeRobot dataset; None: repo_id's, from LeRobot's cache or the Hub
     repo_id: str = ""  # its name on the Hub; empty: local/<folder>
-    episodes: CountOrNone = 0  # learn from the first so many; 0: all
+    episodes: CountOrZero = 0  # learn from the first so many; 0: all
     recorded_by: str = ""  # the command that records it; shown where the dataset is missing
     mirror: bool = False  # learn from each episode a second time, as seen in the mirror; if the task has one
     imagenet_stats: bool = True  # normalise pictures as ImageNet's are, not by the dataset's own numbers
@@ -242,4 +242,4 @@ def _read_video(meta: LeRobotDatasetMetadata, name: str, lengths: np.ndarray) ->
         start = episodes_of(meta)[episode][f"videos/{name}/from_timestamp"]
         times = [start + float(np.float32(frame / meta.fps)) for frame in range(length)]
         path = inside(meta.root, str(meta.get_video_file_path(episode, name)))
-        yield read_film(path, times, meta.fps, height, width)
+        yield read_video(path, times, meta.fps, height, width)

@@ -13,7 +13,7 @@ from common.untrusted import open_regular
 
 
 @contextmanager
-def open_film(path: Path) -> Iterator[InputContainer]:
+def open_video(path: Path) -> Iterator[InputContainer]:
     """A video, an MP4: FFmpeg would also open what is a list of files or an address.
 
     Raises:
@@ -23,19 +23,19 @@ def open_film(path: Path) -> Iterator[InputContainer]:
         if file.read(8)[4:] != b"ftyp":
             raise ValueError(f"{path.name} is not an MP4")
         file.seek(0)
-        with av.open(file, "r", format="mov") as film:
-            yield film
+        with av.open(file, "r", format="mov") as video:
+            yield video
 
 
-def read_film(path: Path, times: Sequence[float], fps: float, height: int, width: int) -> np.ndarray:
+def read_video(path: Path, times: Sequence[float], fps: float, height: int, width: int) -> np.ndarray:
     """The pictures at these times, in seconds: (len(times), 3, height, width) uint8 RGB.
 
     Raises:
         ValueError: it is no MP4, its pictures are of another size, or one is missing; or another exception of
             `common.lerobot_files.DAMAGE`.
     """
-    with open_film(path) as film:
-        size = film.streams.video[0].height, film.streams.video[0].width
+    with open_video(path) as video:
+        size = video.streams.video[0].height, video.streams.video[0].width
     if size != (height, width):  # before they are decoded
         raise ValueError(f"{path.name} has pictures of {size[0]} x {size[1]}, not {height} x {width}")
     half_a_frame = 0.5 / fps  # the nearest picture is in no doubt, even where the times have drifted

@@ -19,7 +19,7 @@ TOLERANCE = 1e-4  # of an action's range, within which two actions are the same
 
 
 @dataclass(frozen=True)
-class RecordedEpisode:
+class DemonstratedEpisode:
     """T frames, in the task's units."""
 
     observations: RawObservation  # (T, ...) each, before each action
@@ -55,7 +55,7 @@ class Conversion:
     clipped: int = 0  # of these, whose action the codec cannot reach
     averaged: int = 0  # of these, whose steps had different actions
 
-    def __call__(self, episodes: Iterable[RecordedEpisode]) -> Iterator[Decision]:
+    def __call__(self, episodes: Iterable[DemonstratedEpisode]) -> Iterator[Decision]:
         """The decisions of all episodes, one after the other; too short ones are left out."""
         waiting: Decision | None = None
         for episode in episodes:
@@ -66,7 +66,7 @@ class Conversion:
         if waiting:
             yield waiting
 
-    def _decisions(self, episode: RecordedEpisode) -> Iterator[Decision]:
+    def _decisions(self, episode: DemonstratedEpisode) -> Iterator[Decision]:
         """Of one episode; `next_observations` are those of its end even in the last."""
         length = (
             int(episode.terminated.argmax()) + 1 if episode.terminated.any() else len(episode.actions) - 1
@@ -96,7 +96,7 @@ class Conversion:
             yield Decision(seen, actions, step, after)
             seen, begin = after, end
 
-    def _rewards(self, episode: RecordedEpisode, length: int) -> np.ndarray:
+    def _rewards(self, episode: DemonstratedEpisode, length: int) -> np.ndarray:
         """The learner's rewards of the first steps, (length,)."""
         before = {name: rows[:length] for name, rows in episode.observations.items()}
         after = _row(episode.observations, np.arange(1, length + 1))

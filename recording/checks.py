@@ -85,7 +85,7 @@ def _has_keys(file: Path, keys: tuple[str, ...]) -> bool:
     return all(key in content for key in keys)
 
 
-def open_dataset(root: Path) -> Dataset:
+def open_recording(root: Path) -> Dataset:
     """Open a dataset that was recorded or imported here.
 
     Raises:

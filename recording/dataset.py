@@ -83,7 +83,7 @@ class Notes:
 
 
 class Dataset:
-    """A dataset on the disk, or a new one; `checks.open_dataset` opens an existing one.
+    """A dataset on the disk, or a new one; `checks.open_recording` opens an existing one.
 
     Args:
         root: its folder.

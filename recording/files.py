@@ -22,7 +22,7 @@ from lerobot.datasets.utils import DEFAULT_DATA_PATH, DEFAULT_EPISODES_PATH, DEF
 from lerobot.datasets.video_utils import concatenate_video_files
 
 from common.lerobot_files import parquet_files, read_table, reading
-from common.lerobot_videos import open_film
+from common.lerobot_videos import open_video
 
 FILES_PER_FOLDER = 1_000  # LeRobot's default
 
@@ -102,7 +102,7 @@ def row_groups(path: Path) -> Iterator[pa.Table]:
 def count_frames(video: Path) -> int:
     """How many whole frames a video holds, without decoding them."""
     whole = 0
-    with open_film(video) as container:
+    with open_video(video) as container:
         whole = sum(packet.size > 0 and not packet.is_corrupt for packet in container.demux(video=0))
     return whole
 

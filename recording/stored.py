@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from common.lerobot_files import decode_picture, parquet_files, read_table, reading
-from common.lerobot_videos import read_film
+from common.lerobot_videos import read_video
 from recording.dataset import Dataset
 from recording.files import NumberedFile
 from recording.schema import IMAGE, max_progress_name
@@ -71,8 +71,8 @@ def columns(dataset: Dataset, row: dict[str, Any], table: pa.Table) -> dict[str,
 def _video_frames(dataset: Dataset, row: dict[str, Any]) -> np.ndarray:
     start = row[f"videos/{IMAGE}/from_timestamp"]
     times = [start + t / dataset.task.fps for t in range(row["length"])]
-    film, side = dataset.root / _file(row).video(IMAGE), dataset.notes.recipe.resolution
-    return read_film(film, times, dataset.task.fps, side, side).transpose(0, 2, 3, 1)
+    video, side = dataset.root / _file(row).video(IMAGE), dataset.notes.recipe.resolution
+    return read_video(video, times, dataset.task.fps, side, side).transpose(0, 2, 3, 1)
 
 
 def _file(row: dict[str, Any]) -> NumberedFile:

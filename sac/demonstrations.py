@@ -17,7 +17,7 @@ from common.errors import UserError, show
 from common.lerobot_files import INFO, check_extremes, numbers, parquet_files, read_table, reading
 from common.paths import expanded
 from common.untrusted import digest, load_json
-from envs.demonstrations import Conversion, RecordedEpisode
+from envs.demonstrations import Conversion, DemonstratedEpisode
 from envs.interfaces import RawObservation, Task
 from envs.recording import Recordable
 from envs.summary import has_success
@@ -46,7 +46,7 @@ class OfflineConfig:
                 raise ValueError(f"{name} must be 0 without offline.dataset, got {getattr(self, name)}")
 
 
-class Demonstrations:
+class OfflineData:
     """A dataset, held in the memory.
 
     Args:
@@ -173,7 +173,7 @@ class DatasetReader:
             files = sorted([self.root / INFO, *files])
             return digest((file.relative_to(self.root).as_posix(), file) for file in files)
 
-    def episodes(self) -> Iterator[RecordedEpisode]:
+    def episodes(self) -> Iterator[DemonstratedEpisode]:
         """Its episodes in their order.
 
         Raises:
@@ -194,7 +194,7 @@ class DatasetReader:
             if isinstance(self.task, Recordable):
                 terminated = self.task.recording.terminated(values)
             actions = values.get("sim.action", values["action"])  # `action` is the label, without noise
-            yield RecordedEpisode(raw, actions, values["next.reward"], succeeded, terminated)
+            yield DemonstratedEpisode(raw, actions, values["next.reward"], succeeded, terminated)
             begin += length
 
     def _columns(self) -> dict[str, np.ndarray]:

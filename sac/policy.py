@@ -130,7 +130,7 @@ class SACConfig:
     steering: SteeringConfig = field(default_factory=SteeringConfig)  # of the policy in the folder `frozen`
 
 
-def read_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
+def decode_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
     """The content of a checkpoint's `config.json`, in today's form.
 
     Raises:
@@ -207,7 +207,7 @@ def load_sac(
         UserError: something is missing, the parts do not fit, or it was trained on another task.
     """
     file, weights = folder / "config.json", folder / "model.safetensors"
-    settings, task = read_config(file, config)
+    settings, task = decode_config(file, config)
     if wanted and type(wanted) is not type(task):
         raise UserError(f"{folder}: this policy was trained on {task.name}, not on {wanted.name}")
     steering = None

@@ -35,7 +35,7 @@ from envs.interfaces import Observations, Step, TrainingEnv
 from envs.steering import Frozen
 from sac.agent import SAC
 from sac.checkpoint import load, results, write
-from sac.demonstrations import Demonstrations
+from sac.demonstrations import OfflineData
 from sac.encoder import Decoder, gallery, to_tensors
 from sac.exploration import Detours
 from sac.replay import make_replay
@@ -94,7 +94,7 @@ class Trainer:
         policy_config: dict[str, Any],
         folder: Path,
         seeds: dict[str, int],
-        demonstrations: Demonstrations | None = None,
+        demonstrations: OfflineData | None = None,
         frozen: Frozen | None = None,
     ) -> None:
         self.config = config

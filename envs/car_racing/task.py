@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from gymnasium import spaces
 
-from common.bounds import CountOrNone, Positive, Several, Share
+from common.bounds import CountOrZero, Positive, Several, Share
 from envs.car_racing.car import FPS, LAP, STATES
 from envs.car_racing.driver import Driver
 from envs.car_racing.recording import CarRacingRecording
@@ -68,7 +68,7 @@ class CarRacing(GymTask):
     steering: Share = 1.0  # bound of the steering, to either side
     gas: Share = 1.0  # bound of the gas
     brake: Share = 1.0  # bound of the brake; from 0.9 on the wheels lock
-    patience: CountOrNone = 100  # steps without a new tile that truncate an episode of training; 0: never
+    patience: CountOrZero = 100  # steps without a new tile that truncate an episode of training; 0: never
 
     def vector_env(self, num_envs: int, image_size: int = 0, stock: bool = False) -> CarRacingVectorEnv:
         return CarRacingVectorEnv(num_envs, image_size, stock)

@@ -117,11 +117,11 @@ def recorded_examples(folder: Path) -> Examples:
     Raises:
         UserError: there is none, it is damaged, or it has no lossless pictures of this size.
     """
-    from recording.checks import open_dataset  # LeRobot takes seconds to import
+    from recording.checks import open_recording  # LeRobot takes seconds to import
     from recording.schema import IMAGE
     from recording.stored import columns, stored_episodes
 
-    dataset = open_dataset(folder)
+    dataset = open_recording(folder)
     recipe = dataset.notes.recipe
     if recipe.observations != "pixels" or recipe.video or recipe.resolution != SIDE:
         raise UserError(f"{folder}: needs --observations pixels --resolution {SIDE}, without --video")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
-from common.bounds import Above, Between, ParallelEnvs, Pixels, Positive, Several, Share
+from common.bounds import Above, Between, ParallelEnvs, PixelDistance, Positive, Several, Share
 from envs.interfaces import Episode, Metric, RawObservation
 from envs.pusht.actions import ActionDecoder
 from envs.pusht.codec import PushTCodec
@@ -66,7 +66,7 @@ class PushT:
         "goal_error",
     )
     action_mode: Literal["absolute", "relative", "delta"] = "relative"  # see envs/pusht/actions.py
-    action_bound: Pixels = 100.0  # px in x and in y, away from the agent or from the last target
+    action_bound: PixelDistance = 100.0  # px in x and in y, away from the agent or from the last target
     action_frame: Literal["board", "block"] = "block"  # whose x and y an action means
     action_repeat: Several = 1  # environment steps per decision, the target held
     speed_limit: Annotated[tuple[float, float] | None, Above(0, 1e4)] = None  # px a step, at first and last

@@ -9,7 +9,7 @@ from envs.pixels import PixelConfig
 from envs.pusht.task import PushT
 from envs.visual_pendulum import VisualPendulum
 from sac.agent import AgentConfig
-from sac.demonstrations import Demonstrations, OfflineConfig
+from sac.demonstrations import OfflineConfig, OfflineData
 
 BOARD = {"action_frame": "board", "mirror": False}
 TASKS = {
@@ -57,6 +57,6 @@ def test_a_codec_without_an_inverse_is_refused():
             return OneWay()
 
     with pytest.raises(UserError, match="its codec has no encode_actions"):
-        Demonstrations(
+        OfflineData(
             OfflineConfig("data"), Task(), PushT(num_envs=1).training_env(0, 0.9), AgentConfig(), "cpu"
         )

@@ -50,7 +50,7 @@ from envs.pusht.demonstrations import PeoplesDemonstrations
 from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import rollout
 from policies import find_weights, load_policy, task_of
-from recording.checks import open_dataset
+from recording.checks import open_recording
 from recording.verify import verify
 
 RUNS_S = 2.0  # of CPU time after which long work counts as begun
@@ -243,7 +243,7 @@ def add_to(case: Case) -> None:
 
 def verify_set(case: Case) -> None:
     """What is verified is what was recorded."""
-    if verify(open_dataset(case.folder / "set")):
+    if verify(open_recording(case.folder / "set")):
         check_dataset(case.folder / "set")
         new, old = read_frames(case.folder / "set"), read_frames(case.valid / "set")
         for name in [name for name in old if name != "observation.image"]:

@@ -15,7 +15,7 @@ import recording.dataset
 import recording.versions
 from common.errors import UserError
 from envs.pusht.task import PushT
-from recording.checks import open_dataset
+from recording.checks import open_recording
 from recording.schema import IMAGE, features
 
 TASK = "Push the T-shaped blue block onto the T-shaped green target surface."
@@ -221,7 +221,7 @@ def test_a_dataset_on_two_disks_grows(block, new_dataset, contents, monkeypatch,
             dataset.append(block[start : start + 1], dataset.notes)
         moved = (linked.root / name).rename(tmp_path / f"moved_{start}")
         (linked.root / name).symlink_to(moved)
-        linked = open_dataset(linked.root)
+        linked = open_recording(linked.root)
     for dataset in (whole, linked):
         dataset.append(block[5:], dataset.notes)
     assert contents(linked.root) == contents(whole.root)

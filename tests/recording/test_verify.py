@@ -13,7 +13,7 @@ from imageio.v3 import imread
 
 from common.errors import UserError
 from envs.pusht.vector import StockPushTVectorEnv
-from recording.checks import open_dataset
+from recording.checks import open_recording
 from recording.dataset import Dataset, Notes
 from recording.pictures import encode_mp4, encode_png
 from recording.verify import verify
@@ -65,7 +65,7 @@ def test_what_was_recorded_replays(dataset, capsys):
 def test_so_do_all_kinds(settings, record_block, new_dataset):
     dataset = new_dataset(**settings)
     dataset.append(record_block(**settings), dataset.notes)
-    assert verify(open_dataset(dataset.root))
+    assert verify(open_recording(dataset.root))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_changed_totals_are_found(statistic, dataset, capsys):
     stats = json.loads((dataset.root / "meta/stats.json").read_text())
     stats["action"][statistic][1] += 0.1
     (dataset.root / "meta/stats.json").write_text(json.dumps(stats))
-    assert not verify(open_dataset(dataset.root))
+    assert not verify(open_recording(dataset.root))
     printed = capsys.readouterr().out
     assert "meta/stats.json: not those of the episodes: action\n" in printed
     assert "3 of 3 episodes replay exactly" in printed
@@ -247,7 +247,7 @@ def test_what_is_damaged_is_not_opened(file, damage, message, dataset, filmed, t
     shutil.copytree(filmed if file == VIDEO else dataset.root, root)
     damage(root / file)
     with pytest.raises(UserError, match=message):
-        open_dataset(root)
+        open_recording(root)
 
 
 def test_a_dataset_of_before_there_was_a_setting_is_opened(dataset, tmp_path):
@@ -257,11 +257,11 @@ def test_a_dataset_of_before_there_was_a_setting_is_opened(dataset, tmp_path):
     notes = json.loads(file.read_text())
     del notes["recipe"]["hindsight"], notes["recipe"]["task"]
     file.write_text(json.dumps(notes))
-    assert open_dataset(root).notes == dataset.notes
+    assert open_recording(root).notes == dataset.notes
     del notes["recipe"]["fingerprint"]  # no setting
     file.write_text(json.dumps(notes))
     with pytest.raises(UserError, match="recording.json: not written by this"):
-        open_dataset(root)
+        open_recording(root)
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +286,7 @@ def test_no_pipe_is_waited_for(file, dataset, filmed, tmp_path):
     (root / file).unlink()
     os.mkfifo(root / file)
     with pytest.raises(UserError, match=Path(file).name):
-        open_dataset(root)
+        open_recording(root)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_a_damaged_picture_is_named(change, dataset):
 
 def test_a_damaged_page_is_named_also_on_resuming(dataset, block):
     flip(dataset.root / FRAMES)
-    opened = open_dataset(dataset.root)
+    opened = open_recording(dataset.root)
     for use in (verify, lambda dataset: dataset.append(block[3:], dataset.notes)):
         with pytest.raises(UserError, match=r"file-000.parquet: damaged"):
             use(opened)

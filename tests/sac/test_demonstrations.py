@@ -10,10 +10,10 @@ from envs.pusht.rewards import keypoint_distance
 from envs.pusht.task import PushT
 from envs.pusht.vector import PushTVectorEnv
 from policies import ASSETS
-from recording.checks import open_dataset
+from recording.checks import open_recording
 from recording.stored import columns, stored_episodes
 from sac.config import AgentConfig
-from sac.demonstrations import Demonstrations, OfflineConfig, joined
+from sac.demonstrations import OfflineConfig, OfflineData, joined
 from sac.replay import StateReplay
 from sac.replay_buffer import Batch, Pixels
 
@@ -39,7 +39,7 @@ def dataset(request, tmp_path_factory):
 
 def played_again(root, task, repeat):
     """Each transition of the dataset, from the starts' seeds and the actions alone: rows of a Batch."""
-    env, opened = PushTVectorEnv(1), open_dataset(root)
+    env, opened = PushTVectorEnv(1), open_recording(root)
     rows = []
     for row, table in stored_episodes(opened):
         stored = columns(opened, row, table)
@@ -97,7 +97,7 @@ def test_transitions_are_those_of_the_simulator(dataset, repeat):
     )
     task = PushT(num_envs=2, features=seen, reward="linear", action_repeat=repeat, mirror=False)
     env = task.training_env(0, GAMMA)
-    demonstrations = Demonstrations(OfflineConfig(str(dataset)), task, env, AGENT, "cpu")
+    demonstrations = OfflineData(OfflineConfig(str(dataset)), task, env, AGENT, "cpu")
     replay = demonstrations.replay
     assert isinstance(replay, StateReplay)
     expected = played_again(dataset, task, repeat)
@@ -136,7 +136,7 @@ def test_a_share_of_each_batch_is_demonstrations(share, until, theirs):
             rows = torch.full((count,), self.value)
             return Batch(rows[:, None], rows[:, None], rows, rows[:, None], rows)
 
-    demonstrations = object.__new__(Demonstrations)
+    demonstrations = object.__new__(OfflineData)
     demonstrations.config = OfflineConfig("somewhere", share=share, until=until)
     demonstrations.replay = Source(1.0)
     batch = demonstrations.mixed(Source(0.0), 16, 100, torch.Generator())

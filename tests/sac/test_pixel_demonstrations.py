@@ -9,7 +9,7 @@ from common.errors import UserError
 from envs.pixels import PixelConfig
 from envs.visual_pendulum import VisualPendulum
 from sac.config import AgentConfig
-from sac.demonstrations import Demonstrations, OfflineConfig
+from sac.demonstrations import OfflineConfig, OfflineData
 from sac.encoder import EncoderConfig
 from sac.frame_replay import FrameReplay
 
@@ -56,7 +56,7 @@ def played(tmp_path_factory):
 def demonstrations(root, repeat=1, **pixels):
     config = PixelConfig(**{"size": SIDE, "stack": 3} | pixels)
     task = VisualPendulum(num_envs=2, pixels=config, action_repeat=repeat)
-    return Demonstrations(OfflineConfig(str(root)), task, task.training_env(0, GAMMA), AGENT, "cpu")
+    return OfflineData(OfflineConfig(str(root)), task, task.training_env(0, GAMMA), AGENT, "cpu")
 
 
 @pytest.mark.parametrize("repeat", [1, 2])

@@ -22,7 +22,7 @@ from common.arrays import read_npz
 from common.checkpoint import Checkpoints, has_links, link
 from common.errors import UserError
 from common.lerobot_files import DAMAGE, decode_picture, parquet_files, read_episodes, read_table
-from common.lerobot_videos import read_film
+from common.lerobot_videos import read_video
 from common.run import check_name
 from envs.plots import plot_returns
 from policies import fingerprint, policy_files
@@ -61,7 +61,7 @@ def test_a_film_is_an_mp4(tmp_path, monkeypatch, text):
     os.mkfifo(tmp_path / "pipe.mp4")
     monkeypatch.chdir(tmp_path)
     (film := tmp_path / "film.mp4").write_text(text)
-    for look in (count_frames, lambda path: read_film(path, [0.0], 10, 32, 32)):
+    for look in (count_frames, lambda path: read_video(path, [0.0], 10, 32, 32)):
         with pytest.raises(DAMAGE):
             look(film)
 
@@ -72,7 +72,7 @@ def test_a_film_of_ours_is_opened(tmp_path):
         for _ in range(3):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((16, 32, 3), np.uint8))))
         container.mux(stream.encode())
-    pictures = read_film(tmp_path / "film.mp4", [0.0, 0.1, 0.2], 10, 16, 32)
+    pictures = read_video(tmp_path / "film.mp4", [0.0, 0.1, 0.2], 10, 16, 32)
     assert pictures.shape == (3, 3, 16, 32) and pictures.max() < 5
     assert count_frames(tmp_path / "film.mp4") == 3
 

@@ -41,9 +41,11 @@ def measure(policy: Path, output: Path) -> dict:
 
 def film(path: Path, *policies: Path) -> None:
     """The same starts played by each policy, one row each."""
-    env = task_of(policies[0]).vector_env(len(SEEDS))
+    task = task_of(policies[0])
+    env = task.vector_env(len(SEEDS))
     rows = [list(rollout(env, load_policy(policy), SEEDS, frame_size=192)) for policy in policies]
-    write_gif(path, mosaic([episode for row in rows for episode in sorted(row, key=lambda e: e.seed)]))
+    episodes = [episode for row in rows for episode in sorted(row, key=lambda e: e.seed)]
+    write_gif(path, mosaic(episodes), task.fps)
 
 
 def main() -> bool:

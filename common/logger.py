@@ -81,7 +81,7 @@ class Logger:
         if self.wandb:
             self.wandb.log(scalars, step=step)
 
-    def video(self, step: int, frames: np.ndarray, fps: int = 10) -> None:
+    def video(self, step: int, frames: np.ndarray, fps: int) -> None:
         """Show frames (T, H, W, 3) uint8 in TensorBoard, as the moving picture that its image panel plays."""
         self._show(step, "Rollout", frames.shape[1:3], encode_gif(frames, fps))
 

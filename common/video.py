@@ -15,7 +15,7 @@ from common.untrusted import new_file, writing
 LONGEST_GIF = 300  # frames; each takes 15 ms of palette and up to 50 kB
 
 
-def write_video(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None:
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
     """Encode frames as H.264, one at a time; a video that exists is whole.
 
     Args:
@@ -45,7 +45,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None
             temporary.unlink(missing_ok=True)
 
 
-def write_gif(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None:
+def write_gif(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
     """Write frames (height, width, 3) uint8 RGB as a GIF that repeats.
 
     Of more than `LONGEST_GIF` frames every second, third and so on is shown for as much longer.
@@ -61,6 +61,6 @@ def write_gif(path: Path, frames: Iterable[np.ndarray], fps: int = 10) -> None:
             file.write(encode_gif(np.stack(shown[::every]), fps / every))
 
 
-def encode_gif(frames: np.ndarray, fps: float = 10) -> bytes:
+def encode_gif(frames: np.ndarray, fps: float) -> bytes:
     """Frames (T, height, width, 3) uint8 RGB as the bytes of a GIF."""
     return imageio.v3.imwrite("<bytes>", frames, extension=".gif", duration=1000 / fps, loop=0)

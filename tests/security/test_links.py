@@ -141,7 +141,7 @@ def test_files_take_the_place_of_links(tmp_path, elsewhere, way):
     for name in ("film.gif", ".film.gif.partial", "film.mp4", ".partial_film.mp4"):
         WAYS[way](elsewhere / "thesis.txt", tmp_path / name)
     for name, write in (("film.gif", write_gif), ("film.mp4", write_video)):
-        write(tmp_path / name, [FRAME, FRAME])
+        write(tmp_path / name, [FRAME, FRAME], fps=10)
         assert (tmp_path / name).stat().st_nlink == 1 and not (tmp_path / name).is_symlink()
 
 

@@ -1,17 +1,20 @@
 """How a deterministic policy gets away from where it is stuck.
 
 The mode of a trained actor is a deterministic policy: where it once stands still, or goes to and fro, it does
-so until time is up. Nearly all failures of an expert that pushes a block have this in common: the agent rests
-a pixel from a block on 90 to 95 % of the goal. A sample of the actor's own distribution gets it out.
-The samples here are a function of the episode alone, so an episode can still be repeated.
+so until time is up. A sample of the actor's own distribution gets it out. So when what must move in a task
+(`Task.must_move`) has rested for `PATIENCE` decisions, noise is added to the mode, more the longer it rests.
+The noise is a function of the episode alone, so an episode can still be repeated.
+
+`PATIENCE` and `APART` were tuned on PushT, nearly all of whose failures are of this kind: docs/results.md has
+the measurement ("Where the mode gets stuck").
 """
 
 import numpy as np
 
 from envs.interfaces import RawObservation
 
-PATIENCE = 20  # decisions without a motion; an agent that walks around the block takes fewer
-APART = 1e-3  # in raw units: less is no motion
+PATIENCE = 20  # decisions without a motion; to walk around the block takes PushT's agent fewer
+APART = 1e-3  # in raw units, PushT's are pixels and radians: less is no motion
 _NOISE_ROWS = 64
 
 

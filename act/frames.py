@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,22 +33,9 @@ from act.dataset import (
 from act.kinds import Batch, chunk_size
 from common.errors import UserError
 from common.lerobot_files import check_extremes, reading
-from envs.interfaces import Task
+from envs.interfaces import MirroredTask, Task
 
 SAMPLES_AT_A_TIME = 1_024
-
-
-@runtime_checkable
-class MirroredTask(Protocol):
-    """A task that is its own mirror image."""
-
-    def mirror_feature(self, name: str, values: np.ndarray, drawn: bool) -> np.ndarray:
-        """Values (n, k) of a raw observation, or of `action`, in the mirror; `drawn`: in that of pictures."""
-        ...
-
-    def mirror_pictures(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Pictures (n, 3, height, width) in the mirror."""
-        ...
 
 
 class Frames:

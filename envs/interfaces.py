@@ -13,9 +13,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 RawObservation = dict[str, np.ndarray]  # (n, ...) each, in the simulator's units
 Infos = dict[str, np.ndarray]  # (n,) each
@@ -156,6 +159,23 @@ class Symmetry(NamedTuple):
     observation_signs: np.ndarray  # (D,) float32
     action_order: np.ndarray  # (A,) indices
     action_signs: np.ndarray  # (A,) float32
+
+
+@runtime_checkable
+class MirroredTask(Protocol):
+    """A task that is its own mirror image, for imitation learners: what of it is recorded, in the mirror."""
+
+    def mirror_feature(self, name: str, values: np.ndarray, drawn: bool) -> np.ndarray:
+        """Values (n, k) of a raw observation, or of `action`, in the mirror; `drawn`: in that of pictures.
+
+        Raises:
+            ValueError: there is no mirror image of what has this name.
+        """
+        ...
+
+    def mirror_pictures(self, pictures: "torch.Tensor") -> "torch.Tensor":
+        """Pictures (n, 3, height, width) in the mirror."""
+        ...
 
 
 class Step(NamedTuple):

@@ -128,10 +128,15 @@ class PushT:
         """Recorded values in the mirror, for imitation learners.
 
         Args:
-            name: `action`, or that of a raw observation.
+            name: `action`, `agent_pos` or `keypoints`.
             values: (n, k) pixels.
             drawn: in the mirror of pictures, see `mirror_points`.
+
+        Raises:
+            ValueError: it is another, which may be an angle or a velocity.
         """
+        if name not in ("action", "agent_pos", "keypoints"):
+            raise ValueError(f"name must be action, agent_pos or keypoints, got {name}")
         return mirror_points("keypoints" if name == "keypoints" else "agent_pos", values, drawn)
 
     def mirror_pictures(self, pictures: "torch.Tensor") -> "torch.Tensor":

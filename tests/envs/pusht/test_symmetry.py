@@ -4,6 +4,7 @@ import pytest
 from envs.pusht.actions import ActionDecoder
 from envs.pusht.observations import FEATURES, features, rotate
 from envs.pusht.symmetry import mirror, rigid_transform
+from envs.pusht.task import PushT
 from envs.pusht.vector import PushTVectorEnv
 
 NAMES = [name for name in FEATURES if name != "block_angle"]
@@ -124,3 +125,21 @@ def test_a_pose_is_carried_onto_the_other():
 def test_an_angle_that_wraps_has_no_mirror_image():
     with pytest.raises(ValueError, match="mirror must be false with block_angle"):
         mirror(["agent_pos", "block_angle"], "board")
+
+
+@pytest.mark.parametrize("name", ["block_pose", "agent_vel", "observation.state"])
+def test_what_is_not_known_to_be_points_is_not_mirrored_as_one(name):
+    with pytest.raises(ValueError, match=f"must be action, agent_pos or keypoints, got {name}$"):
+        PushT().mirror_feature(name, np.zeros((4, 2), np.float32), drawn=False)
+
+
+@pytest.mark.parametrize(("drawn", "total"), [(False, 512), (True, 511)])
+def test_recorded_points_are_mirrored_across_the_diagonal(drawn, total):
+    """Point by point; of the corners of a rectangle each takes the place of its neighbour."""
+    corners = np.random.default_rng(3).uniform(0, 512, (5, 8, 2)).astype(np.float32)
+    expected = [[(total - row[i ^ 1][1], total - row[i ^ 1][0]) for i in range(8)] for row in corners]
+    seen = PushT().mirror_feature("keypoints", corners.reshape(5, 16), drawn)
+    np.testing.assert_allclose(seen.reshape(5, 8, 2), expected, atol=1e-4)
+    for name in ("action", "agent_pos"):
+        seen = PushT().mirror_feature(name, corners[:, 0], drawn)
+        np.testing.assert_allclose(seen, [(total - y, total - x) for x, y in corners[:, 0]], atol=1e-4)

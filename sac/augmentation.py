@@ -1,4 +1,7 @@
-"""What happens to a batch between the replay buffer and the update."""
+"""What happens to a batch between the replay buffer and the update, where a network sees numbers alone.
+
+Where it sees pictures, `sac.frame_replay` mirrors and shifts while it gathers the batch: one pass less.
+"""
 
 import torch
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import policies
 from common.errors import UserError
+from envs.pendulum import Pendulum
 from envs.pusht.observations import features
 from envs.pusht.scripted import ScriptedPolicy
 from envs.pusht.task import PushT
@@ -392,3 +393,8 @@ def test_the_script_pushes_towards_the_goal():
     scripted = {episode.seed: episode for episode in rollout(env, ScriptedPolicy(), range(30))}
     gained = [episode.progress[1:].max() - episode.progress[0] for episode in scripted.values()]
     assert np.mean(gained) > 0.2
+
+
+def test_an_expert_of_another_task_is_refused():
+    with pytest.raises(UserError, match="trained on PushT, not on Pendulum-v1"):
+        load_policy(policies.EXPERT, task=Pendulum())

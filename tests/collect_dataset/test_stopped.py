@@ -120,7 +120,7 @@ def no_room(*_, **__):
             "encode_video_frames",
             "no video could be made there .*No space left.*make room",
         ),
-        (files, "concatenate_video_files", "cannot be written: .*No space left.*--resume goes on"),
+        (files, "concatenate_video_files", "cannot be written: .*No space left.*resume with --resume"),
     ],
 )
 def test_no_room_for_videos(module, function, message, tmp_path, short_blocks, monkeypatch, capsys):

@@ -63,6 +63,8 @@ def test_with_exact_poses_a_policy_sees_what_it_sees_of_the_state(repeat):
     for step in range(25):
         np.testing.assert_allclose(codec.encode(known.tell(raw)), state.encode(raw), atol=1e-5)
         actions = rng.uniform(-1, 1, (4, 2))
+        inverse = state.encode_actions(actions, raw), codec.encode_actions(actions, known.tell(raw))
+        np.testing.assert_allclose(*inverse, atol=1e-5)
         targets = codec.decode(actions, known.tell(raw), env.active)
         np.testing.assert_allclose(targets, state.decode(actions, raw, env.active), atol=1e-5)
         for _ in range(repeat):

@@ -245,7 +245,7 @@ def test_a_full_disk_leaves_what_was_saved(block, new_dataset, contents, monkeyp
     full = OSError(errno.ENOSPC, "No space left on device")
     with monkeypatch.context() as patch:
         patch.setattr(recording.dataset, "write_stats", lambda *_: (_ for _ in ()).throw(full))
-        with pytest.raises(UserError, match="No space left on device.*--resume goes on"):
+        with pytest.raises(UserError, match="No space left on device.*resume with --resume"):
             dataset.append(block[2:], dataset.notes)
     assert contents(dataset.root) == before
     assert not list(dataset.root.parent.rglob("next"))

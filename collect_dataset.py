@@ -278,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> bool:
         finally:  # whatever ended the recording, the saved episodes get their card
             if dataset.episodes and not dataset.has_card:
                 add_card(dataset, config.push_to_hub or config.repo_id)
-    print(f"{shown(root)}: {dataset.episodes} episodes, {dataset.frames} frames")
+    print(f"{shown(root)}: {dataset.episodes:,} episodes, {dataset.frames:,} frames")
     if not complete:
         print("stopped; to resume: the same command with --resume")
         return False

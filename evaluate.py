@@ -56,7 +56,7 @@ class Config:
     n_action_steps: int | None = None  # of an ACT's chunk played before it looks again; None: as trained
     temporal_ensemble_coeff: float | None = None  # average an ACT's overlapping chunks; its authors: 0.01
     record: bool = False  # write videos
-    videos: CountOrZero = 10  # episodes recorded with --record, from the first seed on
+    videos: CountOrZero = 10  # episodes recorded with --record, from the first seed on; six share a GIF
     failure_videos: CountOrZero = 3  # failed episodes recorded besides
     output: Path | None = None  # folder; None: the policy's run, or logs/evaluate/<policy>
     json: Path | None = None  # file of the numbers; None: evaluation_<checkpoint>.json in the output folder

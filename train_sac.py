@@ -123,7 +123,7 @@ def find_config(argv: list[str] | None) -> Path:
     own = load_yaml(path).get("task", DEFAULT)
     if read_first("task", argv, None, own) != own:
         raise UserError(
-            f"{path} is an experiment on task {own}, not {task}: leave --task out or choose another"
+            f"{path} is an experiment on task {own}, not {task}: leave --task out or choose another --config"
         )
     return path
 

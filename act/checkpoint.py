@@ -123,19 +123,29 @@ def write(
     save_json(folder / TRAINING_STATE / f"{OURS}.json", state)
 
 
-def read(folder: Path, learner: Learner) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def read(folder: Path, learner: Learner, dataset: str = "") -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Resume from a checkpoint, ours or LeRobot's.
+
+    Args:
+        folder: of the checkpoint.
+        learner: gets its weights and moments.
+        dataset: fingerprint of the only one that it may have been trained on; empty: of any.
 
     Returns:
         `state` and `tensors` as given to `write`; empty from one of LeRobot's.
 
     Raises:
-        UserError: it is not whole, or of another policy.
+        UserError: it is not whole, of another policy, or of another dataset.
     """
     training = folder / TRAINING_STATE
     if not (training / TRAINING_STEP).exists():
         raise UserError(f"{folder}: no checkpoint to resume from, {training.name}/{TRAINING_STEP} is missing")
     state, tensors = read_ours(folder)
+    if state and dataset and state["dataset"] != dataset:  # before its weights, which may not fit either
+        raise UserError(
+            f"{folder}: trained on another dataset than the one that is there now: bring that back, "
+            "or begin anew with another --run-name or --no-resume"
+        )
     progress = read_progress(folder)
     model = load_tensors(folder / PRETRAINED_MODEL_DIR / "model.safetensors")
     check_format(folder / PRETRAINED_MODEL_DIR, model)

@@ -298,8 +298,8 @@ class Trainer:
         Raises:
             UserError: it is not whole, not of this configuration, or not of this dataset.
         """
-        state, tensors = act_checkpoint.read(folder, self.learner)
         ours = folder.resolve().parent == self.checkpoints.folder.resolve()  # and not another run's
+        state, tensors = act_checkpoint.read(folder, self.learner, self.frames.fingerprint if ours else "")
         self.evaluated_at = self.step
         if ours:
             self._restore_checkpoints(folder, state)
@@ -308,14 +308,8 @@ class Trainer:
             position = act_checkpoint.read_position(folder, self.frames.num_frames, batch_size)
             self.epoch, self.drawn = position["epoch"], position["start_index"]
             return
-        same_data = state.get("dataset") == self.frames.fingerprint
-        if not same_data and not ours:
+        if state["dataset"] != self.frames.fingerprint:
             return  # other data begins with its first epoch
-        if not same_data:
-            raise UserError(
-                f"{folder}: trained on another dataset than the one that is there now: bring that back, "
-                "or begin anew with another --run-name or --no-resume"
-            )
         try:
             check_evaluation(self.evaluation, state["evaluation"], {}, "step", self.step)
             if state["drawn"] >= self.frames.num_frames:

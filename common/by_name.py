@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from common.errors import UserError, show
+from common.errors import UserError, reason, show
 
 
 def modules_with(constant: str, files: Iterable[tuple[str, str, Path]]) -> dict[str, str]:
@@ -29,7 +29,7 @@ def choose(setting: str, name: str, modules: dict[str, str], constant: str) -> A
         constant: of the module.
 
     Raises:
-        UserError: there is none, or a package that it needs is not installed.
+        UserError: there is none, it cannot be imported, or a package that it needs is not installed.
     """
     if name not in modules:
         (nearest,) = get_close_matches(name[:200], modules, n=1, cutoff=0.0)
@@ -45,6 +45,10 @@ def choose(setting: str, name: str, modules: dict[str, str], constant: str) -> A
         raise UserError(
             f"{setting} {name} needs the package {package}, which is not installed: pip install {package}"
         ) from None
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
+    except ImportError as error:
+        raise UserError(f"{setting} {name} cannot be imported: {reason(error)}") from None
 
 
 def with_settings[Config](

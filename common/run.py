@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -224,6 +224,10 @@ def only_process_in(folder: Path, doing: str = "training") -> Iterator[None]:
     try:
         yield
     finally:
+        with suppress(OSError):
+            if [file.name for file in folder.iterdir()] == [".lock"]:  # nothing began
+                (folder / ".lock").unlink()
+                folder.rmdir()
         os.close(lock)
 
 

@@ -6,14 +6,14 @@ Gymnasium's own vector environments also step environments whose episode has end
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import cv2
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from common.errors import UserError, reason
+from common.errors import UserError, reason, show
 from envs.interfaces import Infos, RawObservation
 
 Success = Literal["none", "termination", "info"]
@@ -35,10 +35,14 @@ class GymVectorEnv:
     Observations: `state` (n, ...) float32, what the environment returns. Start states cannot be set.
 
     Raises:
-        UserError: there is no such environment, or it is of another kind.
+        UserError: there is no such environment, it is of another kind, or there is no such success.
     """
 
     def __init__(self, env_id: str, num_envs: int, success: Success = "none") -> None:
+        if success not in get_args(Success):
+            raise UserError(
+                f"{env_id}: success must be {' or '.join(get_args(Success))}, got {show(success)}"
+            )
         self.num_envs = num_envs
         self.success: Success = success
         try:
@@ -79,7 +83,7 @@ class GymVectorEnv:
         return {} if self.success == "none" else {"is_success": success}
 
     def frames(self, size: int, slots: np.ndarray) -> np.ndarray:
-        """Pictures (len(slots), size, size, 3) uint8 RGB: the environment's own, scaled, on black."""
+        """Pictures (len(slots), size, size, 3) uint8 RGB: the environment's own, scaled, on white."""
         return np.stack([_square(np.asarray(self.envs[i].render()), size) for i in slots])
 
 
@@ -98,7 +102,7 @@ def beginning(num_envs: int, options: dict[str, Any] | None) -> np.ndarray:
 def _square(picture: np.ndarray, size: int) -> np.ndarray:
     """A picture (height, width, 3) scaled to fit into (size, size, 3)."""
     height, width = (max(1, round(side * size / max(picture.shape[:2]))) for side in picture.shape[:2])
-    square = np.zeros((size, size, 3), np.uint8)
+    square = np.full((size, size, 3), 255, np.uint8)
     top, left = (size - height) // 2, (size - width) // 2
     scaled = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
     square[top : top + height, left : left + width] = scaled

@@ -16,7 +16,7 @@ INK, FAINT, TRACK = "#22262b", "#8d96a3", "#e8ebef"
 
 
 def plot_returns(path: Path, episodes: Sequence[Episode], title: str) -> None:
-    """Draw the return of every episode over its steps.
+    """Draw the return of every episode over its steps, failures in orange.
 
     Args:
         path: of the PNG.
@@ -27,7 +27,8 @@ def plot_returns(path: Path, episodes: Sequence[Episode], title: str) -> None:
     axes = figure.subplots()
     for episode in episodes:
         alpha = np.clip(6 / (len(episodes) + 1) ** 0.7, 0.05, 0.8)  # fainter the more there are
-        axes.plot(np.cumsum(episode.rewards), color=SUCCESS, linewidth=0.8, alpha=alpha)
+        color = FAILURE if episode.success is False else SUCCESS
+        axes.plot(np.cumsum([0.0, *episode.rewards]), color=color, linewidth=0.8, alpha=alpha)
     axes.set(title=title, xlabel="environment step", ylabel="return")
     save_figure(figure, path)
 

@@ -87,7 +87,8 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     center = p + z**2 / (2 * trials)
     margin = z * sqrt(p * (1 - p) / trials + (z / (2 * trials)) ** 2)
     scale = 1 + z**2 / trials
-    return max(0.0, (center - margin) / scale), min(1.0, (center + margin) / scale)
+    low = (center - margin) / scale if successes else 0.0
+    return low, min(1.0, (center + margin) / scale)
 
 
 def _text(metric: Metric, summary: dict[str, Any]) -> str:

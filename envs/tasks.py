@@ -28,9 +28,12 @@ def task_class(name: str) -> type[Task]:
     """The configuration class of a task.
 
     Raises:
-        UserError: there is no such task, or a package that it needs is not installed.
+        UserError: there is no such task, it cannot be imported, or a package that it needs is not installed.
     """
-    return choose("task", name, names(), "TASK")
+    known, file = names(), Path(__file__).with_name(f"{Path(name).name}.py")
+    if name not in known and file.exists():
+        raise UserError(f"{file}: no task, because it lacks the line TASK = and its class")
+    return choose("task", name, known, "TASK")
 
 
 def current_config(config: dict[str, Any]) -> dict[str, Any]:

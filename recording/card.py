@@ -14,6 +14,7 @@ import numpy as np
 from lerobot.datasets.io_utils import load_info
 from lerobot.datasets.utils import create_lerobot_dataset_card
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from common.errors import printable
@@ -191,6 +192,7 @@ def _plot_lengths(path: Path, lengths: np.ndarray, fps: int) -> None:
     axes = figure.subplots()
     width = 1 + int(np.ptp(lengths)) // 40  # whole frames: all bars count equally many lengths
     axes.hist(lengths, bins=np.arange(lengths.min(), lengths.max() + width + 1, width) - 0.5, color=SUCCESS)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel=f"frames of an episode ({fps} per second)", ylabel="episodes")
     save_figure(figure, path)
 

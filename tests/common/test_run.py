@@ -19,6 +19,16 @@ class Config:
     seed: int = 1  # of everything
 
 
+def test_a_folder_in_which_nothing_began_is_not_left(tmp_path):
+    with pytest.raises(UserError, match="refused"), only_process_in(tmp_path / "logs" / "run"):
+        raise UserError("refused")
+    assert not (tmp_path / "logs" / "run").exists()
+    with pytest.raises(UserError, match="refused"), only_process_in(tmp_path / "logs" / "run"):
+        (tmp_path / "logs" / "run" / "config.yaml").touch()
+        raise UserError("refused")
+    assert (tmp_path / "logs" / "run" / "config.yaml").exists()
+
+
 def test_a_run_goes_on_in_its_folder_and_begins_anew_in_the_next(tmp_path):
     for name in ("run", "run_2"):
         (tmp_path / name).mkdir()

@@ -103,6 +103,11 @@ def test_other_environments_are_refused(env_id, said):
         GymVectorEnv(env_id, 1)
 
 
+def test_an_unknown_success_is_refused():
+    with pytest.raises(UserError, match="Pendulum-v1: success must be none or termination or info, got"):
+        GymVectorEnv("Pendulum-v1", 1, success="terminaton")  # pyright: ignore[reportArgumentType]
+
+
 class Reporter(gymnasium.Env):
     """Ends after three steps; says `is_success` at the end of every other episode, and only there."""
 

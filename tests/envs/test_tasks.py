@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+import envs
 import evaluate
 import train_sac
 from common.config import from_dict
@@ -38,6 +39,22 @@ def test_a_task_whose_package_is_not_installed_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(UserError, match="task pendulum needs the package cv2, .*: pip install cv2"):
         task_class("pendulum")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("class Mine:\n    pass\n", r"mine\.py: no task, because it lacks the line TASK"),
+        ("class Mine\n    pass\n\nTASK = Mine\n", r"mine\.py, line 1: expected ':'"),
+        ("from envs.summary import RETRUN\n\nTASK = 1\n", "task mine cannot be imported: .*'RETRUN'"),
+    ],
+)
+def test_a_task_with_a_mistake_in_its_file_is_told(text, said, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(text)
+    monkeypatch.setattr(tasks, "__file__", str(tmp_path / "tasks.py"))
+    monkeypatch.setattr("envs.__path__", [*envs.__path__, str(tmp_path)])
+    with pytest.raises(UserError, match=said):
+        task_class("mine")
 
 
 @pytest.mark.slow

@@ -29,10 +29,11 @@ from common.paths import LOGS, REPOSITORY
 from common.run import check_name, open_run
 from common.seeding import split_seed
 from envs.evaluation import Evaluation
-from envs.interfaces import TrainingEnv
+from envs.interfaces import Task, TrainingEnv
 from envs.steerability import check_authority, spreads
 from envs.steering import Frozen, Steering, SteeringConfig, SteeringEnv
 from envs.tasks import DEFAULT, FORMER, task_class, with_task
+from envs.training import TaskTrainingEnv
 from policies import fingerprint, policy_files, steerable, task_of
 from sac.agent import SAC
 from sac.config import AgentConfig
@@ -138,14 +139,17 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
     """Environment, agent and loop as the configuration describes them."""
     device = choose_device(config.device)
     seeds = split_seed(config.seed, "environment", "exploration", "replay", "torch")
-    env = config.env.training_env(seeds["environment"], config.agent.gamma)
-    demonstrations = None
-    if config.offline.dataset:
-        demonstrations = OfflineData(config.offline, config.env, env, config.agent, device)
-    steering, frozen = None, None
-    if config.steering.policy:
+    task: Task = config.env
+    env = task.training_env(seeds["environment"], config.agent.gamma)
+    of_task = env if isinstance(env, TaskTrainingEnv) else None
+    demonstrations, steering, frozen = None, None, None
+    if (config.offline.dataset or config.steering.policy) and not of_task:
+        raise UserError(f"{task.name}: offline and steering need a training_env that is a TaskTrainingEnv")
+    if of_task and config.offline.dataset:
+        demonstrations = OfflineData(config.offline, task, of_task, config.agent, device)
+    if of_task and config.steering.policy:
         steering, frozen = open_frozen(config, device)
-        env = SteeringEnv(env, steering)
+        env = SteeringEnv(of_task, steering)
     updates = config.offline.steps + config.training.updates_due(config.total_env_steps)
     agent = SAC(
         env.observation_size,

@@ -13,7 +13,7 @@ import torch
 from common.paths import REPOSITORY
 from envs.pusht.task import PushT
 from envs.pusht.vector import PushTVectorEnv
-from envs.training import TrainingEnv
+from envs.training import TaskTrainingEnv
 from policies import load_policy
 from sac.agent import SAC
 from sac.config import AgentConfig
@@ -45,7 +45,7 @@ class Player:
         policy, config = load_policy(EXPERT), AgentConfig()
         assert isinstance(policy, SACPolicy) and isinstance(policy.task, PushT)
         self.num_envs, self.watch = num_envs, Stopwatch()
-        self.env: TrainingEnv = PushT(num_envs=num_envs).training_env(1, config.gamma)
+        self.env: TaskTrainingEnv = PushT(num_envs=num_envs).training_env(1, config.gamma)
         sizes = self.env.observation_size, self.env.action_size
         self.agent = SAC(*sizes, config, total_updates=1, seed=1)
         self.agent.actor.load_state_dict(policy.actor.state_dict())

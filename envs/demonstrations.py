@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from envs.interfaces import Codec, Observations, RawObservation, Step
-from envs.training import TrainingEnv
+from envs.training import TaskTrainingEnv
 
 TOLERANCE = 1e-4  # of an action's range, within which two actions are the same
 
@@ -50,7 +50,7 @@ class Conversion:
     """
 
     codec: Codec
-    env: TrainingEnv
+    env: TaskTrainingEnv
     decisions: int = 0  # so far
     clipped: int = 0  # of these, whose action the codec cannot reach
     averaged: int = 0  # of these, whose steps had different actions

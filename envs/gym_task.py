@@ -13,7 +13,7 @@ from envs.gym_vector import BoxCodec, GymVectorEnv, Success
 from envs.interfaces import Codec, Episode, Metric, Policy, VectorEnv
 from envs.plots import plot_returns
 from envs.summary import RETURN, has_success, summarize
-from envs.training import TrainingEnv
+from envs.training import TaskTrainingEnv
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class GymTask:
     def codec(self, num_envs: int) -> Codec:
         return BoxCodec(*_spaces(self.name))
 
-    def training_env(self, seed: int, gamma: float) -> TrainingEnv:
+    def training_env(self, seed: int, gamma: float) -> TaskTrainingEnv:
         env = self.vector_env(self.num_envs)
-        return TrainingEnv(self, env, seed, gamma, reward_scale=self.reward_scale)
+        return TaskTrainingEnv(self, env, seed, gamma, reward_scale=self.reward_scale)
 
     def scripted_policy(self) -> Policy | None:
         return None

@@ -15,7 +15,7 @@ import numpy as np
 from common.bounds import Above, Horizon, Several
 from common.errors import UserError
 from envs.interfaces import Codec, Observations, RawObservation, Steerable, Step, Symmetry
-from envs.training import TrainingEnv
+from envs.training import TaskTrainingEnv
 
 MOST_NUMBERS = 10_000_000  # in all directions of the noise together
 FROZEN = "frozen"  # folder in a checkpoint: a copy of the policy that is steered
@@ -146,7 +146,7 @@ class SteeringEnv:
 
     symmetry: Symmetry | None = None
 
-    def __init__(self, env: TrainingEnv, steering: Steering) -> None:
+    def __init__(self, env: TaskTrainingEnv, steering: Steering) -> None:
         if env.action_repeat > 1:
             raise UserError(f"env.action_repeat must be 1 with steering.policy, got {env.action_repeat}")
         if env.symmetry is not None:

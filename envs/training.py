@@ -26,7 +26,7 @@ def own_start(rng: np.random.Generator) -> np.ndarray:
     return np.full(1, np.nan)
 
 
-class TrainingEnv:
+class TaskTrainingEnv:
     """`task.num_envs` environments for an off-policy learner, see `envs.interfaces.TrainingEnv`.
 
     Each episode's seed is drawn here, from a generator of our own.

@@ -20,7 +20,7 @@ from envs.gym_task import GymTask
 from envs.gym_vector import BoxCodec, beginning
 from envs.interfaces import Infos, RawObservation, Symmetry
 from envs.pixels import PixelCodec, PixelConfig
-from envs.training import TrainingEnv
+from envs.training import TaskTrainingEnv
 
 MAX_EPISODE_STEPS = 200  # as Gymnasium registers it
 MAX_SPEED, MAX_TORQUE, STEP, GRAVITY = 8.0, 2.0, 0.05, 10.0  # rad/s, N m, s, m/s²; 1 kg on a rod of 1 m
@@ -169,10 +169,10 @@ class VisualPendulum(GymTask):
     def codec(self, num_envs: int) -> PixelCodec:
         return PixelCodec(num_envs, self.pixels, BoxCodec(STATES, TORQUES))
 
-    def training_env(self, seed: int, gamma: float) -> TrainingEnv:
+    def training_env(self, seed: int, gamma: float) -> TaskTrainingEnv:
         env = self.vector_env(self.num_envs, self.pixels.size)
         symmetry = MIRROR if self.mirror else None
-        return TrainingEnv(self, env, seed, gamma, reward_scale=self.reward_scale, symmetry=symmetry)
+        return TaskTrainingEnv(self, env, seed, gamma, reward_scale=self.reward_scale, symmetry=symmetry)
 
 
 TASK = VisualPendulum

@@ -22,7 +22,7 @@ from envs.interfaces import RawObservation, Task
 from envs.recording import Recordable
 from envs.summary import has_success
 from envs.tasks import FORMER, task_class
-from envs.training import TrainingEnv
+from envs.training import TaskTrainingEnv
 from sac.config import AgentConfig
 from sac.replay import Replay, make_replay
 from sac.replay_buffer import Batch, Pixels
@@ -64,7 +64,7 @@ class OfflineData:
         self,
         config: OfflineConfig,
         task: Task,
-        env: TrainingEnv,
+        env: TaskTrainingEnv,
         agent: AgentConfig,
         device: torch.device | str,
     ) -> None:
@@ -133,7 +133,7 @@ class DatasetReader:
         UserError: it is damaged, empty, or of another task.
     """
 
-    def __init__(self, root: Path, task: Task, env: TrainingEnv) -> None:
+    def __init__(self, root: Path, task: Task, env: TaskTrainingEnv) -> None:
         # LeRobot takes seconds to import
         from act.dataset import DatasetConfig, episodes_of, open_dataset, stats_of
 
@@ -258,7 +258,7 @@ def _check_task(root: Path, task: Task) -> None:
 
 
 def _make_replay(
-    reader: DatasetReader, env: TrainingEnv, agent: AgentConfig, device: torch.device | str
+    reader: DatasetReader, env: TaskTrainingEnv, agent: AgentConfig, device: torch.device | str
 ) -> Replay:
     """With room for all of the dataset, and not more."""
     decisions = int((-(-reader.lengths // env.action_repeat)).sum())

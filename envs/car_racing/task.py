@@ -21,7 +21,7 @@ from envs.gym_vector import BoxCodec, Success
 from envs.interfaces import Codec, Episode, Metric, RawObservation
 from envs.pixels import PixelCodec, PixelConfig
 from envs.summary import RETURN, SUCCESS_RATE
-from envs.training import TrainingEnv
+from envs.training import TaskTrainingEnv
 
 
 class PedalCodec(BoxCodec):
@@ -80,9 +80,9 @@ class CarRacing(GymTask):
             pedals = BoxCodec(STATES, spaces.Box(limits * np.array([-1, 0, 0], np.float32), limits))
         return PixelCodec(num_envs, self.pixels, pedals)
 
-    def training_env(self, seed: int, gamma: float) -> TrainingEnv:
+    def training_env(self, seed: int, gamma: float) -> TaskTrainingEnv:
         env = CarRacingVectorEnv(self.num_envs, self.pixels.size, patience=self.patience)
-        return TrainingEnv(self, env, seed, gamma, reward_scale=self.reward_scale)
+        return TaskTrainingEnv(self, env, seed, gamma, reward_scale=self.reward_scale)
 
     def scripted_policy(self) -> Driver:
         return Driver()

@@ -21,7 +21,7 @@ from envs.pusht.symmetry import mirror, mirror_pictures, mirror_points
 from envs.pusht.vector import PushTVectorEnv, StockPushTVectorEnv
 from envs.recording import Recording
 from envs.summary import RETURN, STEPS_TO_SUCCESS, SUCCESS_RATE, summarize
-from envs.training import TrainingEnv
+from envs.training import TaskTrainingEnv
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +101,7 @@ class PushT:
             limit = float(np.interp(env_steps, self.speed_ramp, self.speed_limit))
         return ActionDecoder(self.action_mode, self.action_bound, self.action_frame, limit)
 
-    def training_env(self, seed: int, gamma: float) -> TrainingEnv:
+    def training_env(self, seed: int, gamma: float) -> TaskTrainingEnv:
         env = self.vector_env(self.num_envs)
 
         def reward(
@@ -110,7 +110,7 @@ class PushT:
             shaped = REWARDS[self.reward](Transition(before, after, stock, env.goal_keypoints))
             return shaped + self.success_bonus * succeeded
 
-        return TrainingEnv(
+        return TaskTrainingEnv(
             self,
             env,
             seed,

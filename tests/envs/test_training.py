@@ -13,21 +13,21 @@ from envs.pusht.observations import features
 from envs.pusht.rewards import REWARDS, Transition
 from envs.pusht.task import PushT
 from envs.pusht.vector import PushTVectorEnv
-from envs.training import TrainingEnv
+from envs.training import TaskTrainingEnv
 
 SMALL = {"num_envs": 3, "curriculum": 0.0}
 GAMMA = 0.9
 
 
-def make(task: PushT, seed: int) -> TrainingEnv:
+def make(task: PushT, seed: int) -> TaskTrainingEnv:
     return task.training_env(seed, GAMMA)
 
 
-def random_actions(rng: np.random.Generator, env: TrainingEnv) -> np.ndarray:
+def random_actions(rng: np.random.Generator, env: TaskTrainingEnv) -> np.ndarray:
     return rng.uniform(-1, 1, (env.num_envs, 2)).astype(np.float32)
 
 
-def play(env: TrainingEnv, rng: np.random.Generator, steps: int) -> list[tuple]:
+def play(env: TaskTrainingEnv, rng: np.random.Generator, steps: int) -> list[tuple]:
     """Random actions with resets where episodes end; everything that was seen."""
     seen = []
     for _ in range(steps):

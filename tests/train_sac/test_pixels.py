@@ -16,7 +16,7 @@ import evaluate
 import train_sac
 from common.checkpoint import save_json, save_tensors
 from common.untrusted import load_json, load_tensors
-from envs.training import TrainingEnv
+from envs.training import TaskTrainingEnv
 from tests.runs import sentence
 from tests.train_sac.runs import assert_same_run, command_line
 
@@ -64,7 +64,7 @@ def frames(run: Path) -> dict[str, bytes]:
 
 def test_stopped_and_resumed_it_is_the_same_to_the_bit(uninterrupted, train, tmp_path, monkeypatch, capsys):
     """Before learning begins, within an episode, just after one, before and after the buffer is full."""
-    step, steps = TrainingEnv.step, count(1)
+    step, steps = TaskTrainingEnv.step, count(1)
     stops = (6, 37, 60, 101)
 
     def step_and_be_stopped(env, actions):
@@ -72,7 +72,7 @@ def test_stopped_and_resumed_it_is_the_same_to_the_bit(uninterrupted, train, tmp
             signal.raise_signal(signal.SIGINT)
         return step(env, actions)
 
-    monkeypatch.setattr(TrainingEnv, "step", step_and_be_stopped)
+    monkeypatch.setattr(TaskTrainingEnv, "step", step_and_be_stopped)
     for stop in stops:
         train()
         assert f"stopped at {4 * stop} env steps, saved" in capsys.readouterr().out

@@ -17,7 +17,7 @@ import train_sac
 from common.checkpoint import Checkpoints
 from common.untrusted import load_json, load_tensors
 from envs.evaluation import Evaluation
-from envs.training import TrainingEnv
+from envs.training import TaskTrainingEnv
 from tests.runs import dying, sentence
 from tests.train_sac.runs import MORE, assert_same, assert_same_run, command_line, contents, start
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 def test_signals_stop_it_and_the_same_command_goes_on(uninterrupted, train, tmp_path, monkeypatch, capsys):
     """Before learning begins, before an evaluation, in between and before the last one: bit for bit."""
-    step, steps = TrainingEnv.step, count(1)
+    step, steps = TaskTrainingEnv.step, count(1)
     signals = {
         14: signal.SIGINT,
         200: signal.SIGTERM,
@@ -40,7 +40,7 @@ def test_signals_stop_it_and_the_same_command_goes_on(uninterrupted, train, tmp_
             signal.raise_signal(number)
         return step(env, actions)
 
-    monkeypatch.setattr(TrainingEnv, "step", step_and_be_stopped)
+    monkeypatch.setattr(TaskTrainingEnv, "step", step_and_be_stopped)
     for stop in signals:
         train()
         assert f"stopped at {2 * stop:,} env steps, saved" in capsys.readouterr().out
@@ -52,14 +52,14 @@ def test_signals_stop_it_and_the_same_command_goes_on(uninterrupted, train, tmp_
 
 def test_only_a_finished_training_ends_with_zero(tiny, tmp_path, monkeypatch):
     """Else `train_sac.py && evaluate.py` would go on after a Ctrl-C."""
-    step, steps = TrainingEnv.step, count(1)
+    step, steps = TaskTrainingEnv.step, count(1)
 
     def step_and_be_stopped(env, actions):
         if next(steps) == 100:
             signal.raise_signal(signal.SIGINT)
         return step(env, actions)
 
-    monkeypatch.setattr(TrainingEnv, "step", step_and_be_stopped)
+    monkeypatch.setattr(TaskTrainingEnv, "step", step_and_be_stopped)
     monkeypatch.setattr("sys.argv", ["train_sac.py", *command_line(tiny, tmp_path)])
     for code in (1, 0):
         with pytest.raises(SystemExit) as ended:
@@ -147,7 +147,7 @@ def test_on_a_disk_without_links_it_goes_on_and_is_found(uninterrupted, train, t
 def test_a_disk_that_is_too_small_is_told_before_the_first_step(refused, tmp_path, monkeypatch):
     small = type(shutil.disk_usage(tmp_path))(2**20, 2**20 - 1, 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: small)
-    monkeypatch.setattr(TrainingEnv, "step", lambda *_: pytest.fail("a step"))
+    monkeypatch.setattr(TaskTrainingEnv, "step", lambda *_: pytest.fail("a step"))
     assert "a checkpoint takes" in refused()
 
 

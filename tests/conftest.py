@@ -1,4 +1,4 @@
-"""Every test runs offline, without a screen, and on one thread of torch, and hears Ctrl-C."""
+"""Every test runs offline, without a screen, on one thread of torch and OpenCV, and hears Ctrl-C."""
 
 import getpass
 import os
@@ -12,6 +12,7 @@ os.environ["SDL_VIDEODRIVER"] = "dummy"
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,7 @@ import torch
 from tests.runs import sentence
 
 torch.set_num_threads(1)
+cv2.setNumThreads(1)  # a fork, which many tests make, would wait forever for its threads
 # Else torch.compile finds what it made for other instructions (ATEN_CPU_CAPABILITY), which does not compile.
 CAPABILITY = torch.backends.cpu.get_cpu_capability().replace(" ", "_").lower()
 COMPILED = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}_{CAPABILITY}"

@@ -19,6 +19,8 @@ from tensorboard.backend.event_processing.event_accumulator import SCALARS, Even
 from common.flags import flags, key_of
 from common.paths import REPOSITORY
 
+LONGEST_S = 300  # after which a script hangs
+
 
 def last_of_each(argv: Sequence[str]) -> list[str]:
     """A command line that gives each setting once: what a test wants in the place of what all tests have."""
@@ -40,6 +42,7 @@ def run_script(script: Path, *flags: str, cwd: Path) -> subprocess.CompletedProc
     with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
         if not (child := os.fork()):
             code: Any = 1
+            signal.alarm(LONGEST_S)  # ends it, should a lock of a thread be left locked
             try:
                 for number, file in enumerate((out, err), start=1):
                     os.dup2(file.fileno(), number)

@@ -62,7 +62,7 @@ class CarRacingVectorEnv(GymVectorEnv):
         return self._with_pixels(observations, drawn), rewards, terminated, truncated, infos
 
     def frames(self, size: int, slots: np.ndarray) -> np.ndarray:
-        """Pictures (len(slots), size, size, 3) uint8 RGB; of Gymnasium's renderer, 3 to 2 on black."""
+        """Pictures (len(slots), size, size, 3) uint8 RGB; of Gymnasium's renderer, 3 to 2 on white."""
         if self.stock:
             return super().frames(size, slots)
         return np.stack([self.cars[i].picture(size) for i in slots])

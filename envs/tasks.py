@@ -30,9 +30,10 @@ def task_class(name: str) -> type[Task]:
     Raises:
         UserError: there is no such task, it cannot be imported, or a package that it needs is not installed.
     """
-    known, file = names(), Path(__file__).with_name(f"{Path(name).name}.py")
-    if name not in known and file.exists():
-        raise UserError(f"{file}: no task, because it lacks the line TASK = and its class")
+    known = names()
+    files = {file.stem: file for file in Path(__file__).parent.glob("*.py")}
+    if name not in known and name in files:
+        raise UserError(f"{files[name]}: no task, because it lacks the line TASK = and its class")
     return choose("task", name, known, "TASK")
 
 

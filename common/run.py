@@ -216,7 +216,11 @@ def only_process_in(folder: Path, doing: str = "training") -> Iterator[None]:
         lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if not os.path.samestat(
+            (folder / ".lock").lstat(), os.fstat(lock)
+        ):  # the one before has just taken it away
+            raise FileNotFoundError(folder)
+    except (BlockingIOError, FileNotFoundError):
         os.close(lock)
         raise UserError(f"{folder}: another process is {doing} there") from None
     except OSError as error:  # NFS and Lustre may have no locks

@@ -66,7 +66,7 @@ def has_success(task: Task) -> bool:
 def table(task: Task, summary: dict[str, Any]) -> dict[str, str]:
     """The task's metrics as people read them: name -> value with its unit and interval."""
     rows = {metric.name: _text(metric, summary) for metric in task.metrics}
-    if has_success(task):
+    if SUCCESS_RATE.name in rows:
         low, high = (100.0 * bound for bound in summary["success_ci95"])
         rows[SUCCESS_RATE.name] += f" (95 % interval {low:.1f} to {high:.1f})"
     return rows

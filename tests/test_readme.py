@@ -14,8 +14,7 @@ from common.untrusted import load_json
 from tests.runs import last_of_each, run_script
 
 SMALLER = {  # flags that make a command short; what it does stays
-    train_sac: "--total-env-steps 200 --training.start-steps 100 --training.eval-episodes 2 "
-    "--training.video-every 0 --threads 1",
+    train_sac: "--total-env-steps 200 --training.start-steps 100 --training.eval-episodes 2 --threads 1",
     evaluate: "--episodes 2 --videos 1 --num-envs 2",
     collect_dataset: "--episodes 3",
     train_act: "--steps 3 --batch-size 2 --training.eval-every 0 --training.eval-episodes 1",

@@ -19,7 +19,7 @@ from tests.collect_dataset.runs import FAST, LONGEST, SMALL, content, notes, rec
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("kind", "kills"), [("", 6), ("--video", 3), ("--workers 2", 3)])
+@pytest.mark.parametrize(("kind", "kills"), [("", 12), ("--video", 4), ("--workers 2", 4)])
 def test_no_kill_loses_an_episode(kind, kills, forks, tmp_path):
     flags = f"{SMALL} {FAST} --episodes 12 --noise 3 --hold 2 {kind} --root"
     begin = time.monotonic()

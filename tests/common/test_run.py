@@ -19,6 +19,19 @@ class Config:
     seed: int = 1  # of everything
 
 
+def test_a_lock_that_is_taken_away_holds_nothing(tmp_path, monkeypatch):
+    """As by the process before, whose start was refused."""
+    flock = fcntl.flock
+
+    def lock_and_take_away(descriptor, operation):
+        flock(descriptor, operation)
+        (tmp_path / ".lock").unlink()
+
+    monkeypatch.setattr(fcntl, "flock", lock_and_take_away)
+    with pytest.raises(UserError, match="another process is training there"), only_process_in(tmp_path):
+        pytest.fail("two could be there")
+
+
 def test_a_folder_in_which_nothing_began_is_not_left(tmp_path):
     with pytest.raises(UserError, match="refused"), only_process_in(tmp_path / "logs" / "run"):
         raise UserError("refused")

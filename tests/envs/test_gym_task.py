@@ -209,12 +209,12 @@ def test_rewards_within_a_decision_are_discounted_step_by_step():
 
 @pytest.mark.slow
 def test_its_configuration_solves_pendulum(tmp_path, capsys, monkeypatch):
-    """In 0.3 of its steps; resumed in the middle; and nothing that it prints is of another task."""
+    """In 0.4 of its steps; resumed in the middle; and nothing that it prints is of another task."""
     monkeypatch.chdir(tmp_path)
     flags = ["--config", "configs/sac_pendulum.yaml", "--threads", "1"]
-    flags += "--training.eval-every 1500 --training.video-every 4500".split()
-    assert train_sac.main([*flags, "--total-env-steps", "3000"])
-    assert train_sac.main([*flags, "--total-env-steps", "4500"])
+    flags += "--training.eval-every 2000 --training.video-every 6000".split()
+    assert train_sac.main([*flags, "--total-env-steps", "4000"])
+    assert train_sac.main([*flags, "--total-env-steps", "6000"])
     evaluate.main("--episodes 1 --record --videos 1".split())
     evaluate.main("--episodes 20".split())
     printed = capsys.readouterr().out
@@ -222,8 +222,8 @@ def test_its_configuration_solves_pendulum(tmp_path, capsys, monkeypatch):
     assert not [word for word in ("PushT", "success", "coverage", "px", "T ") if word in printed]
     run = tmp_path / "logs/sac_pendulum_seed1"
     numbers = load_json(run / "evaluation_best.json")
-    # Rounding decides whether it is -140 or -275 by then; a random policy has -1,200.
-    assert numbers["avg_sum_reward"] >= -500 and "success_rate" not in numbers
+    # Rounding decides whether it is -150 or -205 by then; a random policy has -1,200.
+    assert numbers["avg_sum_reward"] >= -300 and "success_rate" not in numbers
     assert [path.name for path in (run / "videos").glob("*.mp4")] == ["best_100000_episode.mp4"]
     assert (run / "plots/best_returns.png").exists()
     policy = load_policy(run)

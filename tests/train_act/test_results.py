@@ -157,7 +157,7 @@ def test_two_processes_learn_what_one_learns_of_their_batches(tiny, dataset, tmp
 
 
 def test_torchrun_tells_its_processes_what_these_tests_tell_theirs(tmp_path):
-    """And it leaves the script the flags that are in the YAML of README's command."""
+    """And it leaves the script its flags."""
     script = tmp_path / "tell.py"
     script.write_text(
         "import json, os, sys\n"

@@ -8,7 +8,7 @@ import torch
 
 from common.checkpoint import save_tensors
 from common.errors import UserError
-from common.untrusted import load_tensors
+from common.untrusted import load_json, load_tensors
 from envs.pusht import pose, pose_training
 from envs.pusht.observations import wrap_angle
 from envs.pusht.pose import POINTS, PoseConfig, PoseEstimator, PoseNetwork, cut_windows, pose_of
@@ -148,7 +148,7 @@ def test_recorded_pictures_are_examples(tmp_path, capsys):
     raw, _ = env.reset(seed=[1_000_000])
     np.testing.assert_allclose(examples.states[0, :2], raw["agent_pos"][0])
     np.testing.assert_array_equal(examples.windows.block[0], cut_windows(raw["pixels"]).block[0])
-    assert len(examples) >= 10
+    assert len(examples) == load_json(recorded / "meta/info.json")["total_frames"] >= 10
     placed = examples.windows.centers[:, :1] + examples.points.double().numpy()
     np.testing.assert_allclose(pose_of(placed)[:, :2], examples.states[:, 2:4], atol=1e-3)
     capsys.readouterr()

@@ -216,9 +216,8 @@ def only_process_in(folder: Path, doing: str = "training") -> Iterator[None]:
         lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.path.samestat(
-            (folder / ".lock").lstat(), os.fstat(lock)
-        ):  # the one before has just taken it away
+        # The process before may just have taken it away, so that another could be locked beside it.
+        if not os.path.samestat((folder / ".lock").lstat(), os.fstat(lock)):
             raise FileNotFoundError(folder)
     except (BlockingIOError, FileNotFoundError):
         os.close(lock)

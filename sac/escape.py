@@ -5,7 +5,7 @@ so until time is up. A sample of the actor's own distribution gets it out. So wh
 (`Task.must_move`) has rested for `PATIENCE` decisions, noise is added to the mode, more the longer it rests.
 The noise is a function of the episode alone, so an episode can still be repeated.
 
-`PATIENCE` and `APART` were tuned on PushT, nearly all of whose failures are of this kind: docs/results.md has
+`PATIENCE` and `APART` were tuned on a task nearly all of whose failures are of this kind: docs/results.md has
 the measurement ("Where the mode gets stuck").
 """
 
@@ -13,8 +13,8 @@ import numpy as np
 
 from envs.interfaces import RawObservation
 
-PATIENCE = 20  # decisions without a motion; to walk around the block takes PushT's agent fewer
-APART = 1e-3  # in raw units, PushT's are pixels and radians: less is no motion
+PATIENCE = 20  # decisions without a motion; what a policy does on purpose takes fewer
+APART = 1e-3  # in the raw observation's units: less is no motion
 _NOISE_ROWS = 64
 
 

@@ -102,6 +102,11 @@ class PushTEnv(StockPushTEnv):
         """(7,) agent x, y, block x, y [px], block angle [rad, unwrapped], agent velocity x, y [px/s]."""
         return np.array([*self.agent.position, *self.block.position, self.block.angle, *self.agent.velocity])
 
+    def begin(self, start: Sequence[float]) -> None:
+        """The simulator of a reset that draws this start, see `envs/pusht/starts.py`."""
+        self._setup()
+        self._set_state(start)
+
     def set_state(self, state: Sequence[float]) -> None:
         """Put agent and block where `get_state` found them; without velocity, (5,), the agent rests.
 

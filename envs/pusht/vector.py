@@ -21,6 +21,7 @@ from envs.interfaces import Infos, RawObservation
 from envs.pusht import physics
 from envs.pusht.observations import BOARD_PX
 from envs.pusht.simulator import PushTEnv, goal_rectangles, tee_rectangles
+from envs.pusht.starts import starts
 
 MAX_EPISODE_STEPS = 300  # 30 s at 10 Hz, as gym-pusht registers it
 
@@ -98,12 +99,11 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
         options = options or {}
         mask = options.get("reset_mask", np.ones(self.num_envs, bool))
         states = options.get("states", np.full((self.num_envs, 5), np.nan))
-        of_seed = np.isnan(states).any(axis=1)
+        of_seed = mask & np.isnan(states).any(axis=1)
+        self._begin(np.flatnonzero(of_seed), np.asarray(seed)[of_seed])
         for i in np.flatnonzero(mask):
             env = self.envs[i]
-            if of_seed[i]:
-                env.reset(seed=int(seed[i]))
-            else:
+            if not of_seed[i]:
                 PushTEnv.set_state(env, states[i].tolist())
             if self._spaces[i] is not env.space:  # ours keep theirs
                 self._spaces[i] = env.space
@@ -131,6 +131,11 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
         self.active = active & ~terminated & ~truncated
         self._draw(active & (self.watched | ~self.active))
         return self.observations(), rewards, terminated, truncated, infos
+
+    def _begin(self, slots: np.ndarray, seeds: np.ndarray) -> None:
+        """Put the simulators of these slots where the episodes of the seeds begin."""
+        for i, start in zip(slots, starts(seeds).tolist(), strict=True):
+            self.envs[i].begin(start)
 
     def _simulate(self, targets: np.ndarray, active: np.ndarray) -> None:
         """Move the simulators of the active environments one step on."""
@@ -189,6 +194,10 @@ class StockPushTVectorEnv(PushTVectorEnv):
     """The same of `gym_pusht` as published, stepped one by one."""
 
     env_class = StockPushTEnv
+
+    def _begin(self, slots: np.ndarray, seeds: np.ndarray) -> None:
+        for i, seed in zip(slots, seeds.tolist(), strict=True):
+            self.envs[i].reset(seed=seed)
 
     def _simulate(self, targets: np.ndarray, active: np.ndarray) -> None:
         for i in np.flatnonzero(active):

@@ -82,6 +82,8 @@ def contestants() -> dict[str, Work]:
     stock_vector = gymnasium.make_vec(STOCK, NUM_ENVS, vectorization_mode="sync")
     works[f"{TOGETHER} | {STOCK}"] = vector_steps_of(stock_vector, many_play)
     works[f"{TOGETHER} | {OURS}"] = vector_steps_of(PushTVectorEnv(NUM_ENVS), many_play)
+    works[f"resets, {NUM_ENVS} together | {STOCK}"] = vector_resets_of(stock_vector)
+    works[f"resets, {NUM_ENVS} together | {OURS}"] = vector_resets_of(PushTVectorEnv(NUM_ENVS))
     works[f"{ALONE} | {CHIPMUNK}"] = chipmunk_steps(one_plays)
     works[f"{TOGETHER} | {CHIPMUNK}"] = chipmunk_steps(many_play)
     return works
@@ -140,6 +142,15 @@ def resets_of(env: gymnasium.Env) -> Work:
         for seed in range(20):
             env.reset(seed=seed)
         return 20, time.process_time() - start
+
+    return work
+
+
+def vector_resets_of(env: gymnasium.vector.VectorEnv) -> Work:
+    def work() -> tuple[int, float]:
+        start = time.process_time()
+        env.reset(seed=list(range(NUM_ENVS)))
+        return NUM_ENVS, time.process_time() - start
 
     return work
 

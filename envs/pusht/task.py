@@ -187,13 +187,16 @@ class PushT:
         """A start state (5,); NaN for the seed's own. Near the goal, how near is random too."""
         if not rng.random() < self.curriculum:
             return np.full(5, np.nan)
-        scale = rng.uniform(0.05, 1.0)
-        position = GOAL_POSE[:2] + self.curriculum_distance * scale * rng.normal(size=2)
-        angle = GOAL_POSE[2] + self.curriculum_angle * scale * rng.normal()
+        scale = 0.05 + 0.95 * rng.random()
+        right, down, turn = rng.standard_normal(3).tolist()
+        x, y, angle = GOAL_POSE.tolist()
+        x += self.curriculum_distance * scale * right
+        y += self.curriculum_distance * scale * down
+        angle += self.curriculum_angle * scale * turn
         while True:
-            agent = rng.uniform(50.0, 450.0, size=2)
-            if math.dist(agent, position) > 140.0:  # the far end of the stem, 120 px, and the agent
-                return np.array([*agent, *position, angle])
+            agent_x, agent_y = 50.0 + 400.0 * rng.random(), 50.0 + 400.0 * rng.random()
+            if math.hypot(agent_x - x, agent_y - y) > 140.0:  # the far end of the stem, 120 px, and the agent
+                return np.array([agent_x, agent_y, x, y, angle])
 
 
 TASK = PushT

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from act.player import ChunkPlayer
+from common.errors import UserError
 from envs.interfaces import RawObservation
 
 
 class SteerablePlayer(ChunkPlayer):
-    """An `envs.interfaces.Steerable`: a flow by its first noise, ACT by its latent.
+    """An `envs.interfaces.Steerable`: flow and diffusion by their first noise, ACT by its latent.
 
     The arguments are `ChunkPlayer`'s, with a policy whose kind has a `noise_shape`.
     """
@@ -31,13 +32,23 @@ class SteerablePlayer(ChunkPlayer):
         """What `act` would play of n slots with this noise, and what it would predict beyond.
 
         Args:
-            observations: raw, (n, ...) each; of a policy that sees a history (n, history, ...).
+            observations: raw, (n, ...) each.
             noise: (n, *noise_shape).
 
         Returns:
             actions (n, chunk_size, A) in the task's units, within its bounds.
+
+        Raises:
+            UserError: the policy sees earlier observations too.
         """
         seen = {name: observations[name] for name in self.names.values()}
+        if self._history > 1:
+            raise UserError(
+                f"a policy that is steered sees one observation; this {self.kind.title} sees "
+                f"{self._history}, its n_obs_steps"
+            )
+        if self._history:
+            seen = {name: values[:, None] for name, values in seen.items()}
         wanted = (len(next(iter(seen.values()))), *self.noise_shape)
         if noise.shape != wanted:
             raise ValueError(f"noise must be of shape {wanted}, got {noise.shape}")

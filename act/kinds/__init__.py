@@ -1,8 +1,8 @@
 """Kinds of imitation policies by name. `policy.type` of a YAML chooses one; the default is `act`.
 
 A kind is a module `act/kinds/<name>.py` that says `KIND = <an object of the shape Kind>`. It is imported when
-it is asked for. To add one (LeRobot's Diffusion, SmolVLA), write that module; nothing else names
-it. `policy` below is LeRobot's `PreTrainedPolicy` of that type.
+it is asked for. To add one (LeRobot's SmolVLA), write that module; nothing else names it. `policy` below is
+LeRobot's `PreTrainedPolicy` of that type.
 """
 
 from collections.abc import Iterable

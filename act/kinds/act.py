@@ -9,25 +9,25 @@ batch norms, no equation:
 * LeRobot's ResNet has frozen batch norms, which from scratch are none at all: see `act/backbone.py`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
+from lerobot.configs.types import NormalizationMode, PolicyFeature
 from lerobot.policies.act.configuration_act import ACTConfig
 from lerobot.policies.act.modeling_act import ACTPolicy
-from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
+from lerobot.utils.constants import ACTION, OBS_IMAGES
 from lerobot.utils.random_utils import set_seed
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from act.backbone import freeze_batch_norms, load_imagenet, train_batch_norms
+from act.inputs import choose_inputs
 from act.kinds import Batch
 from act.optimizer import OptimizerConfig
 from common.bounds import Depth, Horizon, NotNegative, ShareBelow1, Width
-from common.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -71,44 +71,6 @@ class PolicyConfig:
             raise ValueError(
                 f"dim_model must be a multiple of 4 and of n_heads, {self.n_heads}, got {self.dim_model}"
             )
-
-
-def choose_inputs(
-    available: dict[str, PolicyFeature], wanted: Sequence[str] = ()
-) -> dict[str, PolicyFeature]:
-    """The features of a dataset that ACT looks at.
-
-    Left to itself LeRobot takes all of them: a dataset with pictures and `observation.environment_state`
-    would show the simulator's state to a policy that is to see pictures only.
-
-    Args:
-        available: of the dataset, in LeRobot's form.
-        wanted: names; none for every camera and `observation.state`, and where there is no camera
-            `observation.environment_state`.
-
-    Raises:
-        UserError: the dataset lacks one, or ACT cannot look at it.
-    """
-    usable = {
-        name: feature
-        for name, feature in available.items()
-        if feature.type is FeatureType.VISUAL or name in (OBS_STATE, OBS_ENV_STATE)
-    }
-    cameras = [name for name, feature in usable.items() if feature.type is FeatureType.VISUAL]
-    names = list(wanted) or [*cameras, OBS_STATE, *([] if cameras else [OBS_ENV_STATE])]
-    for name in names:
-        if name not in available:
-            raise UserError(f"the dataset has no {name}, it has {', '.join(available)}")
-        if name not in usable:
-            raise UserError(
-                f"ACT cannot look at {name}, it looks at cameras, {OBS_STATE} and {OBS_ENV_STATE}"
-            )
-    if OBS_STATE not in names or len(set(names)) < 2:
-        raise UserError(
-            f"policy.inputs must have {OBS_STATE} and at least one camera or {OBS_ENV_STATE}, "
-            f"got {', '.join(names)}"
-        )
-    return {name: usable[name] for name in names}
 
 
 def act_config(config: PolicyConfig, features: dict[str, PolicyFeature], **others: Any) -> ACTConfig:

@@ -10,7 +10,7 @@ import torch
 
 from act.dataset import DatasetConfig, features_of, open_dataset
 from act.frames import Frames
-from act.kinds.act import choose_inputs
+from act.inputs import choose_inputs
 from common.errors import UserError
 from envs.pendulum import Pendulum
 from tests.act.changed import (

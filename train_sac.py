@@ -30,8 +30,9 @@ from common.run import check_name, open_run
 from common.seeding import split_seed
 from envs.evaluation import Evaluation
 from envs.interfaces import Task, TrainingEnv
-from envs.steerability import check_authority, spreads
+from envs.steerability import TRIAL_DRAWS, TRIAL_STARTS, check_authority, check_headroom, spreads, trial
 from envs.steering import Frozen, Steering, SteeringConfig, SteeringEnv
+from envs.summary import has_success
 from envs.tasks import DEFAULT, FORMER, task_class, with_task
 from envs.training import TaskTrainingEnv
 from policies import fingerprint, policy_files, steerable, task_of
@@ -50,6 +51,7 @@ MAY_CHANGE_ON_RESUME = (
     "training.keep_every",
     "training.env_threads",
     "agent.compile",
+    "steer_anyway",
 )
 
 AUTHORITY_STARTS = 32  # that show how far noise moves the chunks of a policy
@@ -75,6 +77,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)  # the loop
     offline: OfflineConfig = field(default_factory=OfflineConfig)  # demonstrations
     steering: SteeringConfig = field(default_factory=SteeringConfig)  # the noise of a frozen policy
+    steer_anyway: bool = False  # also a policy whose draws of noise solve no more together than alone
 
     def validate(self) -> None:
         check_name(self.run_name)
@@ -211,8 +214,27 @@ def open_frozen(config: Config, device: torch.device) -> tuple[Steering, Frozen]
     return Steering(policy, config.steering), frozen
 
 
-def start_up_table(config: Config, trainer: Trainer) -> dict[str, str]:
-    """What is about to be trained."""
+def try_frozen(config: Config, trainer: Trainer) -> str:
+    """What the policy that is steered solves without, in words; "" where that is not asked.
+
+    Raises:
+        UserError: its noise cannot help.
+    """
+    if not isinstance(trainer.env, SteeringEnv) or config.steer_anyway or not has_success(config.env):
+        return ""
+    policy = trainer.env.steering.policy
+    env = config.env.vector_env(TRIAL_STARTS, policy.image_size)
+    numbers = trial(policy, env, config.training.eval_seed)
+    check_headroom(numbers, config.steering.policy)
+    return (
+        f"; of {TRIAL_STARTS} starts it solves {100 * numbers['success_rate']:.0f} % with noise 0, "
+        f"{100 * numbers['sampled_success_rate']:.0f} % with drawn noise, the best of {TRIAL_DRAWS} draws "
+        f"{100 * numbers['best_of'][-1]:.0f} %"
+    )
+
+
+def start_up_table(config: Config, trainer: Trainer, without: str = "") -> dict[str, str]:
+    """What is about to be trained; `without` says what the policy that is steered does by itself."""
     agent, env = trainer.agent, config.env
     actor_size = sum(p.numel() for p in agent.policy.parameters())
     critics_size = sum(p.numel() for p in agent.critics.parameters())
@@ -223,7 +245,7 @@ def start_up_table(config: Config, trainer: Trainer) -> dict[str, str]:
         "observation": _observation(trainer.env),
         "networks": f"actor {actor_size:,} parameters, {config.agent.num_critics} critics {critics_size:,}",
         "device": f"{agent.device}, {torch.get_num_threads()} CPU threads",
-        **({"steers": str(config.steering.policy)} if trainer.frozen else {}),
+        **({"steers": config.steering.policy + without} if trainer.frozen else {}),
         **({"demonstrations": str(trainer.demonstrations)} if trainer.demonstrations else {}),
         "length": f"{config.total_env_steps:,} env steps, {agent.total_updates:,} updates",
     }
@@ -254,6 +276,7 @@ def main(argv: list[str] | None = None) -> bool:
     name = f"{find_config(argv).stem}_seed{config.seed}"
     with open_run("train_sac.py", config, argv, name, MAY_CHANGE_ON_RESUME) as run:
         trainer = build_trainer(config, run.folder)
+        without = "" if run.last else try_frozen(config, trainer)
         if run.last:
             trainer.load(run.last)
             if trainer.env_steps > config.total_env_steps:
@@ -262,7 +285,7 @@ def main(argv: list[str] | None = None) -> bool:
                     f"total_env_steps must be more, got {config.total_env_steps}"
                 )
         run.begin(
-            start_up_table(config, trainer),
+            start_up_table(config, trainer, without),
             f"{run.last} at {trainer.env_steps:,} env steps" if run.last else "",
         )
         with Logger(run.folder, trainer.env_steps, config.wandb_project, to_dict(config)) as logger:

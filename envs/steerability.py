@@ -17,6 +17,8 @@ from envs.summary import wilson_interval
 
 EPISODES, STATES, DRAWS = 32, 384, 16  # that the authority is measured on: states of episodes, draws in each
 LEAST_AUTHORITY = 0.01
+TRIAL_STARTS, TRIAL_DRAWS = 32, 4  # played before a training
+LEAST_HEADROOM = 0.05  # share of starts that these draws must solve together beyond what each solves alone
 
 
 def visited(env: VectorEnv, policy: Steerable, seeds: Sequence[int]) -> RawObservation:
@@ -57,6 +59,28 @@ def check_authority(numbers: dict[str, float], source: str) -> None:
             f"states by {numbers['state_spread']:.3g}, an authority of {numbers['authority']:.2g}, and at "
             f"least {LEAST_AUTHORITY:g} is needed"
         )
+
+
+def check_headroom(numbers: dict[str, Any], source: str) -> None:
+    """Raise UserError where the best of several draws solves hardly more than noise 0 or one draw does."""
+    best, drawn, mean = numbers["best_of"][-1], numbers["sampled_success_rate"], numbers["success_rate"]
+    if best - max(mean, drawn) < LEAST_HEADROOM:
+        raise UserError(
+            f"{source}: steering has nothing to gain: of {numbers['episodes']} starts it solves "
+            f"{100 * mean:.0f} % with noise 0, {100 * drawn:.0f} % with drawn noise, and the best of "
+            f"{len(numbers['best_of'])} draws {100 * best:.0f} %, not {100 * LEAST_HEADROOM:.0f} points more "
+            "(--steer-anyway trains all the same)"
+        )
+
+
+def trial(policy: Steerable, env: VectorEnv, first_seed: int) -> dict[str, Any]:
+    """What a few draws solve together of a few starts, see `successes`."""
+    seeds = range(first_seed, first_seed + TRIAL_STARTS)
+
+    def play() -> list[Episode]:
+        return sorted(rollout(env, policy, seeds, keep_pixels=False), key=lambda episode: episode.seed)
+
+    return successes(policy, play, TRIAL_DRAWS)
 
 
 def successes(policy: Steerable, play: Callable[[], list[Episode]], best_of: int) -> dict[str, Any]:

@@ -2,10 +2,16 @@
 
 import numpy as np
 import pytest
+from lerobot.policies import make_pre_post_processors
 
+from act.opening import make_player
 from common.errors import UserError
 from envs.interfaces import Episode, Steerable
-from envs.steerability import check_authority, spreads, successes, table
+from envs.pusht.task import PushT
+from envs.pusht.vector import PushTVectorEnv
+from envs.rollout import rollout
+from envs.steerability import check_authority, check_headroom, spreads, successes, table, trial
+from tests.act.tiny_flow import make
 
 
 class Follower:
@@ -71,3 +77,36 @@ def test_the_best_of_k_draws_solves_what_any_of_them_solves():
     rows = table(numbers | {"noise_spread": 17.7, "state_spread": 110.0, "authority": 0.161})
     assert rows["noise moves"] == "an action by 17.7, states by 110" and rows["authority"] == "0.16"
     assert rows["best of 1 to 5"].endswith(f"{100 * numbers['best_of'][-1]:.1f} %")
+
+
+@pytest.mark.parametrize(("best", "drawn", "mean"), [(0.0, 0.0, 0.0), (1.0, 0.9, 0.97), (0.5, 0.48, 0.3)])
+def test_a_policy_that_noise_does_not_help_is_refused_with_the_figures(best, drawn, mean):
+    numbers = {
+        "episodes": 32,
+        "success_rate": mean,
+        "sampled_success_rate": drawn,
+        "best_of": [drawn, best],
+    }
+    words = f"p: steering has nothing to gain: of 32 starts it solves {100 * mean:.0f} % with noise 0, "
+    words += f"{100 * drawn:.0f} % with drawn noise, and the best of 2 draws {100 * best:.0f} %"
+    with pytest.raises(UserError, match=words):
+        check_headroom(numbers, "p")
+    check_headroom(numbers | {"best_of": [drawn, max(mean, drawn) + 0.06]}, "p")
+
+
+def test_a_trial_plays_the_seeds_with_noise_0_and_with_four_draws():
+    """Against the same episodes played one by one."""
+    policy = make()
+    player = make_player(policy, make_pre_post_processors(policy.config), PushT())
+    env = PushTVectorEnv(32, max_episode_steps=6)
+    env.envs[0].success_threshold = 0.05  # of the goal's area: some starts overlap it
+    numbers = trial(player, env, first_seed=7)
+    assert (numbers["episodes"], len(numbers["best_of"])) == (32, 4)
+    solved = []
+    for seed in range(7, 39):
+        alone = PushTVectorEnv(1, max_episode_steps=6)
+        alone.envs[0].success_threshold = 0.05
+        (episode,) = rollout(alone, player, [seed])
+        solved.append(bool(episode.success))
+    assert numbers["success_rate"] == np.mean(solved) and 0 < np.mean(solved) < 1
+    assert player.sampled is False

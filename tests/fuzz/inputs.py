@@ -85,7 +85,7 @@ def make_steered(folder: Path) -> None:
     record(folder, "keypoints")
     (folder / "config.yaml").write_text(TINY_FLOW)
     train_act.main(act_flags(folder, "flow"))
-    frozen = f"steering: {{policy: {folder / 'logs/flow'}, n_action_steps: 3, rank: 1}}\n"
+    frozen = f"steering: {{policy: {folder / 'logs/flow'}, n_action_steps: 3, rank: 1}}\nsteer_anyway: true\n"
     make_sac(folder, TINY_SAC.replace("env: {", "env: {mirror: false, ") + frozen)
 
 

@@ -9,6 +9,7 @@ import torch
 import collect_dataset
 import evaluate
 from common.untrusted import load_json
+from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import rollout
 from policies import ASSETS, load_policy
 from tests.act.tiny_flow import make, save
@@ -29,7 +30,7 @@ def frozen(tmp_path):
 
 @pytest.fixture
 def steering(frozen):
-    return [*FLAGS.split(), "--steering.policy", str(frozen)]
+    return [*FLAGS.split(), "--steer-anyway", "--steering.policy", str(frozen)]
 
 
 @pytest.fixture
@@ -108,6 +109,15 @@ def test_noise_that_moves_nothing_is_refused_with_what_was_measured(frozen, stee
     flow.chunk_std *= 1e-4
     save(frozen, flow)
     assert "cannot be steered: noise moves its actions by" in refused(*steering)
+
+
+def test_a_policy_that_noise_does_not_help_is_refused_with_what_was_measured(
+    steering, refused, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("envs.pusht.task.PushTVectorEnv", lambda *a: PushTVectorEnv(*a, max_episode_steps=6))
+    usual = [flag for flag in steering if flag != "--steer-anyway"]
+    assert "steering has nothing to gain: of 32 starts it solves 0 % with noise 0" in refused(*usual)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ This is the one file that knows every kind of policy folder; all others know `en
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from gymnasium import spaces
 
 from act import kinds
 from common.checkpoint import follow, is_filled, newest
-from common.errors import UserError, show
+from common.errors import UserError, did_you_mean, show
 from common.paths import LOGS, REPOSITORY, in_repository, shown
 from common.untrusted import check_inside, digest, load_json, open_regular, reading
 from envs.interfaces import Policy, RawObservation, Steerable, Task
@@ -77,7 +76,8 @@ def load_policy(
     if kind == "sac":
         frozen = _frozen(folder, config, device, task) if "steering" in config else None
         return load_sac(folder, config, device, deterministic, seed, escapes, frozen, task)
-    known = " or ".join(kinds.names())
+    *others, last = kinds.names()
+    known = f"{', '.join(others)} or {last}"
     if "type" in config and "algorithm" not in config:
         raise UserError(
             f"{folder}: this is a LeRobot policy of type {show(kind)}; those of type {known} play here"
@@ -186,12 +186,12 @@ def _no_folder(path: Path) -> str:
         return f"{path}: this is {what}; --policy takes a run or checkpoint folder of {MAKERS}"
     names = [*WITHOUT_FOLDER, *(str(checkpoints.parent) for checkpoints in LOGS.glob("*/checkpoints"))]
     names += [f"assets/{expert.name}" for expert in ASSETS.glob("sac_expert*")]
-    nearest = max(names, key=lambda name: SequenceMatcher(None, str(path)[:200], name).ratio())
+    nearest = did_you_mean(str(path), names)
     on_the_hub = re.fullmatch(r"(?:https?:/huggingface\.co/|hf:/)?([\w.-]+/[\w.-]+)", str(path))
     if on_the_hub and not path.parent.exists():
         download = f"hf download {on_the_hub[1]} --local-dir {on_the_hub[1].partition('/')[2]}"
-        return f"{path}: no such folder; did you mean {nearest}? One of the Hub's comes with: {download}"
-    return f"{path}: no such folder; did you mean {nearest}?"
+        return f"{path}: no such folder{nearest or '.'} One of the Hub's comes with: {download}"
+    return f"{path}: no such folder{nearest}"
 
 
 def find_weights(path: str | Path) -> Path:

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import field, make_dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from common.errors import UserError, reason, show
+from common.errors import UserError, did_you_mean, reason, show
 
 
 def modules_with(constant: str, files: Iterable[tuple[str, str, Path]]) -> dict[str, str]:
@@ -32,10 +31,8 @@ def choose(setting: str, name: str, modules: dict[str, str], constant: str) -> A
         UserError: there is none, it cannot be imported, or a package that it needs is not installed.
     """
     if name not in modules:
-        (nearest,) = get_close_matches(name[:200], modules, n=1, cutoff=0.0)
-        raise UserError(
-            f"{setting} must be one of {', '.join(modules)}, got {show(name)}; did you mean {nearest}?"
-        )
+        known = f"{setting} must be one of {', '.join(modules)}"
+        raise UserError(f"{known}, got {show(name)}{did_you_mean(name, modules)}")
     try:
         return getattr(import_module(modules[name]), constant)
     except ModuleNotFoundError as error:

@@ -20,7 +20,6 @@ import re
 import sys
 import types
 from collections.abc import Collection, Iterator, Sequence
-from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -30,7 +29,7 @@ from tyro import _errors as tyro_errors  # private, hence tyro's exact pin: the 
 
 from common import untrusted
 from common.bounds import complaint
-from common.errors import UserError, reason, show
+from common.errors import UserError, did_you_mean, reason, show
 from common.flags import check_given_once, flags, given, key_of, rename, spell_out
 from common.paths import REPOSITORY, expanded, in_repository
 
@@ -146,8 +145,7 @@ def load_yaml(path: Path | str) -> dict[str, Any]:
     except FileNotFoundError:
         beside = [str(other) for other in sorted(path.parent.glob("*.yaml"))]
         beside = beside or [f"configs/{other.name}" for other in sorted(REPOSITORY.glob("configs/*.yaml"))]
-        hint = f"; did you mean {_nearest(str(path), beside)}?" if beside else ""
-        raise UserError(f"{path}: no such file{hint}") from None
+        raise UserError(f"{path}: no such file{did_you_mean(str(path), beside)}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
@@ -185,8 +183,7 @@ def _build[Config](config_class: type[Config], values: dict[str, Any], source: s
                     f"{source}{key}: expected {_describe(kinds[key])}, got {show(value)}"
                 ) from None
         elif not any(other.startswith(f"{key}.") for other in kinds):
-            hint = getattr(config_class, "unknown_setting", lambda key: "")(key)
-            raise UserError(f"{source}unknown key {name}; {hint or f'did you mean {_nearest(key, kinds)}?'}")
+            raise UserError(f"{source}unknown key {name}{_instead_of(key, config_class, kinds)}")
         elif value not in (None, {}):  # `agent:` with nothing but comments below it changes nothing
             raise UserError(f"{source}{key}: expected settings nested below it, got {show(value)}")
     return _replace(config_class(), changes, source)
@@ -275,9 +272,8 @@ def _reject(event: tyro_errors.ParseErrorEvent, config_class: type, argv: Sequen
                 f"unexpected {show(word)}: a setting is --FLAG VALUE, a bool is --FLAG or --no-FLAG"
             )
         negated = [re.sub(r"(\w+)$", r"no_\1", key) for key, kind in kinds.items() if kind is bool]
-        nearest = _nearest(key_of(word), [*kinds, *negated])
-        hint = getattr(config_class, "unknown_setting", lambda key: "")(key_of(word))
-        raise UserError(f"unknown flag {word}; {hint or f'did you mean --{nearest.replace("_", "-")}?'}")
+        instead = _instead_of(key_of(word), config_class, [*kinds, *negated], flag=True)
+        raise UserError(f"unknown flag {word}{instead}")
     if argument := getattr(event, "argument", None):
         flag = argument.lowered.name_or_flags[-1]
         raise UserError(f"{flag}: expected {_describe(kinds[key_of(flag)])}, got {given(flag, argv)}")
@@ -315,19 +311,17 @@ def _flatten(
             yield key, value
 
 
-def _nearest(name: str, candidates: Collection[str]) -> str:
-    """The candidate most like `name`, as a whole and in its last part: `lr` is nearer `agent.lr` than `r`."""
-    name = name[:200]
-    meant = ALSO_CALLED.get(name.rpartition(".")[2])
-    candidates = [
-        candidate for candidate in candidates if candidate.rpartition(".")[2] == meant
-    ] or candidates
-
-    def likeness(candidate: str) -> float:
-        parts = name.rpartition(".")[2], candidate.rpartition(".")[2]
-        return SequenceMatcher(None, name, candidate).ratio() + SequenceMatcher(None, *parts).ratio()
-
-    return max(candidates, key=likeness)
+def _instead_of(key: str, config_class: type, keys: Collection[str], flag: bool = False) -> str:
+    """The end of a sentence on an unknown setting: what may have been meant, or where it belongs."""
+    if hint := getattr(config_class, "unknown_setting", lambda key: "")(key):
+        return f"; {hint}"
+    meant = ALSO_CALLED.get(key.rpartition(".")[2])
+    named = [other for other in keys if other.rpartition(".")[2] == meant]
+    if len(named) == 1:
+        key, keys = named[0], named
+    if not flag:
+        return did_you_mean(key, keys)
+    return did_you_mean(key.replace("_", "-"), [other.replace("_", "-") for other in keys], "--")
 
 
 def _describe(kind: Any) -> str:

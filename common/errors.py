@@ -5,13 +5,15 @@ import io
 import os
 import reprlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from difflib import SequenceMatcher
 from typing import Any, TextIO
 
 from common.start import check_working_directory, interrupts_raise
 
 LONGEST_LINE = 300  # characters that a person reads
+LEAST_LIKENESS = 0.5  # of two names, one of which may have been meant by the other
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")  # PyTorch's words
 
 
@@ -39,6 +41,27 @@ def show(value: Any) -> str:
     """A value that somebody gave, for a sentence: at most 60 characters."""
     short = _Short(maxlevel=3, maxdict=8, maxlist=16, maxtuple=16, maxset=8, maxstring=60, maxother=60)
     return shorten(short.repr(value), 60)
+
+
+def did_you_mean(name: str, candidates: Collection[str], prefix: str = "") -> str:
+    """The end of a sentence: `; did you mean NAME?`, or nothing where no candidate is like the name.
+
+    A candidate is as like it as a whole and in its last part: `lr` is nearer `agent.lr` than `r`.
+
+    Args:
+        name: that does not exist.
+        candidates: that do.
+        prefix: of a candidate in the sentence.
+    """
+
+    def likeness(candidate: str) -> tuple[float, float]:
+        parts = name[:200].rpartition(".")[2], candidate.rpartition(".")[2]
+        ratios = [SequenceMatcher(None, *pair).ratio() for pair in ((name[:200], candidate), parts)]
+        return sum(ratios), max(ratios)
+
+    nearest = max(candidates, key=likeness, default="")
+    alike = nearest and likeness(nearest)[1] >= LEAST_LIKENESS
+    return f"; did you mean {prefix}{nearest}?" if alike else ""
 
 
 def shorten(text: str, length: int) -> str:

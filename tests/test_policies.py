@@ -182,7 +182,10 @@ BROKEN = {
         lambda f: (f / "config.json").write_text("{}"),
         "config.json: no algorithm and no type, so no policy of train_sac.py, train_act.py or lerobot-train",
     ),
-    "unknown algorithm": ({"algorithm": "ppo"}, "algorithm must be sac, or type act or flow, got 'ppo'"),
+    "unknown algorithm": (
+        {"algorithm": "ppo"},
+        "algorithm must be sac, or type act, diffusion or flow, got 'ppo'",
+    ),
     "a name that needs no folder": ({"algorithm": "scripted"}, "algorithm must be sac"),
     "a type that needs no folder": (
         lambda f: (f / "config.json").write_text('{"type": "random"}'),
@@ -190,7 +193,7 @@ BROKEN = {
     ),
     "a type as algorithm": (
         lambda f: (f / "config.json").write_text('{"algorithm": "act", "type": null}'),
-        "algorithm must be sac, or type act or flow, got 'act'",
+        "algorithm must be sac, or type act, diffusion or flow, got 'act'",
     ),
     "a key twice": (
         lambda f: (f / "config.json").write_text('{"algorithm": "sac", "algorithm": "sac"}'),
@@ -223,12 +226,12 @@ BROKEN = {
     ),
     "no name of a task": ({"task": ["pusht"] * 10**5}, r"task must be a name, got \['pusht', 'pusht'"),
     "LeRobot's of a type that does not play": (
-        lambda f: (f / "config.json").write_text('{"type": "diffusion"}'),
-        "this is a LeRobot policy of type 'diffusion'; those of type act or flow play here",
+        lambda f: (f / "config.json").write_text('{"type": "vqbet"}'),
+        "this is a LeRobot policy of type 'vqbet'; those of type act, diffusion or flow play here",
     ),
     "no type": (
         lambda f: (f / "config.json").write_text('{"type": [1]}'),
-        r"of type \[1\]; those of type act or flow play here",
+        r"of type \[1\]; those of type act, diffusion or flow play here",
     ),
     "truncated": (
         lambda f: os.truncate(f / "model.safetensors", 100),
@@ -321,10 +324,13 @@ def test_a_wrong_path_leads_to_the_nearest_run(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("someone/act", "^someone/act: no such folder; .* hf download someone/act --local-dir act$"),
+        (
+            "someone/act",
+            "^someone/act: no such folder. One of the .* hf download someone/act --local-dir act$",
+        ),
         ("https://huggingface.co/someone/act", "hf download someone/act --local-dir act$"),
         ("hf://someone/act", "hf download someone/act --local-dir act$"),
-        ("a/b/c", "^a/b/c: no such folder; did you mean [^ ]*$"),
+        ("a/b/c", "^a/b/c: no such folder$"),
         (
             "here/dp.ckpt",
             "^here/dp.ckpt: this is a checkpoint of PyTorch Lightning .* --policy takes a run or",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.errors import UserError, report_user_errors, show
+from common.errors import UserError, did_you_mean, report_user_errors, show
 
 FULL = Path("/dev/full")
 
@@ -116,3 +116,18 @@ def test_a_log_shows_each_line_at_once():
     script = SCRIPT.replace("raise {error}", "print('line'); __import__('os')._exit(0)")  # flushes nothing
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "line\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("lr", "; did you mean agent.lr?"),
+        ("seeed", "; did you mean seed?"),
+        ("xyzzy", ""),
+        ("", ""),
+        ("s" * 10**6, ""),
+    ],
+)
+def test_only_a_name_that_is_alike_is_proposed(name, words):
+    assert did_you_mean(name, ["seed", "agent.lr", "agent.gamma"]) == words
+    assert did_you_mean(name, []) == ""

@@ -76,8 +76,7 @@ def load_policy(
     if kind == "sac":
         frozen = _frozen(folder, config, device, task) if "steering" in config else None
         return load_sac(folder, config, device, deterministic, seed, escapes, frozen, task)
-    *others, last = kinds.names()
-    known = f"{', '.join(others)} or {last}"
+    known = kinds.names_in_words()
     if "type" in config and "algorithm" not in config:
         raise UserError(
             f"{folder}: this is a LeRobot policy of type {show(kind)}; those of type {known} play here"

@@ -77,7 +77,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)  # the loop
     offline: OfflineConfig = field(default_factory=OfflineConfig)  # demonstrations
     steering: SteeringConfig = field(default_factory=SteeringConfig)  # the noise of a frozen policy
-    steer_anyway: bool = False  # also a policy whose draws of noise solve no more together than alone
+    steer_anyway: bool = False  # steer without the trial that shows what there is to gain
 
     def validate(self) -> None:
         check_name(self.run_name)
@@ -215,10 +215,10 @@ def open_frozen(config: Config, device: torch.device) -> tuple[Steering, Frozen]
 
 
 def try_frozen(config: Config, trainer: Trainer) -> str:
-    """What the policy that is steered solves without, in words; "" where that is not asked.
+    """What the frozen policy solves by itself, for the start-up table; "" where nothing is steered.
 
     Raises:
-        UserError: its noise cannot help.
+        UserError: steering it has nothing to gain.
     """
     if not isinstance(trainer.env, SteeringEnv) or config.steer_anyway or not has_success(config.env):
         return ""
@@ -233,8 +233,8 @@ def try_frozen(config: Config, trainer: Trainer) -> str:
     )
 
 
-def start_up_table(config: Config, trainer: Trainer, without: str = "") -> dict[str, str]:
-    """What is about to be trained; `without` says what the policy that is steered does by itself."""
+def start_up_table(config: Config, trainer: Trainer, frozen: str = "") -> dict[str, str]:
+    """What is about to be trained; `frozen` is from `try_frozen`."""
     agent, env = trainer.agent, config.env
     actor_size = sum(p.numel() for p in agent.policy.parameters())
     critics_size = sum(p.numel() for p in agent.critics.parameters())
@@ -245,7 +245,7 @@ def start_up_table(config: Config, trainer: Trainer, without: str = "") -> dict[
         "observation": _observation(trainer.env),
         "networks": f"actor {actor_size:,} parameters, {config.agent.num_critics} critics {critics_size:,}",
         "device": f"{agent.device}, {torch.get_num_threads()} CPU threads",
-        **({"steers": config.steering.policy + without} if trainer.frozen else {}),
+        **({"steers": config.steering.policy + frozen} if trainer.frozen else {}),
         **({"demonstrations": str(trainer.demonstrations)} if trainer.demonstrations else {}),
         "length": f"{config.total_env_steps:,} env steps, {agent.total_updates:,} updates",
     }
@@ -276,7 +276,7 @@ def main(argv: list[str] | None = None) -> bool:
     name = f"{find_config(argv).stem}_seed{config.seed}"
     with open_run("train_sac.py", config, argv, name, MAY_CHANGE_ON_RESUME) as run:
         trainer = build_trainer(config, run.folder)
-        without = "" if run.last else try_frozen(config, trainer)
+        frozen = "" if run.last else try_frozen(config, trainer)
         if run.last:
             trainer.load(run.last)
             if trainer.env_steps > config.total_env_steps:
@@ -285,7 +285,7 @@ def main(argv: list[str] | None = None) -> bool:
                     f"total_env_steps must be more, got {config.total_env_steps}"
                 )
         run.begin(
-            start_up_table(config, trainer, without),
+            start_up_table(config, trainer, frozen),
             f"{run.last} at {trainer.env_steps:,} env steps" if run.last else "",
         )
         with Logger(run.folder, trainer.env_steps, config.wandb_project, to_dict(config)) as logger:

@@ -26,7 +26,7 @@ from lerobot.utils.utils import unflatten_dict
 
 from act.foreign import check_complete, opening
 from act.foreign import pipeline_config as decode_pipeline_config
-from act.kinds import find_kind, names
+from act.kinds import find_kind, names, names_in_words
 from act.learner import Learner
 from common.bounds import Between, Steps
 from common.checkpoint import (
@@ -252,9 +252,10 @@ def saved_pipeline_config(folder: Path, pipeline_config: TrainPipelineConfig) ->
     described = content.get("policy")
     kind = described.get("type") if isinstance(described, dict) else "none"
     if not isinstance(described, dict) or kind not in names():
-        known = " or ".join(names())
+        known = names_in_words()
         raise UserError(f"{model}: a LeRobot policy of type {show(kind)}; those of type {known} train here")
-    check_complete(find_kind(kind).settings, described, f"{model / 'train_config.json'}: ")
+    needed = find_kind(kind).needed
+    check_complete(find_kind(kind).settings, described, f"{model / 'train_config.json'}: ", needed)
     # As written, true is no number; once decoded, a number given as text has its bounds too.
     check_numbers(find_kind(kind).settings, described, f"{model / 'train_config.json'}: ")
     try:
@@ -266,7 +267,7 @@ def saved_pipeline_config(folder: Path, pipeline_config: TrainPipelineConfig) ->
     assert policy is not None
     check_numbers(find_kind(policy.type).settings, vars(policy), f"{model}: ")
     if not saved.use_policy_training_preset or not isinstance(saved.optimizer, AdamWConfig):
-        raise UserError(f"{model}: was trained with another optimiser than AdamW, LeRobot's preset for ACT")
+        raise UserError(f"{model}: was trained with another optimiser than AdamW, the one here")
     _check_continuable(saved, model)
     if isinstance(schedule, CosineDecayWithWarmupSchedulerConfig) and schedule.num_decay_steps == saved.steps:
         schedule.num_decay_steps = pipeline_config.steps  # it is to end with the training

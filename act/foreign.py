@@ -174,7 +174,7 @@ def _normalises(step: Any, name: str, feature: PolicyFeature, mode: Normalizatio
     return whole and meant and name in step.features and step.norm_map.get(feature.type) is mode
 
 
-def check_complete(settings: type, content: dict[str, Any], source: str) -> None:
+def check_complete(settings: type, content: dict[str, Any], source: str, needed: Sequence[str] = ()) -> None:
     """Refuse a policy's description that leaves to LeRobot's defaults what they may get wrong.
 
     Names that LeRobot alone knows are not needed: its versions have others.
@@ -183,13 +183,14 @@ def check_complete(settings: type, content: dict[str, Any], source: str) -> None
         settings: of the kind of policy. What LeRobot has too is needed, and what the policy sees and does.
         content: of a `config.json`, or `policy` of a `train_config.json`.
         source: to open an error with.
+        needed: what else the kind needs.
 
     Raises:
         UserError: something is missing.
     """
-    chosen = {field.name for field in fields(settings)} | {"input_features", "output_features"}
-    needed = [field.name for field in fields(PreTrainedConfig.get_choice_class(content["type"]))]
-    if missing := [name for name in needed if name in chosen and name not in content]:
+    chosen = {field.name for field in fields(settings)} | {"input_features", "output_features", *needed}
+    known = [field.name for field in fields(PreTrainedConfig.get_choice_class(content["type"]))]
+    if missing := [name for name in known if name in chosen and name not in content]:
         raise UserError(
             f"{source}{', '.join(missing)[:150]} missing, without which the policy cannot be opened"
         )

@@ -72,7 +72,7 @@ def _open_policy(
     weights, settings = load_tensors(folder / "model.safetensors"), load_json(folder / "config.json")
     check_format(folder, weights)
     kind = find_kind(settings["type"])
-    check_complete(kind.settings, settings, f"{folder / 'config.json'}: ")
+    check_complete(kind.settings, settings, f"{folder / 'config.json'}: ", kind.needed)
     check_numbers(kind.settings, settings, f"{folder / 'config.json'}: ")
     with opening(f"{folder}: this {kind.title} cannot be opened"):
         config = policy_config(settings)

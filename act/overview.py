@@ -46,8 +46,7 @@ def warn_of_long_chunks(frames: Frames) -> None:
     longest, mean = frames.lengths.max(), frames.lengths.mean()
     if frames.chunk_size > longest:
         print(
-            f"warning: policy.chunk_size {frames.chunk_size} is longer than every episode "
-            f"(the longest has {longest} frames, the mean {mean:.1f}), "
-            "so the end of each chunk is padding that nothing is learnt from",
+            f"warning: a chunk of {frames.chunk_size} steps is longer than every episode "
+            f"(the longest has {longest} frames, the mean {mean:.1f}), so the end of each is padding",
             file=sys.stderr,
         )

@@ -40,6 +40,7 @@ ALSO_CALLED = {  # names elsewhere -> the last part of the name here
     "optimizer_weight_decay": "weight_decay",
     "hidden_dim": "dim_model",
     "hidden_size": "dim_model",
+    "chunk_size": "horizon",
 }
 CONFIG_HELP = "YAML file of settings, read before the other flags"
 

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import reprlib
 import sys
 from collections.abc import Collection, Iterator
@@ -46,22 +47,27 @@ def show(value: Any) -> str:
 def did_you_mean(name: str, candidates: Collection[str], prefix: str = "") -> str:
     """The end of a sentence: `; did you mean NAME?`, or nothing where no candidate is like the name.
 
-    A candidate is as like it as a whole and in its last part: `lr` is nearer `agent.lr` than `r`.
+    Names are dotted settings or paths; their last parts must be alike. `lr` is nearer `agent.lr` than `r`.
 
     Args:
         name: that does not exist.
         candidates: that do.
         prefix: of a candidate in the sentence.
     """
+    name = name[:200]
+    own = _parts(name)
 
     def likeness(candidate: str) -> tuple[float, float]:
-        parts = name[:200].rpartition(".")[2], candidate.rpartition(".")[2]
-        ratios = [SequenceMatcher(None, *pair).ratio() for pair in ((name[:200], candidate), parts)]
-        return sum(ratios), max(ratios)
+        last = max(SequenceMatcher(None, part, _parts(candidate)[-1]).ratio() for part in own[-2:])
+        return last + SequenceMatcher(None, name, candidate).ratio(), last
 
     nearest = max(candidates, key=likeness, default="")
     alike = nearest and likeness(nearest)[1] >= LEAST_LIKENESS
     return f"; did you mean {prefix}{nearest}?" if alike else ""
+
+
+def _parts(name: str) -> list[str]:
+    return re.split("[./]", name.removesuffix(".yaml"))
 
 
 def shorten(text: str, length: int) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from common.errors import UserError
 from envs.interfaces import Episode, RawObservation, Steerable, VectorEnv
@@ -75,12 +76,17 @@ def check_headroom(numbers: dict[str, Any], source: str) -> None:
 
 def trial(policy: Steerable, env: VectorEnv, first_seed: int) -> dict[str, Any]:
     """What a few draws solve together of a few starts, see `successes`."""
-    seeds = range(first_seed, first_seed + TRIAL_STARTS)
+    seeds, total = range(first_seed, first_seed + TRIAL_STARTS), (1 + TRIAL_DRAWS) * TRIAL_STARTS
+    with tqdm(total=total, unit="episode", desc="trial", dynamic_ncols=True, disable=None) as bar:
 
-    def play() -> list[Episode]:
-        return sorted(rollout(env, policy, seeds, keep_pixels=False), key=lambda episode: episode.seed)
+        def play() -> list[Episode]:
+            episodes = []
+            for episode in rollout(env, policy, seeds, keep_pixels=False):
+                episodes.append(episode)
+                bar.update()
+            return sorted(episodes, key=lambda episode: episode.seed)
 
-    return successes(policy, play, TRIAL_DRAWS)
+        return successes(policy, play, TRIAL_DRAWS)
 
 
 def successes(policy: Steerable, play: Callable[[], list[Episode]], best_of: int) -> dict[str, Any]:

@@ -32,9 +32,7 @@ class SteeringConfig:
     bound: Annotated[float, Above(0, 100)] = 2.0  # of an action, in standard deviations of the noise
 
 
-def directions(
-    config: SteeringConfig, noise_shape: tuple[int, ...], n_action_steps: int, past_steps: int = 0
-) -> np.ndarray:
+def directions(config: SteeringConfig, noise_shape: tuple[int, ...], n_action_steps: int) -> np.ndarray:
     """The noise that each number of an action adds, (D, *noise_shape).
 
     full: each number of the noise alone. executed: those of the steps that are played. dct: the first `rank`
@@ -66,7 +64,7 @@ def directions(
     steps, action_size = noise_shape
     over_time = np.ones((1, steps))  # repeated
     if config.noise == "executed":
-        over_time = np.eye(steps)[past_steps : past_steps + n_action_steps]
+        over_time = np.eye(steps)[:n_action_steps]
     elif config.noise == "dct":
         if config.rank > steps:
             raise UserError(f"steering.rank must be at most {steps}, the noise's steps, got {config.rank}")
@@ -98,8 +96,7 @@ class Steering:
             )
         if getattr(policy, "temporal_ensemble_coeff", None) is not None:
             raise UserError("steering.policy must not average its chunks, and has a temporal_ensemble_coeff")
-        past_steps = max(0, policy.noise_shape[0] - policy.chunk_size)  # that noise has before this one
-        self.directions = directions(config, policy.noise_shape, self.n_action_steps, past_steps)
+        self.directions = directions(config, policy.noise_shape, self.n_action_steps)
         self.action_size = len(self.directions)
 
     def noise(self, actions: np.ndarray) -> np.ndarray:

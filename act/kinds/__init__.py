@@ -29,6 +29,7 @@ class Kind(Protocol):
 
     title: str  # in sentences: "ACT"
     settings: type  # dataclass, the `policy:` of a YAML; with `type` and `inputs`
+    needed: tuple[str, ...]  # of LeRobot's configuration beside these, where a checkpoint must not omit it
     metrics: tuple[str, ...]  # TensorBoard's names of what the loss returns; the first is minimised
 
     def make_config(
@@ -135,6 +136,12 @@ def chunk_size(config: "PreTrainedConfig") -> int:
 def names() -> list[str]:
     """Of the kinds that there are."""
     return list(_modules())
+
+
+def names_in_words() -> str:
+    """`act, diffusion or flow`."""
+    *others, last = names()
+    return f"{', '.join(others)} or {last}"
 
 
 def find_kind(name: str) -> Kind:

@@ -185,6 +185,7 @@ class ACT:
 
     title = "ACT"
     settings = PolicyConfig
+    needed = ()
     metrics = ("Loss/total", "Loss/l1", "Loss/kl")
 
     def make_config(

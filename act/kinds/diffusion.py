@@ -1,22 +1,23 @@
 """LeRobot's Diffusion Policy as a kind of policy, sampled with DDIM.
 
 Chi et al. 2023, "Diffusion Policy: Visuomotor Policy Learning via Action Diffusion" (arXiv 2303.04137); Song
-et al. 2021, "Denoising Diffusion Implicit Models" (arXiv 2010.02502). The network is
-`lerobot.policies.diffusion` as it is. With DDIM a chunk is a function of its first noise, which can be
-chosen; DDPM, LeRobot's default, draws more in every step. Deliberate differences from LeRobot's defaults:
+et al. 2021, "Denoising Diffusion Implicit Models" (arXiv 2010.02502). The network and the loss are
+`lerobot.policies.diffusion` as they are. Deliberate differences from LeRobot's defaults:
 
-* environment states are normalised too, and an episode's last frames are learnt from.
-* from scratch, a ResNet has group norms.
-* a policy that samples with DDPM draws from a generator that the observation seeds, so it can be repeated.
+* It is played with DDIM, also where LeRobot would play it with DDPM, whose training is the same: a chunk is
+  then a function of its first noise, which can be chosen.
+* Numbers are normalised by mean and standard deviation, environment states too: a mirrored dataset reaches
+  beyond the smallest and largest value of the recorded one.
+* An episode's last frames are learnt from, and from scratch a ResNet has group norms.
 """
 
 import math
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
+import diffusers  # noqa: F401  LeRobot misses it only when a policy is built
 import torch
 from lerobot.configs.types import NormalizationMode, PolicyFeature
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
@@ -29,8 +30,11 @@ from act.inputs import choose_inputs
 from act.kinds import Batch
 from act.optimizer import OptimizerConfig
 from common.bounds import Between, Horizon, Several, Width, Widths
+from common.errors import UserError
 
-TITLE = "a diffusion policy"
+BLIND_BELOW = 33  # pixels of a picture's side: a ResNet makes one place of less, and says where it is
+CLIPPED_AT = 5.0  # standard deviations: of a chunk while it is denoised
+LARGEST_PICTURE = 2_048  # pixels of a side, of what a foreign policy may resize or crop to
 
 
 @dataclass(frozen=True)
@@ -45,16 +49,17 @@ class PolicyConfig:
     down_dims: Widths = (64, 128)  # channels of the U-Net, each level at half of the time steps
     kernel_size: Annotated[int, Between(1, 63)] = 5  # of its convolutions over time
     n_groups: Width = 8  # of its group norms; they divide each of down_dims
-    diffusion_step_embed_dim: Width = 128  # of the denoising step's number
+    diffusion_step_embed_dim: Annotated[int, Between(4, 1_024)] = 128  # of the denoising step's number
     use_film_scale_modulation: bool = True  # what it sees scales and shifts; False: it shifts
-    noise_scheduler_type: Literal["DDIM", "DDPM"] = "DDIM"  # how it samples; with DDPM it cannot be steered
     num_train_timesteps: Several = 100  # levels of noise that it learns to remove
-    num_inference_steps: Annotated[int | None, Between(1, 1_000)] = 8  # in which it does; None: all
+    num_inference_steps: Annotated[int | None, Between(1, 1_000)] = 10  # denoising steps; None: all levels
     vision_backbone: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"  # of each camera
     spatial_softmax_num_keypoints: Several = 32  # points that it finds in a picture
     do_mask_loss_for_padding: bool = False  # learn nothing of the last action, repeated beyond the end
 
     def validate(self) -> None:
+        if self.n_obs_steps > self.horizon:
+            raise ValueError(f"n_obs_steps must be at most horizon, {self.horizon}, got {self.n_obs_steps}")
         played = self.horizon - self.n_obs_steps + 1
         if self.n_action_steps > played:
             raise ValueError(
@@ -72,10 +77,8 @@ class PolicyConfig:
             )
         if self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, got {self.kernel_size}")
-        if self.diffusion_step_embed_dim < 4 or self.diffusion_step_embed_dim % 2:
-            raise ValueError(
-                f"diffusion_step_embed_dim must be even and at least 4, got {self.diffusion_step_embed_dim}"
-            )
+        if self.diffusion_step_embed_dim % 2:
+            raise ValueError(f"diffusion_step_embed_dim must be even, got {self.diffusion_step_embed_dim}")
         if (self.num_inference_steps or 1) > self.num_train_timesteps:
             raise ValueError(
                 f"num_inference_steps must be at most num_train_timesteps, {self.num_train_timesteps}, "
@@ -103,6 +106,11 @@ class Diffusion:
 
     title = "diffusion policy"
     settings = PolicyConfig
+    needed = (  # whose defaults would play it wrongly, without a word
+        *("prediction_type", "beta_schedule", "beta_start", "beta_end", "clip_sample", "clip_sample_range"),
+        *("resize_shape", "crop_ratio", "crop_shape", "use_group_norm"),
+        *("use_separate_rgb_encoder_per_camera", "normalization_mapping"),
+    )
     metrics = ("Loss/diffusion",)
 
     def make_config(
@@ -113,12 +121,14 @@ class Diffusion:
         device: str,
     ) -> DiffusionConfig:
         names = [field.name for field in fields(settings) if field.name not in ("type", "inputs")]
-        modes = dict.fromkeys(("STATE", "ENV", "ACTION"), NormalizationMode.MIN_MAX)
-        return DiffusionConfig(
+        types = ("VISUAL", "STATE", "ENV", "ACTION")
+        config = DiffusionConfig(
             **{name: getattr(settings, name) for name in names},
-            input_features=choose_inputs(features, settings.inputs, TITLE),
+            input_features=choose_inputs(features, settings.inputs, f"a {self.title}"),
             output_features={ACTION: features[ACTION]},
-            normalization_mapping=modes | {"VISUAL": NormalizationMode.MEAN_STD},
+            normalization_mapping=dict.fromkeys(types, NormalizationMode.MEAN_STD),
+            clip_sample_range=CLIPPED_AT,
+            noise_scheduler_type="DDIM",
             pretrained_backbone_weights=None,
             use_group_norm=True,
             drop_n_last_frames=0,
@@ -127,12 +137,24 @@ class Diffusion:
             optimizer_lr=optimizer.lr,
             optimizer_weight_decay=optimizer.weight_decay,
         )
+        try:
+            config.validate_features()
+        except ValueError as error:
+            raise UserError(f"policy.inputs: {error}") from None
+        for name, shown in config.image_features.items():
+            if max(shown.shape[1:]) < BLIND_BELOW:
+                raise UserError(
+                    f"a {self.title} is blind to {name}, {shown.shape[2]} x {shown.shape[1]} pixels: "
+                    f"it needs {BLIND_BELOW} or more"
+                )
+        return config
 
     def make_policy(
         self, config: DiffusionConfig, settings: Any, seed: int, saved: dict[str, Any] | None
     ) -> tuple[DiffusionPolicy, str]:
         set_seed(seed)
-        return self.open_policy(config), f"{config.noise_scheduler_type} of {_inference_steps(config)} steps"
+        steps = config.num_inference_steps or config.num_train_timesteps
+        return self.open_policy(config), f"played in {steps} steps of DDIM"
 
     def measure_data(self, policy: DiffusionPolicy, batches: Iterable[Batch]) -> None:
         """LeRobot's processors know it."""
@@ -150,7 +172,7 @@ class Diffusion:
             return outer * (config.kernel_size * (inner + outer) + seen)
 
         dims = config.down_dims
-        weights = 2 * block(dims[-1], dims[-1])
+        weights = 2 * block(dims[-1], dims[-1]) + 8 * config.diffusion_step_embed_dim**2
         weights += sum(
             block(a, b) + block(b, b) for a, b in pairwise((config.action_feature.shape[0], *dims))
         )
@@ -159,6 +181,9 @@ class Diffusion:
 
     def open_policy(self, config: DiffusionConfig) -> DiffusionPolicy:
         config.pretrained_backbone_weights = None  # or LeRobot downloads them
+        config.noise_scheduler_type = "DDIM"
+        if max((*(config.resize_shape or ()), *(config.crop_shape or ())), default=0) > LARGEST_PICTURE:
+            raise ValueError(f"resize_shape and crop_shape must be at most {LARGEST_PICTURE} pixels")
         return DiffusionPolicy(config)
 
     def make_loss(self, policy: DiffusionPolicy) -> Loss:
@@ -167,11 +192,9 @@ class Diffusion:
     def speed_up(self, policy: DiffusionPolicy) -> None:
         """There is nothing to."""
 
-    def noise_shape(self, config: DiffusionConfig) -> tuple[int, int] | None:
-        """(horizon, A): what the first step denoises. DDPM draws more in every step."""
+    def noise_shape(self, config: DiffusionConfig) -> tuple[int, int]:
+        """(horizon, A): what the first step denoises."""
         assert config.action_feature
-        if config.noise_scheduler_type == "DDPM":
-            return None
         return config.horizon, config.action_feature.shape[0]
 
     def chunks(
@@ -179,13 +202,7 @@ class Diffusion:
     ) -> torch.Tensor:
         config, model = policy.config, policy.diffusion
         seen = model._prepare_global_conditioning(_with_pictures(config, inputs))
-        generators: Any = None
-        if noise is None:
-            generators = [_seeded_by(row) for row in seen]
-            assert config.action_feature
-            shape = config.horizon, config.action_feature.shape[0]
-            noise = torch.stack([torch.randn(shape, generator=each) for each in generators]).to(seen)
-        chunks = model.conditional_sample(len(seen), seen, generators, noise)
+        chunks = model.conditional_sample(len(seen), global_cond=seen, noise=noise)
         return chunks[:, config.n_obs_steps - 1 :]
 
     def export(self, policy: DiffusionPolicy) -> DiffusionPolicy:
@@ -195,15 +212,11 @@ class Diffusion:
         return 1
 
     def measure_norms(self, policy: DiffusionPolicy, batches: Iterable[Batch]) -> None:
-        """From scratch it has group norms; those of another's ResNet stay as they are."""
+        """Its own ResNet has group norms."""
 
 
 def _flat(feature: PolicyFeature) -> bool:
     return len(feature.shape) == 1
-
-
-def _inference_steps(config: DiffusionConfig) -> int:
-    return config.num_inference_steps or config.num_train_timesteps
 
 
 def _with_pictures(config: DiffusionConfig, batch: Batch) -> Batch:
@@ -211,11 +224,6 @@ def _with_pictures(config: DiffusionConfig, batch: Batch) -> Batch:
     if not config.image_features:
         return batch
     return batch | {OBS_IMAGES: torch.stack([batch[name] for name in config.image_features], dim=2)}
-
-
-def _seeded_by(row: torch.Tensor) -> torch.Generator:
-    """A generator that is a function of what is seen alone."""
-    return torch.Generator().manual_seed(zlib.crc32(row.cpu().numpy().tobytes()))
 
 
 KIND = Diffusion()

@@ -78,6 +78,7 @@ class Flow:
 
     title = "flow policy"
     settings = PolicyConfig
+    needed = ()
     metrics = ("Loss/flow",)
 
     def make_config(

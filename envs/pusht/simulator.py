@@ -103,7 +103,7 @@ class PushTEnv(StockPushTEnv):
         return np.array([*self.agent.position, *self.block.position, self.block.angle, *self.agent.velocity])
 
     def begin(self, start: Sequence[float]) -> None:
-        """The simulator of a reset that draws this start, see `envs/pusht/starts.py`."""
+        """Begin an episode at a start of `starts.starts`, (5,): agent x, y, block x, y [px], angle [rad]."""
         self._setup()
         self._set_state(start)
 

@@ -36,17 +36,16 @@ def starts(seeds: Sequence[int] | np.ndarray) -> np.ndarray:
 def _draw(seeds, drawn):
     for i in range(len(seeds)):
         generator = _generator(seeds[i])
-        # A 32-bit number is half of a 64-bit one; the low half is used first.
-        first, second = _next(generator), uint64(0)
-        halves = 0
+        # A draw has 32 bits, half of a word; the low half comes first.
+        word, draw, halves = _next(generator), uint64(0), 0
         for k in range(4):
             low, count = (50, 400) if k < 2 else (100, 300)
             while True:
                 if halves == 2:
-                    first, halves = _next(generator), 0
-                second = (first >> uint64(32)) if halves else (first & _LOW_HALF)
+                    word, halves = _next(generator), 0
+                draw = (word >> uint64(32)) if halves else (word & _LOW_HALF)
                 halves += 1
-                product = second * uint64(count)
+                product = draw * uint64(count)
                 if (product & _LOW_HALF) >= uint64((2**32 - count) % count):  # the others would be too likely
                     break
             drawn[i, k] = low + (product >> uint64(32))
@@ -91,7 +90,7 @@ def _generator(seed):
 
 @njit(cache=True)
 def _sum(high, low, other_high, other_low):
-    """Of two 128-bit numbers, its halves."""
+    """High and low half of the sum of two 128-bit numbers."""
     total = low + other_low
     return high + other_high + uint64(total < low), total
 

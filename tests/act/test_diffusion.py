@@ -1,10 +1,12 @@
 """The diffusion policy against LeRobot's own and DDIM's equation written out; resume, players, steering."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.policies import make_pre_post_processors
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 
@@ -14,13 +16,11 @@ from act.kinds import find_kind
 from act.kinds.diffusion import PolicyConfig
 from act.opening import load_player, make_player
 from act.optimizer import OptimizerConfig
-from act.steerable import SteerablePlayer
 from common.config import from_dict, to_dict
 from common.errors import UserError
 from common.untrusted import load_json, load_tensors
 from envs.pusht.task import PushT
 from envs.pusht.vector import PushTVectorEnv
-from envs.steering import SteeringConfig, directions
 from tests.act.tiny import IMAGE, KEYPOINTS, STATE, features, make_batch
 
 KIND, TASK = find_kind("diffusion"), PushT()
@@ -36,14 +36,16 @@ SETTINGS = PolicyConfig(
     inputs=(STATE, KEYPOINTS),
 )
 STATS = {
-    name: {"min": np.zeros(size), "max": np.full(size, 512.0), "mean": np.zeros(size), "std": np.ones(size)}
+    name: {"mean": np.full(size, 250.0), "std": np.full(size, 100.0)}
     for name, size in ((STATE, 2), (KEYPOINTS, 16), ("action", 2))
 }
+STATS[IMAGE] = {"mean": np.full((3, 1, 1), 0.4), "std": np.full((3, 1, 1), 0.2)}
+CAMERA = {"observation.image2": PolicyFeature(FeatureType.VISUAL, (3, 40, 40))}
 
 
 def make(seed=1, **changes) -> DiffusionPolicy:
     settings = replace(SETTINGS, **changes)
-    config = KIND.make_config(settings, features(), OptimizerConfig(), "cpu")
+    config = KIND.make_config(settings, features(side=40), OptimizerConfig(), "cpu")
     return KIND.make_policy(config, settings, seed, None)[0].eval()
 
 
@@ -51,7 +53,7 @@ def samples(n_obs_steps=2, size=6):
     """Normalised, with several observations each and longer chunks than `make_batch`'s."""
     batch, generator = make_batch(size), torch.Generator().manual_seed(1)
     seen = {name: batch[name][:, None] * torch.ones(n_obs_steps, 1) for name in (STATE, KEYPOINTS)}
-    seen[IMAGE] = torch.rand(size, n_obs_steps, 3, 32, 32, generator=generator)
+    seen[IMAGE] = torch.rand(size, n_obs_steps, 3, 40, 40, generator=generator)
     lengths = torch.randint(1, HORIZON, (size, 1), generator=generator)
     actions = torch.rand(size, HORIZON, 2, generator=generator) * 2 - 1
     return seen | {"action": actions, "action_is_pad": torch.arange(HORIZON) >= lengths}
@@ -82,6 +84,10 @@ def test_loss_is_lerobots(inputs, masked):
     torch.manual_seed(3)
     (loss,) = KIND.make_loss(policy)(batch, valid(batch), 6)
     assert loss.item() == pytest.approx(theirs.item(), rel=1e-6)
+    if IMAGE in inputs:
+        torch.manual_seed(3)
+        (of_another,) = KIND.make_loss(policy)(batch | {IMAGE: batch[IMAGE].flip(-1)}, valid(batch), 6)
+        assert of_another.item() != pytest.approx(loss.item(), rel=1e-6), "it sees the picture"
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -96,7 +102,7 @@ def test_losses_of_pieces_add_up(masked, monkeypatch):
 
 
 def test_a_chunk_is_the_end_of_ddims_steps():
-    """Song et al. 2021, equation 12 without its noise; what is predicted is clipped to the actions' range."""
+    """Song et al. 2021, equation 12 without its noise; what is predicted is clipped."""
     policy, batch, noise = make(), samples(), torch.randn(6, HORIZON, 2)
     scheduler, seen = policy.diffusion.noise_scheduler, torch.cat([samples()[STATE], samples()[KEYPOINTS]], 2)
     kept = scheduler.alphas_cumprod
@@ -104,7 +110,7 @@ def test_a_chunk_is_the_end_of_ddims_steps():
     with torch.no_grad():
         for time, following in zip(times, [*times[1:], None], strict=True):
             predicted = policy.diffusion.unet(x, torch.full((6,), time), global_cond=seen.flatten(1))
-            clean = ((x - (1 - kept[time]).sqrt() * predicted) / kept[time].sqrt()).clamp(-1, 1)
+            clean = ((x - (1 - kept[time]).sqrt() * predicted) / kept[time].sqrt()).clamp(-5, 5)
             left = torch.tensor(1.0) if following is None else kept[following]
             x = left.sqrt() * clean + (1 - left).sqrt() * predicted
         chunks = KIND.chunks(policy, batch, noise)
@@ -142,20 +148,64 @@ def test_saved_and_opened_again_it_plays_the_same(tmp_path):
     assert np.abs(chunk - player_of(policy).chunk(raw, -noise)).max() > 1.0
 
 
-def test_with_ddpm_it_plays_the_same_again_and_is_not_steered():
-    policy, raw = make(noise_scheduler_type="DDPM"), observations()
-    torch.nn.init.normal_(policy.diffusion.unet.final_conv[-1].weight)
-    player = player_of(policy)
-    assert not isinstance(player, SteerablePlayer)
-    player.reset(np.arange(3))
-    together = player.act(raw)
-    player.reset(np.arange(3))
-    assert np.array_equal(player.act(raw), together)
-    alone = {name: values[1:2] for name, values in raw.items()}
-    np.testing.assert_allclose(player_of(policy).act(alone)[0], together[1], atol=1e-2)
-    torch.manual_seed(1)
-    drawn = [policy.predict_action_chunk(samples()) for _ in range(2)]
-    assert not torch.equal(*drawn), "LeRobot's draws from the global generator"
+def test_a_policy_of_lerobots_for_ddpm_is_played_with_ddim(tmp_path):
+    policy = make(n_obs_steps=1)
+    policy.config.noise_scheduler_type = "DDPM"
+    for part in (policy, *make_pre_post_processors(policy.config, dataset_stats=STATS)):
+        part.save_pretrained(tmp_path)
+    raw, noise = observations(), np.random.default_rng(1).standard_normal((3, HORIZON, 2))
+    opened = load_player(tmp_path, TASK)
+    assert np.array_equal(opened.chunk(raw, noise), player_of(make(n_obs_steps=1)).chunk(raw, noise))
+
+
+@pytest.mark.parametrize("name", ["prediction_type", "clip_sample", "crop_shape", "normalization_mapping"])
+def test_a_configuration_that_leaves_out_how_it_is_played_is_refused(tmp_path, name):
+    policy = make(n_obs_steps=1)
+    for part in (policy, *make_pre_post_processors(policy.config, dataset_stats=STATS)):
+        part.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({key: value for key, value in load_json(file).items() if key != name}))
+    with pytest.raises(UserError, match=f"{name} missing, without which the policy cannot be opened"):
+        load_player(tmp_path, TASK)
+
+
+def test_pictures_are_played_as_lerobots_policy_does_alone():
+    """With what a foreign policy may have: crops, one encoder for all cameras, batch norms."""
+    config = make(inputs=(STATE, IMAGE)).config
+    config.crop_shape, config.use_separate_rgb_encoder_per_camera = (36, 36), False
+    config.use_group_norm = False
+    policy = KIND.open_policy(config).eval()
+    pre, post = make_pre_post_processors(policy.config, dataset_stats=STATS)
+    player = make_player(policy, (pre, post), TASK)
+    rng = np.random.default_rng(0)
+    raws = [
+        {"agent_pos": rng.uniform(100, 400, (2, 2)), "pixels": rng.integers(0, 256, (2, 40, 40, 3), np.uint8)}
+        for _ in range(4)
+    ]
+    together = [player.act(raw) for raw in raws]
+    for slot in range(2):
+        policy.reset()
+        for raw, actions in zip(raws, together, strict=True):
+            picture = torch.from_numpy(raw["pixels"][slot : slot + 1]).movedim(-1, 1).float() / 255
+            one = {STATE: torch.from_numpy(raw["agent_pos"][slot : slot + 1]).float(), IMAGE: picture}
+            action = post(policy.select_action(pre(one), noise=torch.zeros(1, HORIZON, 2)))[0]
+            np.testing.assert_allclose(actions[slot], np.clip(action, 0, 512), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (features(side=32), "a diffusion policy is blind to observation.image, 32 x 32 pixels: it needs 33"),
+        (
+            features(side=64) | CAMERA,
+            "policy.inputs: `observation.image2` does not match `observation.image`",
+        ),
+    ],
+)
+def test_pictures_that_it_cannot_look_at_are_refused(more, message):
+    cameras = tuple(name for name in more if "image" in name)
+    with pytest.raises(UserError, match=message):
+        KIND.make_config(replace(SETTINGS, inputs=(STATE, *cameras)), more, OptimizerConfig(), "cpu")
 
 
 def test_a_policy_that_sees_earlier_observations_is_not_steered():
@@ -166,16 +216,15 @@ def test_a_policy_that_sees_earlier_observations_is_not_steered():
         player.chunk(raw, np.zeros((3, HORIZON, 2)))
 
 
-def test_executed_noise_is_that_of_the_steps_that_are_played():
-    """A chunk of three observations begins two steps before now."""
-    found = directions(SteeringConfig(noise="executed"), (HORIZON, 2), 3, past_steps=2)
-    steps, axes = np.nonzero(found.any(axis=0))
-    assert sorted(zip(steps.tolist(), axes.tolist(), strict=True)) == [
-        (t, a) for t in (2, 3, 4) for a in (0, 1)
-    ]
-
-
-@pytest.mark.parametrize("changes", [{"down_dims": (64, 128)}, {"down_dims": (32,), "n_obs_steps": 4}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"down_dims": (64, 128)},
+        {"down_dims": (32,), "n_obs_steps": 4},
+        {"diffusion_step_embed_dim": 1024},
+        {"use_film_scale_modulation": False},
+    ],
+)
 def test_it_has_at_least_the_weights_that_are_counted(changes):
     policy = make(**changes)
     counted, built = KIND.least_size(policy.config)[0], sum(p.numel() for p in policy.parameters())
@@ -190,7 +239,8 @@ def test_it_has_at_least_the_weights_that_are_counted(changes):
         ({"down_dims": ()}, "down_dims must be multiples of n_groups"),
         ({"down_dims": (8, 8, 8, 8)}, "horizon must be a multiple of 16, halved by each of down_dims, got 8"),
         ({"kernel_size": 4}, "kernel_size must be odd, got 4"),
-        ({"diffusion_step_embed_dim": 2}, "diffusion_step_embed_dim must be even and at least 4"),
+        ({"diffusion_step_embed_dim": 5}, "diffusion_step_embed_dim must be even, got 5"),
+        ({"n_obs_steps": 9}, "n_obs_steps must be at most horizon, 8, got 9"),
         ({"num_inference_steps": 11}, "num_inference_steps must be at most num_train_timesteps, 10"),
     ],
 )

@@ -123,11 +123,17 @@ def test_a_log_shows_each_line_at_once():
     [
         ("lr", "; did you mean agent.lr?"),
         ("seeed", "; did you mean seed?"),
+        ("agnt.gamma", "; did you mean agent.gamma?"),
+        ("seed.a", "; did you mean seed?"),
+        ("configs/sac_puhst.yaml", "; did you mean configs/sac_pusht.yaml?"),
         ("xyzzy", ""),
+        ("agent.xyzzy", ""),
+        ("configs/xyzzy.yaml", ""),
         ("", ""),
         ("s" * 10**6, ""),
     ],
 )
 def test_only_a_name_that_is_alike_is_proposed(name, words):
-    assert did_you_mean(name, ["seed", "agent.lr", "agent.gamma"]) == words
+    known = ["seed", "agent.lr", "agent.gamma", "configs/sac_pusht.yaml", "configs/demo.yaml"]
+    assert did_you_mean(name, known) == words
     assert did_you_mean(name, []) == ""

@@ -95,18 +95,22 @@ def test_a_policy_that_noise_does_not_help_is_refused_with_the_figures(best, dra
 
 
 def test_a_trial_plays_the_seeds_with_noise_0_and_with_four_draws():
-    """Against the same episodes played one by one."""
-    policy = make()
-    player = make_player(policy, make_pre_post_processors(policy.config), PushT())
+    """Against the same episodes in the order of their seeds, from a player that draws the same."""
+    players = []
+    for _ in range(2):
+        policy = make()
+        players.append(make_player(policy, make_pre_post_processors(policy.config), PushT()))
     env = PushTVectorEnv(32, max_episode_steps=6)
     env.envs[0].success_threshold = 0.05  # of the goal's area: some starts overlap it
-    numbers = trial(player, env, first_seed=7)
-    assert (numbers["episodes"], len(numbers["best_of"])) == (32, 4)
+    numbers = trial(players[0], env, first_seed=7)
+    assert players[0].sampled is False
+
     solved = []
-    for seed in range(7, 39):
-        alone = PushTVectorEnv(1, max_episode_steps=6)
-        alone.envs[0].success_threshold = 0.05
-        (episode,) = rollout(alone, player, [seed])
-        solved.append(bool(episode.success))
-    assert numbers["success_rate"] == np.mean(solved) and 0 < np.mean(solved) < 1
-    assert player.sampled is False
+    for draw in range(5):
+        players[1].sampled = draw > 0
+        episodes = {episode.seed: episode for episode in rollout(env, players[1], range(7, 39))}
+        solved.append([bool(episodes[seed].success) for seed in range(7, 39)])
+    assert numbers["success_rate"] == np.mean(solved[0])
+    assert numbers["sampled_success_rate"] == np.mean(solved[1:])
+    assert numbers["best_of"] == [np.any(solved[1 : k + 1], axis=0).mean() for k in range(1, 5)]
+    assert 0 < numbers["success_rate"] < 1 and len({tuple(each) for each in solved}) > 1, "draws differ"

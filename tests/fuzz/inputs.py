@@ -50,6 +50,15 @@ policy: {chunk_size: 7, n_action_steps: 3, dim_model: 16, n_heads: 2, dim_feedfo
 optimizer: {lr: 1.0e-3, warmup_steps: 4, ema: 0.9}
 training: {log_every: 1, eval_every: 2, keep_every: 2, eval_episodes: 1, video_every: 0}
 """
+TINY_DIFFUSION = """
+steps: 3
+batch_size: 5
+device: cpu
+threads: 1
+policy: {type: diffusion, horizon: 8, n_action_steps: 3, down_dims: [8], n_groups: 4, num_train_timesteps: 10,
+  diffusion_step_embed_dim: 8, num_inference_steps: 2}
+training: {eval_every: 0}
+"""
 TINY_FLOW = """
 steps: 3
 batch_size: 5
@@ -81,10 +90,11 @@ def make_sac(folder: Path, config: str = TINY_SAC) -> None:
 
 
 def make_steered(folder: Path) -> None:
-    """A flow policy in `logs/flow`, and a run that steers it."""
+    """A diffusion and a flow policy in `logs`, and a run that steers the latter."""
     record(folder, "keypoints")
-    (folder / "config.yaml").write_text(TINY_FLOW)
-    train_act.main(act_flags(folder, "flow"))
+    for name, settings in (("diffusion", TINY_DIFFUSION), ("flow", TINY_FLOW)):
+        (folder / "config.yaml").write_text(settings)
+        train_act.main(act_flags(folder, name))
     frozen = f"steering: {{policy: {folder / 'logs/flow'}, n_action_steps: 3, rank: 1}}\nsteer_anyway: true\n"
     make_sac(folder, TINY_SAC.replace("env: {", "env: {mirror: false, ") + frozen)
 

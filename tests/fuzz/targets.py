@@ -267,7 +267,7 @@ def open_people(case: Case) -> None:
 STATE = "training_state"
 SAC, ACT = (f"logs/run/checkpoints/step_{steps:08d}" for steps in (120, 3))
 MODEL, RUN = f"{ACT}/pretrained_model", "logs/run/config.yaml logs/run/metrics.csv"
-FLOW = "logs/flow/checkpoints/step_00000003"
+FLOW, DIFFUSION = (f"logs/{name}/checkpoints/step_00000003" for name in ("flow", "diffusion"))
 POLICY = "config.json policy_preprocessor.json policy_postprocessor.json task.json"
 FROZEN = "frozen/config.json frozen/model.safetensors"
 FILE = "chunk-000/file-000.parquet"
@@ -310,6 +310,8 @@ ALL = [
     _target("steered_policy", "steered", names(SAC, f"config.json model.safetensors {FROZEN}"), play),
     _target("flow_policy", "steered", names(f"{FLOW}/pretrained_model", f"{POLICY} model.safetensors"),
             partial(play, run="flow")),
+    _target("diffusion_policy", "steered", names(f"{DIFFUSION}/pretrained_model", f"""{POLICY}
+            model.safetensors"""), partial(play, run="diffusion")),
     _target("act_policy", "act", names(MODEL, f"""{POLICY} model.safetensors
         policy_preprocessor_step_3_normalizer_processor.safetensors"""), play),
     _target("sac_resume", "sac", f"{RUN} " + names(SAC, f"""{STATE}/counters.json {STATE}/tensors.safetensors

@@ -5,13 +5,14 @@ import torch
 
 from act.config import make_pipeline_config
 from act.dataset import open_dataset
+from act.kinds import names
 from act.optimizer import OptimizerConfig
 from common.config import load_yaml
 from envs.pusht.task import PushT
 from tests.train_act.runs import ROOT
 from train_act import read_config
 
-CONFIGS = sorted([*ROOT.glob("configs/act_*.yaml"), *ROOT.glob("configs/flow_*.yaml")])
+CONFIGS = sorted(path for kind in names() for path in ROOT.glob(f"configs/{kind}_*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

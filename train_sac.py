@@ -29,6 +29,7 @@ from common.paths import LOGS, REPOSITORY
 from common.run import check_name, open_run
 from common.seeding import split_seed
 from envs.evaluation import Evaluation
+from envs.history import History
 from envs.interfaces import Task, TrainingEnv
 from envs.steerability import TRIAL_DRAWS, TRIAL_STARTS, check_authority, check_headroom, spreads, trial
 from envs.steering import Frozen, Steering, SteeringConfig, SteeringEnv
@@ -209,6 +210,8 @@ def open_frozen(config: Config, device: torch.device) -> tuple[Steering, Frozen]
     starts, _ = config.env.vector_env(AUTHORITY_STARTS).reset(seed=range(AUTHORITY_STARTS))
     if policy.image_size and "pixels" not in starts:
         raise UserError(f"{path}: this policy sees pictures, which {config.env.name} does not show here")
+    if policy.history > 1:
+        starts = History(policy.history).add(starts, begins=np.ones(AUTHORITY_STARTS, bool))
     check_authority(spreads(policy, starts, np.random.default_rng(0)), path)
     frozen = Frozen(path, policy_files(path), fingerprint(path))
     return Steering(policy, config.steering), frozen

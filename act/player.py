@@ -16,6 +16,7 @@ from lerobot.utils.constants import ACTION
 
 from act.kinds import chunk_size, find_kind
 from common.errors import UserError, reason
+from envs.history import History
 from envs.interfaces import RawObservation, Task
 
 # Observations per pass, by whether they are pictures: always as many, filled up if need be, so that a chunk
@@ -89,9 +90,11 @@ class ChunkPlayer:
         self.rows = OBSERVATIONS_PER_PASS[self.image_size > 0]
         self._queues = np.empty((0, self.n_action_steps, *shape))
         self._left = np.empty(0, np.int64)  # actions in each slot's queue
-        self._history = len(config.observation_delta_indices or ())  # observations; 0: the current one alone
-        self._latest: RawObservation = {}  # (n, history, ...) each
-        self._begun = np.empty(0, bool)  # whether a slot has any
+        seen = config.observation_delta_indices
+        self.history = len(seen or [0])
+        self._sees_history = seen is not None  # its inputs have an axis for it, of length 1 or more
+        self._latest = History(self.history)
+        self._begun = np.empty(0, bool)  # slots whose episode has begun
         self._ensemblers: list[ACTTemporalEnsembler] = []
 
     def seed_slots(self, seeds: Sequence[int]) -> None:
@@ -109,8 +112,9 @@ class ChunkPlayer:
         if len(self._left) != num_slots:
             self._begin(num_slots)
         seen = {name: observations[name] for name in self.names.values()}
-        if self._history:
-            seen = self._latest = self._remember(seen)
+        if self._sees_history:
+            seen = self._latest.add(seen, begins=~self._begun)
+            self._begun[:] = True
         due = np.flatnonzero(self._left == 0)
         if len(due):
             self._queues[due] = self._decide({name: values[due] for name, values in seen.items()}, due)
@@ -140,23 +144,10 @@ class ChunkPlayer:
         self._queues = np.zeros((num_slots, *self._queues.shape[1:]))
         self._left = np.zeros(num_slots, np.int64)
         self._begun = np.zeros(num_slots, bool)
-        self._latest = {}
+        self._latest = History(self.history)
         coeff = self.temporal_ensemble_coeff
         if coeff is not None:
             self._ensemblers = [ACTTemporalEnsembler(coeff, self.chunk_size) for _ in range(num_slots)]
-
-    def _remember(self, seen: RawObservation) -> RawObservation:
-        """The latest observations of each slot, (n, history, ...) each; an episode's first is repeated."""
-        latest = {}
-        for name, values in seen.items():
-            copies = np.repeat(values[:, None], self._history, axis=1)
-            shifted = copies.copy()
-            if self._latest:
-                shifted[:, :-1] = self._latest[name][:, 1:]
-            begun = self._begun.reshape(-1, *[1] * (copies.ndim - 1))
-            latest[name] = np.where(begun, shifted, copies)
-        self._begun[:] = True
-        return latest
 
     def _decide(self, raw: RawObservation, slots: np.ndarray) -> np.ndarray:
         """The next actions (n, n_action_steps, A), in the task's units, of n slots."""
@@ -190,7 +181,7 @@ class ChunkPlayer:
         """Normalised chunks (n, chunk_size, A), n at most `rows`."""
         num_rows = len(next(iter(raw.values())))
         rows = np.minimum(np.arange(self.rows), num_rows - 1)
-        observation = lerobot_observation(raw, self.features, self.names, self._history > 0)
+        observation = lerobot_observation(raw, self.features, self.names, self._sees_history)
         batch = self.preprocessor({name: tensor[rows] for name, tensor in observation.items()})
         inputs = {name: batch[name] for name in observation}
         self.policy.eval()  # it may be the one that is being trained

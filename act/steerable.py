@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from act.player import ChunkPlayer
-from common.errors import UserError
 from envs.interfaces import RawObservation
 
 
@@ -32,22 +31,14 @@ class SteerablePlayer(ChunkPlayer):
         """What `act` would play of n slots with this noise, and what it would predict beyond.
 
         Args:
-            observations: raw, (n, ...) each.
+            observations: raw, (n, ...) each; of a policy with a `history` of several (n, history, ...).
             noise: (n, *noise_shape).
 
         Returns:
             actions (n, chunk_size, A) in the task's units, within its bounds.
-
-        Raises:
-            UserError: the policy sees earlier observations too.
         """
         seen = {name: observations[name] for name in self.names.values()}
-        if self._history > 1:
-            raise UserError(
-                f"a policy that is steered sees one observation; this {self.kind.title} sees "
-                f"{self._history}, its n_obs_steps"
-            )
-        if self._history:
+        if self._sees_history and self.history == 1:
             seen = {name: values[:, None] for name, values in seen.items()}
         wanted = (len(next(iter(seen.values()))), *self.noise_shape)
         if noise.shape != wanted:

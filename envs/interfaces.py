@@ -97,10 +97,14 @@ class Steerable(Policy, Protocol):
 
     noise_shape: tuple[int, ...]  # of one chunk
     chunk_size: int  # T, actions of a chunk
+    history: int  # latest observations that it sees
     sampled: bool  # `act` draws the noise from N(0, I); False: it is 0; the caller may change it
 
     def chunk(self, observations: RawObservation, noise: np.ndarray) -> np.ndarray:
-        """Raw observations of n slots and noise (n, *noise_shape) -> actions (n, T, A), the task's units."""
+        """Raw observations of n slots and noise (n, *noise_shape) -> actions (n, T, A), the task's units.
+
+        Observations are (n, ...) each; with a `history` of several (n, history, ...), oldest first.
+        """
         ...
 
 

@@ -27,7 +27,10 @@ def visited(env: VectorEnv, policy: Steerable, seeds: Sequence[int]) -> RawObser
     seen: dict[str, list[np.ndarray]] = {}
     for episode in rollout(env, policy, seeds, keep_pixels=policy.image_size > 0):
         for name, values in episode.observations.items():
-            seen.setdefault(name, []).append(values[: -1 : policy.n_action_steps])
+            decided = np.arange(0, len(values) - 1, policy.n_action_steps)
+            if policy.history > 1:  # an episode's first observation stands for those before it
+                decided = np.maximum(decided[:, None] + np.arange(1 - policy.history, 1), 0)
+            seen.setdefault(name, []).append(values[decided])
     together = {name: np.concatenate(parts) for name, parts in seen.items()}
     count = len(next(iter(together.values())))
     chosen = np.linspace(0, count - 1, min(STATES, count)).astype(int)

@@ -14,6 +14,7 @@ import numpy as np
 
 from common.bounds import Above, Horizon, Several
 from common.errors import UserError
+from envs.history import History
 from envs.interfaces import Codec, Observations, RawObservation, Steerable, Step, Symmetry
 from envs.training import TaskTrainingEnv
 
@@ -99,11 +100,22 @@ class Steering:
         self.directions = directions(config, policy.noise_shape, self.n_action_steps)
         self.action_size = len(self.directions)
 
+    def new_history(self) -> History | None:
+        """What `decode` needs of the observations; None: the current ones."""
+        return History(self.policy.history) if self.policy.history > 1 else None
+
     def noise(self, actions: np.ndarray) -> np.ndarray:
         """Actions (n, D) in [-1, 1] -> noise (n, *noise_shape)."""
         return np.tensordot(self.config.bound * actions.astype(np.float64), self.directions, 1)
 
-    def decode(self, codec: Codec, actions: np.ndarray, raw: RawObservation, slots: np.ndarray) -> np.ndarray:
+    def decode(
+        self,
+        codec: Codec,
+        actions: np.ndarray,
+        raw: RawObservation,
+        slots: np.ndarray,
+        history: History | None = None,
+    ) -> np.ndarray:
         """What is played of the chunks of n slots, (n_action_steps, n, A) in the task's units.
 
         Args:
@@ -111,12 +123,14 @@ class Steering:
             actions: (n, D).
             raw: of all slots.
             slots: (n,) bool, those that decide now; the others get zeros.
+            history: of all slots, where the frozen policy sees several observations.
 
         Raises:
             UserError: a chunk is not finite.
         """
         rows = np.flatnonzero(slots)
-        seen = {name: values[rows] for name, values in raw.items()}
+        shown = history.observations if history else raw
+        seen = {name: values[rows] for name, values in shown.items()}
         chosen = self.policy.chunk(seen, self.noise(actions[rows]))[:, : self.n_action_steps]
         if not np.isfinite(chosen).all():
             raise UserError("steering.policy returned actions that are not finite numbers")
@@ -154,6 +168,7 @@ class SteeringEnv:
                 "env.mirror must be false with steering.policy, which need not be its own mirror image"
             )
         self.env = env
+        self.env.history = steering.new_history()
         self.steering = steering
         self.num_envs = env.num_envs
         self.observation_size = env.observation_size
@@ -173,7 +188,7 @@ class SteeringEnv:
             actions: (n, D) in [-1, 1].
         """
         env = self.env
-        return env.play(self.steering.decode(env.codec, actions, env.raw, env.env.active))
+        return env.play(self.steering.decode(env.codec, actions, env.raw, env.env.active, env.history))
 
     def state_dict(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         return self.env.state_dict()

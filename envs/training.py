@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from envs.history import History
 from envs.interfaces import Infos, Observations, RawObservation, Step, Symmetry, Task, VectorEnv
 
 Reward = Callable[[RawObservation, RawObservation, np.ndarray, np.ndarray], np.ndarray]
@@ -71,6 +72,7 @@ class TaskTrainingEnv:
         self.lengths = np.zeros(self.num_envs, np.int64)  # environment steps in these episodes
         self._actions = np.zeros((0, self.num_envs, *env.single_action_space.shape))  # of those, the task's
         self.raw: RawObservation = {}  # the latest
+        self.history: History | None = None  # those before it too, for who needs them
 
     def reset(self, mask: np.ndarray | None = None) -> Observations:
         """Begin new episodes where `mask` (n,) says so, everywhere without one; returns all observations."""
@@ -80,6 +82,8 @@ class TaskTrainingEnv:
             self.start_states[i] = self.start(self.rng)
         self.returns[mask] = self.lengths[mask] = 0
         self.raw, _ = self.env.reset(seed=self.seeds, options=self._options(mask))
+        if self.history:
+            self.history.add(self.raw, begins=mask, moved=mask)
         self.codec.reset(mask, self.raw)
         return self.codec.encode(self.raw)
 
@@ -114,6 +118,8 @@ class TaskTrainingEnv:
             self._remember(played, active)
             before = self.raw
             self.raw, own, ended, timed_out, infos = self.env.step(played)
+            if self.history:
+                self.history.add(self.raw, begins=np.zeros_like(active), moved=active)
             succeeded = active & infos.get("is_success", np.zeros(self.num_envs, bool))
             reward = active * self.reward(before, self.raw, own, succeeded)
             rewards += self.gamma**durations * reward
@@ -170,13 +176,17 @@ class TaskTrainingEnv:
         self.lengths, self._actions = np.zeros_like(lengths), self._actions[:0]
         everywhere = np.ones(self.num_envs, bool)
         self.raw, _ = self.env.reset(seed=self.seeds, options=self._options(everywhere))
+        if self.history:
+            self.history.add(self.raw, begins=everywhere)
         begins = np.cumsum(lengths) - lengths
         for t in range(lengths.max()):
-            self.env.active[:] = lengths > t
+            self.env.active[:] = active = lengths > t
             self.env.watched[:] = lengths == t + 1
             played = actions[np.minimum(begins + t, len(actions) - 1)]
-            self._remember(played, self.env.active)
+            self._remember(played, active)
             self.raw, *_ = self.env.step(played)
+            if self.history:
+                self.history.add(self.raw, begins=~everywhere, moved=active)
         self.env.active[:] = True
         self.codec.load_state_dict(arrays)
         return self.codec.encode(self.raw)

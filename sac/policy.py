@@ -56,6 +56,7 @@ class SACPolicy:
         self.slot_generators: list[torch.Generator] = []
         applies = escapes and deterministic and task.must_move
         self._escape = Escape(task.must_move, self.action_size) if applies else None
+        self._history = steering.new_history() if steering else None
         self._chunks = np.empty(0)  # (n_action_steps, n, A) each slot's decision, in the task's units
         self._steps_left = np.empty(0, np.int64)  # of it; -1 where an episode begins
 
@@ -72,7 +73,10 @@ class SACPolicy:
             self.codec = self.task.codec(num_slots)
             self._steps_left = np.full(num_slots, -1)
             self._chunks = np.empty(0)
+            self._history = self.steering.new_history() if self.steering else None
         begins = self._steps_left < 0
+        if self._history:
+            self._history.add(observations, begins)
         self.codec.reset(begins, observations)
         due = self._steps_left <= 0
         decided = self._decide(observations, begins, due)
@@ -101,7 +105,9 @@ class SACPolicy:
                 decided, _ = self.actor.sample(observations, noise[rows])
             actions[rows] = decided.cpu().numpy()
         if self.steering:
-            return self.steering.decode(self.codec, actions, raw, due) if due.any() else self._chunks
+            if not due.any():
+                return self._chunks
+            return self.steering.decode(self.codec, actions, raw, due, self._history)
         decoded = self.codec.decode(actions, raw, due)
         return np.broadcast_to(decoded, (self.n_action_steps, *decoded.shape))
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,6 +22,10 @@ from common.errors import UserError
 from common.untrusted import load_json, load_tensors
 from envs.pusht.task import PushT
 from envs.pusht.vector import PushTVectorEnv
+from envs.rollout import rollout
+from envs.steerability import visited
+from envs.steering import Steering, SteeringConfig, SteeringEnv
+from sac.policy import SACPolicy
 from tests.act.tiny import IMAGE, KEYPOINTS, STATE, features, make_batch
 
 KIND, TASK = find_kind("diffusion"), PushT()
@@ -208,12 +213,62 @@ def test_pictures_that_it_cannot_look_at_are_refused(more, message):
         KIND.make_config(replace(SETTINGS, inputs=(STATE, *cameras)), more, OptimizerConfig(), "cpu")
 
 
-def test_a_policy_that_sees_earlier_observations_is_not_steered():
-    player, raw = player_of(make()), observations()
-    with pytest.raises(
-        UserError, match="sees one observation; this diffusion policy sees 2, its n_obs_steps"
-    ):
-        player.chunk(raw, np.zeros((3, HORIZON, 2)))
+class Rest(torch.nn.Module):
+    """An actor whose noise is 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def mode(self, observations):
+        return torch.zeros(len(observations), 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_obs_steps", [1, 2, 3])
+def test_steered_by_noise_0_it_plays_as_it_does_alone(n_obs_steps):
+    """In evaluation and in training, where it looks again in the middle of an episode."""
+    task = PushT(num_envs=3, mirror=False, curriculum=0.0)
+    make_frozen = partial(player_of, make(n_obs_steps=n_obs_steps))
+    steering = Steering(make_frozen(), SteeringConfig(rank=2))
+    steered = SACPolicy(Rest(), task, escapes=False, steering=steering)
+    alone, env = make_frozen(), PushTVectorEnv(2, max_episode_steps=14)
+    ours, theirs = (
+        {episode.seed: episode for episode in rollout(env, policy, range(5))} for policy in (steered, alone)
+    )
+    for seed, episode in theirs.items():
+        np.testing.assert_allclose(ours[seed].actions, episode.actions, atol=1e-2)
+
+    training = SteeringEnv(task.training_env(1, gamma=0.98), steering)
+    training.reset()
+    beside, _ = (env := PushTVectorEnv(3)).reset(seed=training.env.seeds)
+    alone.reset(np.arange(3))
+    for decision in range(4):
+        if decision == 2:
+            mask = np.array([False, True, False])
+            training.reset(mask)
+            beside, _ = env.reset(seed=training.env.seeds, options={"reset_mask": mask})
+            alone.reset(np.array([1]))
+        training.step(np.zeros((3, 4)))
+        for _ in range(steering.n_action_steps):
+            beside, *_ = env.step(alone.act(beside))
+        np.testing.assert_allclose(training.env.raw["agent_pos"], beside["agent_pos"], atol=1e-2)
+    arrays = training.state_dict()
+    resumed = SteeringEnv(task.training_env(1, gamma=0.98), steering)
+    resumed.load_state_dict(*arrays)
+    if n_obs_steps > 1:
+        for name, values in training.env.history.observations.items():
+            np.testing.assert_array_equal(resumed.env.history.observations[name], values)
+
+
+def test_states_that_its_authority_is_measured_on_are_those_where_it_decides():
+    policy, env = player_of(make(n_obs_steps=3)), PushTVectorEnv(2, max_episode_steps=11)
+    seen = visited(env, policy, range(3))["agent_pos"]
+    expected = []
+    for episode in sorted(rollout(env, policy, range(3)), key=lambda episode: episode.seed):
+        places = episode.observations["agent_pos"]
+        expected += [[places[max(t - 2, 0)], places[max(t - 1, 0)], places[t]] for t in range(0, 11, 3)]
+    assert sorted(seen.tolist()) == sorted(np.array(expected).tolist())
 
 
 @pytest.mark.parametrize(

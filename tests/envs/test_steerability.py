@@ -18,6 +18,7 @@ class Follower:
     """Goes where its observation is, and as far from there as its noise says."""
 
     n_action_steps, chunk_size, image_size, noise_shape, sampled = 1, 3, 0, (3, 2), False
+    history = 1
 
     def __init__(self, gain: float) -> None:
         self.gain = gain

@@ -1,0 +1,34 @@
+"""The latest raw observations of each slot, for policies that see more than the current one."""
+
+import numpy as np
+
+from envs.interfaces import RawObservation
+
+
+class History:
+    """The latest `length` raw observations of n slots, oldest first.
+
+    An episode's first observation stands for those before it.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.observations: RawObservation = {}  # (n, length, ...) each
+
+    def add(self, raw: RawObservation, begins: np.ndarray, moved: np.ndarray | None = None) -> RawObservation:
+        """Take what the slots show now, (n, ...) each; returns `observations`.
+
+        Args:
+            raw: of all slots.
+            begins: (n,) bool, slots whose episode begins.
+            moved: (n,) bool, slots that took a step; None: all.
+        """
+        moved = np.ones(len(begins), bool) if moved is None else moved
+        for name, values in raw.items():
+            first = np.repeat(values[:, None], self.length, axis=1)
+            before = self.observations.get(name, first)
+            after = np.concatenate([before[:, 1:], values[:, None]], axis=1)
+            each = (-1, *[1] * values.ndim)
+            kept = np.where(moved.reshape(each), after, before)
+            self.observations[name] = np.where(begins.reshape(each), first, kept)
+        return self.observations

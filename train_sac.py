@@ -282,7 +282,11 @@ def main(argv: list[str] | None = None) -> bool:
         frozen = "" if run.last else try_frozen(config, trainer)
         if run.last:
             trainer.load(run.last)
-            if trainer.env_steps > config.total_env_steps:
+            env = trainer.env
+            steps = env.steering.n_action_steps if isinstance(env, SteeringEnv) else config.env.action_repeat
+            if (
+                trainer.env_steps >= config.total_env_steps + steps * env.num_envs
+            ):  # its last decision ends later
                 raise UserError(
                     f"{run.folder} has been trained for {trainer.env_steps:,} env steps already: "
                     f"total_env_steps must be more, got {config.total_env_steps}"

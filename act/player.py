@@ -73,7 +73,7 @@ class ChunkPlayer:
         if not 1 <= self.n_action_steps <= self.chunk_size:
             raise UserError(
                 f"{source}: n_action_steps must be from 1 to {self.chunk_size}, its chunk_size, "
-                f"got {n_action_steps}"
+                f"got {self.n_action_steps}"
             )
 
         self.features = config.input_features or {}

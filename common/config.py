@@ -144,7 +144,7 @@ def load_yaml(path: Path | str) -> dict[str, Any]:
     try:
         values = untrusted.load_yaml(path)
     except FileNotFoundError:
-        beside = [str(other) for other in sorted(path.parent.glob("*.yaml"))]
+        beside = [str(other) for other in sorted(path.parent.glob("[!.]*.yaml"))]
         beside = beside or [f"configs/{other.name}" for other in sorted(REPOSITORY.glob("configs/*.yaml"))]
         raise UserError(f"{path}: no such file{did_you_mean(str(path), beside)}") from None
     except OSError as error:

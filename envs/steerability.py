@@ -78,7 +78,8 @@ def check_headroom(numbers: dict[str, Any], source: str) -> None:
 
 
 def trial(policy: Steerable, env: VectorEnv, first_seed: int) -> dict[str, Any]:
-    """What a few draws solve together of a few starts, see `successes`."""
+    """What a few draws solve together of a few starts, see `successes`; the policy plays as many actions of
+    a chunk as it was trained to."""
     seeds, total = range(first_seed, first_seed + TRIAL_STARTS), (1 + TRIAL_DRAWS) * TRIAL_STARTS
     with tqdm(total=total, unit="episode", desc="trial", dynamic_ncols=True, disable=None) as bar:
 

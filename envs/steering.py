@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from common.bounds import Above, Horizon, Several
+from common.bounds import Above, Between, Several
 from common.errors import UserError
 from envs.history import History
 from envs.interfaces import Codec, Observations, RawObservation, Steerable, Step, Symmetry
@@ -27,7 +27,8 @@ class SteeringConfig:
     """Which policy is steered, and by which part of its noise."""
 
     policy: str = ""  # run or checkpoint of the policy that is steered; empty: the learner acts itself
-    n_action_steps: Horizon | None = None  # of each chunk are played; None: as many as that policy plays
+    # Of each chunk are played; None: as many as that policy plays.
+    n_action_steps: Annotated[int | None, Between(1, 10_000)] = None
     noise: Literal["full", "executed", "dct", "repeated"] = "dct"  # what an action chooses, see `directions`
     rank: Several = 2  # cosines over the chunk, of dct
     bound: Annotated[float, Above(0, 100)] = 2.0  # of an action, in standard deviations of the noise

@@ -171,7 +171,7 @@ class Diffusion:
         def block(inner: int, outer: int) -> int:
             return outer * (config.kernel_size * (inner + outer) + seen)
 
-        dims = config.down_dims
+        dims = config.down_dims or (1,)
         weights = 2 * block(dims[-1], dims[-1]) + 8 * config.diffusion_step_embed_dim**2
         weights += sum(
             block(a, b) + block(b, b) for a, b in pairwise((config.action_feature.shape[0], *dims))
@@ -181,9 +181,13 @@ class Diffusion:
 
     def open_policy(self, config: DiffusionConfig) -> DiffusionPolicy:
         config.pretrained_backbone_weights = None  # or LeRobot downloads them
-        config.noise_scheduler_type = "DDIM"
+        config.noise_scheduler_type, config.compile_model = "DDIM", False
+        if not config.down_dims or not config.clip_sample_range > 0:
+            raise UserError("down_dims must name channels, and clip_sample_range be positive")
+        if (config.num_inference_steps or 1) > config.num_train_timesteps:
+            raise UserError("num_inference_steps must be at most num_train_timesteps")
         if max((*(config.resize_shape or ()), *(config.crop_shape or ())), default=0) > LARGEST_PICTURE:
-            raise ValueError(f"resize_shape and crop_shape must be at most {LARGEST_PICTURE} pixels")
+            raise UserError(f"resize_shape and crop_shape must be at most {LARGEST_PICTURE} pixels")
         return DiffusionPolicy(config)
 
     def make_loss(self, policy: DiffusionPolicy) -> Loss:

@@ -8,6 +8,7 @@ NumPy promises not to change `SeedSequence` and PCG64; a test holds all of it to
 """
 
 import math
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,17 +19,18 @@ _LOW_HALF = uint64(0xFFFFFFFF)
 _PCG_HIGH, _PCG_LOW = uint64(2549297995355413924), uint64(4865540595714422341)  # the multiplier's halves
 
 
-def starts(seeds: Sequence[int] | np.ndarray) -> np.ndarray:
+def starts(seeds: Sequence[int]) -> np.ndarray:
     """Agent x, y, block x, y [px] and angle [rad] of gym-pusht's resets with these seeds, (n, 5).
 
     Raises:
-        ValueError: a seed is negative.
+        ValueError: a seed is no integer from 0 to 2^64 - 1.
     """
-    wanted = np.asarray(seeds)
-    if len(wanted) and wanted.min() < 0:
-        raise ValueError(f"seeds must not be negative, got {wanted.min()}")
+    try:
+        wanted = np.array([operator.index(seed) for seed in seeds], np.uint64)
+    except (TypeError, OverflowError):
+        raise ValueError(f"seeds must be integers from 0 to 2^64 - 1, got {list(seeds)}") from None
     drawn = np.empty((len(wanted), 5))
-    _draw(wanted.astype(np.uint64), drawn)
+    _draw(wanted, drawn)
     return drawn
 
 

@@ -99,11 +99,12 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
         options = options or {}
         mask = options.get("reset_mask", np.ones(self.num_envs, bool))
         states = options.get("states", np.full((self.num_envs, 5), np.nan))
-        of_seed = mask & np.isnan(states).any(axis=1)
-        self._begin(np.flatnonzero(of_seed), np.asarray(seed)[of_seed])
+        of_seed = np.flatnonzero(mask & np.isnan(states).any(axis=1))
+        every: list[int] = list(seed)
+        self._begin(of_seed, [every[i] for i in of_seed])
         for i in np.flatnonzero(mask):
             env = self.envs[i]
-            if not of_seed[i]:
+            if not np.isnan(states[i]).any():
                 PushTEnv.set_state(env, states[i].tolist())
             if self._spaces[i] is not env.space:  # ours keep theirs
                 self._spaces[i] = env.space
@@ -132,7 +133,7 @@ class PushTVectorEnv(gymnasium.vector.VectorEnv):
         self._draw(active & (self.watched | ~self.active))
         return self.observations(), rewards, terminated, truncated, infos
 
-    def _begin(self, slots: np.ndarray, seeds: np.ndarray) -> None:
+    def _begin(self, slots: np.ndarray, seeds: Sequence[int]) -> None:
         """Put the simulators of these slots where the episodes of the seeds begin."""
         for i, start in zip(slots, starts(seeds).tolist(), strict=True):
             self.envs[i].begin(start)
@@ -195,9 +196,9 @@ class StockPushTVectorEnv(PushTVectorEnv):
 
     env_class = StockPushTEnv
 
-    def _begin(self, slots: np.ndarray, seeds: np.ndarray) -> None:
-        for i, seed in zip(slots, seeds.tolist(), strict=True):
-            self.envs[i].reset(seed=seed)
+    def _begin(self, slots: np.ndarray, seeds: Sequence[int]) -> None:
+        for i, seed in zip(slots, seeds, strict=True):
+            self.envs[i].reset(seed=int(seed))
 
     def _simulate(self, targets: np.ndarray, active: np.ndarray) -> None:
         for i in np.flatnonzero(active):

@@ -85,6 +85,18 @@ def test_a_finished_run_goes_on_with_more_steps(uninterrupted, train, tmp_path):
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
+def test_a_finished_run_is_finished_when_its_last_decision_went_beyond_its_length(train, refused, capfd):
+    """Two environments take an even number of steps; a shorter training than that is refused."""
+    total = ("--training.eval-every", "0", "--total-env-steps")
+    train(*total, "101")
+    before = capfd.readouterr().out
+    train(*total, "101")
+    assert "finished." in before and "finished." in capfd.readouterr().out
+    assert "trained for 102 env steps already: total_env_steps must be more, got 100" in refused(
+        *total, "100"
+    )
+
+
 def test_killed_in_an_evaluation_it_keeps_what_it_learnt(uninterrupted, tiny, tmp_path, monkeypatch):
     """While episodes are played, and between the log of their numbers and the checkpoint of them."""
 

@@ -38,6 +38,7 @@ def drawn_by_stock(seeds):
 def test_starts_are_drawn_as_by_the_stock_environment():
     anywhere = np.random.default_rng(0).integers(0, 2**63 - 1, 1_000)
     seeds = np.concatenate([np.arange(1_000), anywhere, [REJECTED, 2**32 - 1, 2**32, 2**63 - 1]])
+    seeds = [*seeds.tolist(), 2**63, 2**64 - 1, np.uint64(2**53 + 1)]
     np.testing.assert_array_equal(starts(seeds), drawn_by_stock(seeds))
 
 
@@ -53,6 +54,9 @@ def test_episodes_of_seeds_and_of_states_begin_side_by_side():
     np.testing.assert_allclose(raws[0]["block_pose"][2], states[2, 2:], atol=1e-9)
 
 
-def test_a_negative_seed_is_refused():
-    with pytest.raises(ValueError, match="must not be negative, got -1"):
-        starts([3, -1])
+@pytest.mark.parametrize("seed", [-1, 1.5, None, float("nan"), 2**64])
+def test_what_is_no_seed_is_refused(seed):
+    with pytest.raises(ValueError, match="seeds must be integers from 0 to 2\\^64 - 1, got"):
+        starts([3, seed])
+    options = {"reset_mask": np.array([True, False])}
+    PushTVectorEnv(2).reset(seed=[3, seed], options=options)  # only those in the mask are read

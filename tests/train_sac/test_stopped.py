@@ -88,12 +88,12 @@ def test_a_finished_run_goes_on_with_more_steps(uninterrupted, train, tmp_path):
 def test_a_finished_run_is_finished_when_its_last_decision_went_beyond_its_length(train, refused, capfd):
     """Two environments take an even number of steps; a shorter training than that is refused."""
     total = ("--training.eval-every", "0", "--total-env-steps")
-    train(*total, "101")
+    train(*total, "121")
     before = capfd.readouterr().out
-    train(*total, "101")
+    train(*total, "121")
     assert "finished." in before and "finished." in capfd.readouterr().out
-    assert "trained for 102 env steps already: total_env_steps must be more, got 100" in refused(
-        *total, "100"
+    assert "trained for 122 env steps already: total_env_steps must be more, got 120" in refused(
+        *total, "120"
     )
 
 

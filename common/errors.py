@@ -47,7 +47,8 @@ def show(value: Any) -> str:
 def did_you_mean(name: str, candidates: Collection[str], prefix: str = "") -> str:
     """The end of a sentence: `; did you mean NAME?`, or nothing where no candidate is like the name.
 
-    Names are dotted settings or paths; their last parts must be alike. `lr` is nearer `agent.lr` than `r`.
+    Names are dotted settings or paths. `lr` is nearer `agent.lr` than `r`. A candidate is like a name where
+    their last parts are, or share a word, as `learning_lr` and `lr` do, or where it is what the name is in.
 
     Args:
         name: that does not exist.
@@ -55,15 +56,17 @@ def did_you_mean(name: str, candidates: Collection[str], prefix: str = "") -> st
         prefix: of a candidate in the sentence.
     """
     name = name[:200]
-    own = _parts(name)
+    *above, own = _parts(name)
 
-    def likeness(candidate: str) -> tuple[float, float]:
-        last = max(SequenceMatcher(None, part, _parts(candidate)[-1]).ratio() for part in own[-2:])
-        return last + SequenceMatcher(None, name, candidate).ratio(), last
+    def likeness(candidate: str) -> float:
+        last = SequenceMatcher(None, own, _parts(candidate)[-1]).ratio()
+        return last + SequenceMatcher(None, name, candidate).ratio()
 
     nearest = max(candidates, key=likeness, default="")
-    alike = nearest and likeness(nearest)[1] >= LEAST_LIKENESS
-    return f"; did you mean {prefix}{nearest}?" if alike else ""
+    last = _parts(nearest)[-1]
+    share = bool(set(re.split("[_-]", own)) & set(re.split("[_-]", last)))
+    alike = share or last in above or SequenceMatcher(None, own, last).ratio() >= LEAST_LIKENESS
+    return f"; did you mean {prefix}{nearest}?" if nearest and alike else ""
 
 
 def _parts(name: str) -> list[str]:

@@ -155,6 +155,6 @@ def test_what_does_not_fit_is_told_before_it_is_built(refused, monkeypatch, flag
 def test_chunks_longer_than_every_episode_are_worth_a_warning(train, capfd):
     train("--steps", "1", "--policy.chunk-size", "13")
     warning = (
-        "warning: policy.chunk_size 13 is longer than every episode (the longest has 12 frames, the mean 8.7"
+        "warning: a chunk of 13 steps is longer than every episode (the longest has 12 frames, the mean 8.7"
     )
     assert warning in capfd.readouterr().err

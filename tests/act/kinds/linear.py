@@ -93,6 +93,7 @@ def make_linear_pre_post_processors(config, dataset_stats=None):
 class Linear:
     title = "linear policy"
     settings = LinearSettings
+    needed = ()
     metrics = ("Loss/mse",)
 
     def make_config(self, settings, features, optimizer, device):

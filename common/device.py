@@ -1,4 +1,8 @@
-"""Which device a script computes on."""
+"""Which device a script computes on, and how it shares the CPU with others."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -11,6 +15,22 @@ OWN_CHOICE = torch.get_num_threads()  # PyTorch's, before anything changes it
 def use_threads(count: int) -> None:
     """Let PyTorch compute with so many CPU threads; 0: its own choice, also after another script's."""
     torch.set_num_threads(count or OWN_CHOICE)
+
+
+@contextmanager
+def usual_priority() -> Iterator[None]:
+    """Undo what SVT-AV1, LeRobot's video encoder, does to a thread of root: it stays a real-time one.
+
+    From then on all other programs would get what this one and its children leave of the CPU.
+    """
+    if not hasattr(os, "sched_getscheduler"):  # macOS, Windows
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 def flush_denormals() -> None:

@@ -16,6 +16,7 @@ from lerobot.datasets.compute_stats import DEFAULT_QUANTILES, auto_downsample_he
 from lerobot.datasets.video_utils import encode_video_frames
 from PIL import Image
 
+from common.device import usual_priority
 from common.errors import UserError, reason
 
 _LEVELS = np.arange(256, dtype=np.float32)
@@ -41,7 +42,8 @@ def encode_mp4(pictures: Sequence[bytes], fps: int) -> bytes:
             for index, png in enumerate(pictures):
                 (Path(folder) / f"frame-{index:06d}.png").write_bytes(png)
             video = Path(folder) / "episode.mp4"
-            encode_video_frames(folder, video, fps)
+            with usual_priority():
+                encode_video_frames(folder, video, fps)
             return video.read_bytes()
     except (OSError, FFmpegError) as error:
         raise UserError(

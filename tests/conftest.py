@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.device import usual_priority
 from tests.runs import sentence
 
 torch.set_num_threads(1)
@@ -27,6 +28,13 @@ COMPILED = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}_{CA
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(COMPILED))
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores
+
+
+@pytest.fixture(autouse=True)
+def shares_the_cpu() -> Iterator[None]:
+    """Tests call LeRobot's encoder too; a real-time pytest would starve what runs beside it."""
+    with usual_priority():
+        yield
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+import os
 import resource
 import tempfile
 
@@ -51,3 +52,12 @@ def test_a_video_that_does_not_fit_is_told_of(monkeypatch, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system has no such priorities")
+def test_a_video_leaves_the_priority_as_it_was():
+    """SVT-AV1 gives root's threads the highest one of all."""
+    before = os.sched_getscheduler(0)
+    pictures = [encode_png(np.zeros((64, 64, 3), np.uint8))] * 2
+    encode_mp4(pictures, fps=10)
+    assert os.sched_getscheduler(0) == before

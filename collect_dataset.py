@@ -3,7 +3,7 @@
     python collect_dataset.py                                           what train_act.py reads, see below
     python collect_dataset.py --observations pixels --episodes 200      with pictures, data/pusht_expert
     python collect_dataset.py --root data/big --episodes 5000 --workers 2     more, on two cores
-    python collect_dataset.py --policy human --root data/mine           you, with the mouse
+    python collect_dataset.py --policy human --root data/mine           you, at mouse or keyboard
     python collect_dataset.py --import-human pusht_cchi_v7_replay.zarr --hindsight     people's demonstrations
     python collect_dataset.py --verify data/pusht_expert_keypoints      replay it and compare
 

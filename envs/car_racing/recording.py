@@ -7,7 +7,7 @@ import numpy as np
 from common.errors import UserError
 from envs.car_racing.vector import CarRacingVectorEnv
 from envs.interfaces import RawObservation
-from envs.recording import CardTexts, Features, RecordableEnv, Recording
+from envs.recording import CardTexts, Features, HumanPolicy, RecordableEnv, Recording
 
 NUMBERS = ["speed", "front_left", "front_right", "rear_left", "rear_right", "steering", "turning"]
 ACTION = ["steering", "gas", "brake"]
@@ -84,3 +84,9 @@ class CarRacingRecording(Recording):
 
     def difference(self, observations: RawObservation, stored: dict[str, np.ndarray], exact: bool) -> float:
         return float(np.abs(observations["state"][0] - stored["observation.state"]).max())
+
+    def human_policy(self, env: RecordableEnv, stop: np.ndarray, episodes: int) -> HumanPolicy:
+        from envs.car_racing.human import KeyboardWindow  # pygame's window, which few need
+
+        assert isinstance(env, CarRacingVectorEnv)
+        return KeyboardWindow(env, stop, episodes)

@@ -51,7 +51,7 @@ class CarRacingVectorEnv(GymVectorEnv):
 
     def step(self, actions: np.ndarray) -> tuple[RawObservation, np.ndarray, np.ndarray, np.ndarray, Infos]:
         """Drive with actions (n, 3): steering from -1, left, to 1; gas and brake from 0 to 1."""
-        active, before = self.active.copy(), self._progress()
+        active, before = self.active.copy(), self.progress()
         observations, rewards, terminated, truncated, infos = super().step(actions)
         self.in_vain = np.where(active & (infos["progress"] == before), self.in_vain + 1, 0)
         if self.patience:
@@ -76,9 +76,9 @@ class CarRacingVectorEnv(GymVectorEnv):
         return observations | {"pixels": self.pixels.copy()}
 
     def _infos(self, success: np.ndarray) -> Infos:
-        return super()._infos(success) | {"progress": self._progress()}
+        return super()._infos(success) | {"progress": self.progress()}
 
-    def _progress(self) -> np.ndarray:
-        """(num_envs,); before an environment's first episode there is no road."""
+    def progress(self) -> np.ndarray:
+        """The share of the track that was visited, (num_envs,); 0 before the first episode."""
         shares = [car.tile_visited_count / len(car.track) if car.road else 0.0 for car in self.cars]
         return np.array(shares)

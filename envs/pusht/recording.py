@@ -164,10 +164,10 @@ class PushTRecording(Recording):
         return Renderer(size, size).background
 
     def human_policy(self, env: RecordableEnv, stop: np.ndarray, episodes: int) -> HumanPolicy:
-        from envs.pusht.human import Window  # pygame's window, which few need
+        from envs.pusht.human import PointerWindow  # pygame's window, which few need
 
         assert isinstance(env, PushTVectorEnv)
-        return Window(env, stop, episodes)
+        return PointerWindow(env, stop, episodes)
 
     def demonstrations(self, path: Path, resolution: int, hindsight: bool) -> PeoplesDemonstrations:
         return PeoplesDemonstrations(path, resolution, hindsight)

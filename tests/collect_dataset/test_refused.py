@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import collect_dataset
-from envs.pusht.human import Window
+from envs.window import Window
 from tests.collect_dataset.runs import REPOSITORY, SMALL, content
 from tests.runs import last_of_each
 
@@ -188,12 +188,15 @@ def test_the_shell_sees_code_2_and_no_traceback(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("task", ["pusht", "car_racing"])
 @pytest.mark.parametrize("driver", ["x11", "dummy", "offscreen"])
-def test_no_screen_for_a_person(driver, tmp_path, monkeypatch, capsys):
+def test_no_screen_for_a_person(driver, task, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SDL_VIDEODRIVER", driver)
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.setattr(Window, "act", lambda *_: pytest.fail("it waits for a person"))
     with pytest.raises(SystemExit) as exit_:
-        collect_dataset.main(f"--policy human --root {tmp_path / 'mine'}".split())
+        collect_dataset.main(
+            f"--task {task} --policy human --observations pixels --root {tmp_path / 'mine'}".split()
+        )
     assert exit_.value.code == 2
     assert "needs a screen to open a window on, and there is none" in capsys.readouterr().err

@@ -106,7 +106,7 @@ def test_what_leaves_the_field_is_worth_nothing_afterwards_and_what_runs_out_of_
     ("flags", "sentence"),
     [
         ("--policy scripted", "observations must be pixels"),
-        ("--policy human --observations pixels", "policy must not be human"),
+        ("--policy human", "observations must be pixels"),
         ("--policy scripted --observations pixels --hold 5", "hold must be left out: a success ends"),
         ("--import-human . --observations pixels", "no demonstrations from elsewhere"),
     ],

@@ -9,33 +9,38 @@ import pytest
 from lerobot.datasets import LeRobotDataset
 
 import envs.pusht.recording
-from envs.pusht import human
-from envs.pusht.human import BOARD_SCREEN_PX, Window
+from envs import window
+from envs.window import SIDE_PX, Window
+from recording.dataset import Dataset, Notes
 from recording.human import record_human
+from recording.schema import HUMAN, Recipe
 
 
 class Person:
-    """Does one thing per tick: moves the pointer to a place of the board, or presses a key."""
+    """Does one thing per tick: moves the pointer to a place of the board, presses a key, or what it says."""
 
     def __init__(self, monkeypatch, *deeds):
-        monkeypatch.setattr(human, "INVISIBLE_DRIVERS", ())
+        monkeypatch.setattr(window, "INVISIBLE_DRIVERS", ())
         self.deeds = iter(deeds)
         self.seen = []
         self.draw = Window._draw
-        monkeypatch.setattr(Window, "_draw", lambda window, observations: self.look(window, observations))
+        monkeypatch.setattr(Window, "_draw", lambda window: self.look(window))
         self.ticks = set()  # as often per second
         monkeypatch.setattr(pygame.time, "Clock", lambda: SimpleNamespace(tick=self.ticks.add))  # no waiting
 
-    def look(self, window, observations):
-        self.draw(window, observations)
+    def look(self, window):
+        self.draw(window)
         self.seen.append(pygame.surfarray.array3d(window.screen).transpose(1, 0, 2))
         deed = next(self.deeds)
+        if isinstance(deed, pygame.event.EventType):
+            pygame.event.post(deed)
+            return
         if deed == "agent":
-            deed = observations["agent_pos"][0]
+            deed = window.env.observations()["agent_pos"][0]
         if isinstance(deed, int):
             pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=deed))
         else:
-            x, y = np.array(deed) * BOARD_SCREEN_PX / 512
+            x, y = np.array(deed) * SIDE_PX / 512
             event = pygame.event.Event(pygame.MOUSEMOTION, pos=(x, y), rel=(0, 0), buttons=(0, 0, 0))
             pygame.event.post(event)
 
@@ -54,7 +59,7 @@ def test_the_pointer_leads_the_agent(new_dataset, monkeypatch):
     np.testing.assert_allclose(actions[4], PLACES[-1], atol=1e-4)  # space: the pointer has not moved
     assert list(opened.meta.episodes["seed"]) == [7000, 7001]
     assert person.ticks == {10}
-    board, text = np.split(person.seen[0], [BOARD_SCREEN_PX])
+    board, text = np.split(person.seen[0], [SIDE_PX])
     assert board.std() > 20 and text.min() < 100
 
 
@@ -107,3 +112,32 @@ def test_nothing_is_saved_before_it_has_begun(new_dataset, monkeypatch):
     dataset = new_dataset(all=True)
     assert not record_human(dataset, 1)
     assert not dataset.root.exists()
+
+
+def release(key):
+    return pygame.event.Event(pygame.KEYUP, key=key)
+
+
+def test_keys_drive_the_car(tmp_path, monkeypatch):
+    nothing = pygame.event.Event(pygame.USEREVENT)
+    person = Person(
+        monkeypatch,
+        *(nothing, pygame.K_UP, nothing, pygame.K_LEFT, pygame.K_RIGHT),
+        *(release(pygame.K_LEFT), release(pygame.K_UP), pygame.K_SPACE),
+        *(pygame.event.Event(pygame.WINDOWFOCUSLOST), pygame.K_RETURN),
+        *(pygame.K_DOWN, pygame.K_ESCAPE),
+    )
+    settings = {"observations": "pixels", "resolution": 16, "all": True, "seed": 7_000}
+    recipe = Recipe(policy=HUMAN, fingerprint=HUMAN, task="car_racing", **settings)
+    dataset = Dataset(tmp_path / "data", Notes(recipe, next_seed=7_000))
+    assert not record_human(dataset, 2)
+    opened = LeRobotDataset("local/car", root=dataset.root)
+    actions = np.stack(opened.hf_dataset.with_format("numpy")[:]["action"])
+    expected = [
+        *([0, 1, 0], [0, 1, 0], [-1, 1, 0], [0, 1, 0]),  # both arrows are none
+        *([1, 1, 0], [1, 0, 0], [1, 0, 0.8], [0, 0, 0], [0, 0, 0]),
+    ]
+    np.testing.assert_allclose(actions, expected, atol=1e-6)
+    assert person.ticks == {50}
+    picture, text = np.split(person.seen[0], [SIDE_PX])
+    assert picture.std() > 20 and text.min() < 100

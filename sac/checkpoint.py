@@ -64,6 +64,7 @@ def write(trainer: "Trainer", folder: Path) -> None:
         "agent": trainer.agent.state_dict(),
         "env": {name: torch.from_numpy(array) for name, array in env_arrays.items()},
         "detours": {name: torch.from_numpy(array) for name, array in trainer.detours.state_dict().items()},
+        "smoothing": {k: torch.from_numpy(array) for k, array in trainer.smoothing.state_dict().items()},
         "trainer": {"sampling": trainer.sampling.get_state()},
         "metrics": {name: value.clone() for name, value in trainer.metrics.items()},
     }
@@ -139,6 +140,7 @@ def load(trainer: "Trainer", folder: Path) -> None:
         trainer.exploration.bit_generator.state = counters.exploration
         arrays = {name: tensor.numpy() for name, tensor in flat.items()}
         trainer.detours.load_state_dict(part(arrays, "detours"))
+        trainer.smoothing.load_state_dict(part(arrays, "smoothing"))
         trainer.observations = trainer.env.load_state_dict(counters.env, part(arrays, "env"))
         trainer.env_steps, trainer.evaluated = counters.env_steps, counters.evaluation
         trainer.checkpoints.restore(counters.best, counters.kept)

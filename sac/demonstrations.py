@@ -26,6 +26,7 @@ from envs.training import TaskTrainingEnv
 from sac.config import AgentConfig
 from sac.replay import Replay, make_replay
 from sac.replay_buffer import Batch, Pixels
+from sac.smoothing import RewardSmoothing
 
 PIXELS = "pixels"  # the raw observation that is a picture
 OURS = Path("meta/recording.json")  # where collect_dataset.py says what it recorded
@@ -80,9 +81,10 @@ class OfflineData:
         self.episodes = len(reader.lengths)
         self.replay = _make_replay(reader, env, agent, device)
         self.conversion = Conversion(codec, env)
+        smoothing = RewardSmoothing(agent.reward_smoothing, num_envs=1)
         try:
             for decision in self.conversion(reader.episodes()):
-                self.replay.add(*decision)
+                self.replay.add(*decision._replace(step=smoothing(decision.step)))
         except KeyError as error:
             raise UserError(
                 f"{config.dataset}: it has no {error.args[0]}, which {task.name} needs with these settings; "

@@ -40,6 +40,7 @@ from sac.encoder import Decoder, gallery, to_tensors
 from sac.exploration import Detours
 from sac.replay import make_replay
 from sac.replay_buffer import Batch, Pixels
+from sac.smoothing import RewardSmoothing
 
 RECONSTRUCTIONS = 8  # shown in TensorBoard with an evaluation
 
@@ -109,6 +110,7 @@ class Trainer:
         self.checkpoints = Checkpoints(folder / "checkpoints", "env_steps")
 
         self.replay = make_replay(env, config.buffer_capacity, agent.config, agent.device)
+        self.smoothing = RewardSmoothing(agent.config.reward_smoothing, env.num_envs)
         self.exploration = np.random.default_rng(seeds["exploration"])
         detours = int(config.detour_share * env.num_envs)
         self.detours = Detours(env.num_envs, env.action_size, detours, self.exploration)
@@ -204,7 +206,7 @@ class Trainer:
 
     def _store(self, actions: np.ndarray, step: Step, next_observations: Observations) -> None:
         """Into the replay; go on from `next_observations`, where ended episodes have begun anew."""
-        self.replay.add(self.observations, actions, step, next_observations)
+        self.replay.add(self.observations, actions, self.smoothing(step), next_observations)
         self.env_steps += int(step.durations.sum())
         counted = (step.terminated | step.truncated) & ~np.isnan(step.returns)
         self.returns.extend(step.returns[counted].tolist())

@@ -1,5 +1,7 @@
 """Recorded demonstrations in a replay, beside episodes that are played again in the simulator."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -107,6 +109,24 @@ def test_transitions_are_those_of_the_simulator(dataset, repeat):
     assert (expected[-1] == 0).any() == (dataset.name != "random")
     averaged = demonstrations.conversion.averaged
     assert averaged == 0 if repeat == 1 else averaged > len(expected[0]) / 2
+
+
+@pytest.mark.parametrize("dataset", ["expert"], indirect=True)
+def test_rewards_are_smoothed_within_episodes(dataset):
+    """An expert's terminate, so each pays in the end what it owes."""
+    task = PushT(num_envs=2, mirror=False)
+    plain, smoothed = (
+        OfflineData(OfflineConfig(str(dataset)), task, task.training_env(0, GAMMA), agent, "cpu")
+        for agent in (replace(AGENT, n_step=1), replace(AGENT, n_step=1, reward_smoothing=0.5))
+    )
+    rewards, discounts = (plain.replay.buffer.held()[field].tolist() for field in (2, 4))
+    expected, average = [], 0.0
+    for reward, discount in zip(rewards, discounts, strict=True):
+        average = 0.5 * average + 0.5 * reward
+        expected.append(average if discount else 2 * average)
+        average = average if discount else 0.0
+    assert discounts.count(0.0) == 3
+    np.testing.assert_allclose(smoothed.replay.buffer.held()[2], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_batches_are_joined_view_by_view():

@@ -13,6 +13,7 @@ import common.start  # noqa: F401  before all other imports
 # isort: split
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -217,17 +218,17 @@ def open_frozen(config: Config, device: torch.device) -> tuple[Steering, Frozen]
     return Steering(policy, config.steering), frozen
 
 
-def try_frozen(config: Config, trainer: Trainer) -> str:
+def try_frozen(config: Config, trainer: Trainer, stop: Callable[[], bool]) -> str:
     """What the frozen policy solves by itself, for the start-up table; "" where nothing is steered.
 
     Raises:
-        UserError: steering it has nothing to gain.
+        UserError: steering it has nothing to gain, or `stop` says so.
     """
     if not isinstance(trainer.env, SteeringEnv) or config.steer_anyway or not has_success(config.env):
         return ""
     policy = trainer.env.steering.policy
     env = config.env.vector_env(TRIAL_STARTS, policy.image_size)
-    numbers = trial(policy, env, config.training.eval_seed)
+    numbers = trial(policy, env, config.training.eval_seed, stop)
     check_headroom(numbers, config.steering.policy)
     return (
         f"; of {TRIAL_STARTS} starts it solves {100 * numbers['success_rate']:.0f} % with noise 0, "
@@ -279,7 +280,7 @@ def main(argv: list[str] | None = None) -> bool:
     name = f"{find_config(argv).stem}_seed{config.seed}"
     with open_run("train_sac.py", config, argv, name, MAY_CHANGE_ON_RESUME) as run:
         trainer = build_trainer(config, run.folder)
-        frozen = "" if run.last else try_frozen(config, trainer)
+        frozen = "" if run.last else try_frozen(config, trainer, run.stop)
         if run.last:
             trainer.load(run.last)
             env = trainer.env

@@ -77,15 +77,23 @@ def check_headroom(numbers: dict[str, Any], source: str) -> None:
         )
 
 
-def trial(policy: Steerable, env: VectorEnv, first_seed: int) -> dict[str, Any]:
+def trial(
+    policy: Steerable, env: VectorEnv, first_seed: int, stop: Callable[[], bool] = lambda: False
+) -> dict[str, Any]:
     """What a few draws solve together of a few starts, see `successes`; the policy plays as many actions of
-    a chunk as it was trained to."""
+    a chunk as it was trained to.
+
+    Raises:
+        UserError: `stop`, asked after each episode, says so.
+    """
     seeds, total = range(first_seed, first_seed + TRIAL_STARTS), (1 + TRIAL_DRAWS) * TRIAL_STARTS
     with tqdm(total=total, unit="episode", desc="trial", dynamic_ncols=True, disable=None) as bar:
 
         def play() -> list[Episode]:
             episodes = []
             for episode in rollout(env, policy, seeds, keep_pixels=False):
+                if stop():
+                    raise UserError("stopped before it is known what steering has to gain: nothing is saved")
                 episodes.append(episode)
                 bar.update()
             return sorted(episodes, key=lambda episode: episode.seed)

@@ -115,3 +115,12 @@ def test_a_trial_plays_the_seeds_with_noise_0_and_with_four_draws():
     assert numbers["sampled_success_rate"] == np.mean(solved[1:])
     assert numbers["best_of"] == [np.any(solved[1 : k + 1], axis=0).mean() for k in range(1, 5)]
     assert 0 < numbers["success_rate"] < 1 and len({tuple(each) for each in solved}) > 1, "draws differ"
+
+
+def test_a_trial_stops_after_the_episode_in_which_it_is_asked_to():
+    policy = make()
+    player = make_player(policy, make_pre_post_processors(policy.config), PushT())
+    asked = iter([False] * 40 + [True])
+    with pytest.raises(UserError, match="stopped before it is known what steering has to gain"):
+        trial(player, PushTVectorEnv(32, max_episode_steps=3), first_seed=7, stop=asked.__next__)
+    assert next(asked, None) is None and player.sampled is False

@@ -36,7 +36,7 @@ from act.opening import make_player
 from act.overview import start_up_table, warn_of_long_chunks
 from act.trainer import Trainer
 from common.checkpoint import follow
-from common.config import config_path, parse, read_first, to_dict
+from common.config import config_path, load_yaml, parse, read_first, to_dict
 from common.device import choose_device, use_threads
 from common.errors import UserError, report_user_errors
 from common.logger import Logger
@@ -62,9 +62,20 @@ MAY_CHANGE_ON_RESUME = (
 
 
 def read_config(argv: list[str] | None) -> Config:
-    """The command line and its YAML; their `policy.type` decides which settings `policy` has."""
+    """The command line and its YAML; their `policy.type` decides which settings `policy` has.
+
+    Raises:
+        UserError: a setting is wrong, or the YAML's are of another kind of policy than the command line's.
+    """
     kind = read_first("policy.type", argv, DEFAULT_CONFIG, DEFAULT)
-    config = parse(with_kind(Config, kind), argv, DEFAULT_CONFIG, description=__doc__)
+    config_class, path = with_kind(Config, kind), config_path(argv, DEFAULT_CONFIG)
+    own = read_first("policy.type", ["--config", str(path)], None, DEFAULT)
+    if path and own != kind and "policy" in load_yaml(path):
+        raise UserError(
+            f"{path} has settings of policy.type {own}, not {kind}: leave --policy.type out or choose another "
+            "--config"
+        )
+    config = parse(config_class, argv, DEFAULT_CONFIG, description=__doc__)
     task_class(config.task)  # an unknown one is refused before there is a folder
     return config
 

@@ -72,8 +72,8 @@ def read_config(argv: list[str] | None) -> Config:
     own = read_first("policy.type", ["--config", str(path)], None, DEFAULT)
     if path and own != kind and "policy" in load_yaml(path):
         raise UserError(
-            f"{path} has settings of policy.type {own}, not {kind}: leave --policy.type out or choose another "
-            "--config"
+            f"{path} has settings of policy.type {own}, not {kind}: leave --policy.type out or choose "
+            "another --config"
         )
     config = parse(config_class, argv, DEFAULT_CONFIG, description=__doc__)
     task_class(config.task)  # an unknown one is refused before there is a folder

@@ -145,15 +145,16 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
     device = choose_device(config.device)
     seeds = split_seed(config.seed, "environment", "exploration", "replay", "torch")
     task: Task = config.env
-    env = task.training_env(seeds["environment"], config.agent.gamma)
+    steering, frozen = open_frozen(config, device) if config.steering.policy else (None, None)
+    image_size = steering.image_size(task.codec(0)) if steering else 0
+    env = task.training_env(seeds["environment"], config.agent.gamma, image_size)
     of_task = env if isinstance(env, TaskTrainingEnv) else None
-    demonstrations, steering, frozen = None, None, None
+    demonstrations = None
     if (config.offline.dataset or config.steering.policy) and not of_task:
         raise UserError(f"{task.name}: offline and steering need a training_env that is a TaskTrainingEnv")
     if of_task and config.offline.dataset:
         demonstrations = OfflineData(config.offline, task, of_task, config.agent, device)
-    if of_task and config.steering.policy:
-        steering, frozen = open_frozen(config, device)
+    if of_task and steering:
         env = SteeringEnv(of_task, steering)
     updates = config.offline.steps + config.training.updates_due(config.total_env_steps)
     agent = SAC(
@@ -170,7 +171,7 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
         lambda actor: SACPolicy(actor, config.env, steering=steering),
         config.training.eval_episodes,
         config.training.eval_seed,
-        image_size=env.pixel_shape[0] if env.pixel_shape else 0,
+        image_size=env.pixel_shape[0] if env.pixel_shape else image_size,
     )
     policy_config = SACConfig(
         task=config.task,
@@ -203,14 +204,14 @@ def open_frozen(config: Config, device: torch.device) -> tuple[Steering, Frozen]
     """The policy that is to be steered.
 
     Raises:
-        UserError: it is of another task, sees pictures, has no noise, or its noise does next to nothing.
+        UserError: it is of another task, sees what this one does not show, has no noise, or its noise does
+            next to nothing.
     """
     path = config.steering.policy
     task_of(path, config.task)
     policy = steerable(path, device, config.env)
-    starts, _ = config.env.vector_env(AUTHORITY_STARTS).reset(seed=range(AUTHORITY_STARTS))
-    if policy.image_size and "pixels" not in starts:
-        raise UserError(f"{path}: this policy sees pictures, which {config.env.name} does not show here")
+    env = config.env.vector_env(AUTHORITY_STARTS, policy.image_size)
+    starts, _ = env.reset(seed=range(AUTHORITY_STARTS))
     if policy.history > 1:
         starts = History(policy.history).add(starts, begins=np.ones(AUTHORITY_STARTS, bool))
     check_authority(spreads(policy, starts, np.random.default_rng(0)), path)

@@ -46,8 +46,8 @@ class GymTask:
     def codec(self, num_envs: int) -> Codec:
         return BoxCodec(*_spaces(self.name))
 
-    def training_env(self, seed: int, gamma: float) -> TaskTrainingEnv:
-        env = self.vector_env(self.num_envs)
+    def training_env(self, seed: int, gamma: float, image_size: int = 0) -> TaskTrainingEnv:
+        env = self.vector_env(self.num_envs, image_size)
         return TaskTrainingEnv(self, env, seed, gamma, reward_scale=self.reward_scale)
 
     def scripted_policy(self) -> Policy | None:

@@ -275,7 +275,16 @@ class Task(Protocol):
         """The environment that is evaluated; `stock` as its authors published it."""
         ...
 
-    def training_env(self, seed: int, gamma: float) -> TrainingEnv: ...
+    def training_env(self, seed: int, gamma: float, image_size: int = 0) -> TrainingEnv:
+        """What is trained in.
+
+        Args:
+            seed: of all that is drawn there.
+            gamma: discount per environment step.
+            image_size: side of the pictures that a policy sees which is steered; 0: none. The learner sees
+                what the task's settings say.
+        """
+        ...
 
     def codec(self, num_envs: int) -> Codec: ...
 

@@ -101,6 +101,21 @@ class Steering:
         self.directions = directions(config, policy.noise_shape, self.n_action_steps)
         self.action_size = len(self.directions)
 
+    def image_size(self, codec: Codec) -> int:
+        """Side of the pictures that the policy and what steers it see, 0 for none.
+
+        Raises:
+            UserError: both see some, of different sizes.
+        """
+        theirs = self.policy.image_size
+        ours = codec.pixel_shape[0] if codec.pixel_shape else 0
+        if ours and theirs and ours != theirs:
+            raise UserError(
+                f"env.pixels.size must be {theirs} where steering.policy sees pictures of so many pixels, "
+                f"got {ours}"
+            )
+        return ours or theirs
+
     def new_history(self) -> History | None:
         """What `decode` needs of the observations; None: the current ones."""
         return History(self.policy.history) if self.policy.history > 1 else None

@@ -111,7 +111,7 @@ class TaskTrainingEnv:
         terminated, truncated, is_success = np.zeros((3, self.num_envs), bool)
         infos: Infos = {}
         for t, played in enumerate(chunk, 1):
-            self.env.watched[:] = t == len(chunk)
+            self.env.watched[:] = t > len(chunk) - self._observed
             active = self.env.active.copy()
             if not active.any():
                 break
@@ -181,7 +181,7 @@ class TaskTrainingEnv:
         begins = np.cumsum(lengths) - lengths
         for t in range(lengths.max()):
             self.env.active[:] = active = lengths > t
-            self.env.watched[:] = lengths == t + 1
+            self.env.watched[:] = lengths <= t + self._observed
             played = actions[np.minimum(begins + t, len(actions) - 1)]
             self._remember(played, active)
             self.raw, *_ = self.env.step(played)
@@ -190,6 +190,11 @@ class TaskTrainingEnv:
         self.env.active[:] = True
         self.codec.load_state_dict(arrays)
         return self.codec.encode(self.raw)
+
+    @property
+    def _observed(self) -> int:
+        """How many of the latest observations somebody looks at."""
+        return self.history.length if self.history else 1
 
     def _remember(self, played: np.ndarray, active: np.ndarray) -> None:
         """Append the actions of the active environments, (n, A) and (n,), to those of their episodes."""

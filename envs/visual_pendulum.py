@@ -169,7 +169,7 @@ class VisualPendulum(GymTask):
     def codec(self, num_envs: int) -> PixelCodec:
         return PixelCodec(num_envs, self.pixels, BoxCodec(STATES, TORQUES))
 
-    def training_env(self, seed: int, gamma: float) -> TaskTrainingEnv:
+    def training_env(self, seed: int, gamma: float, image_size: int = 0) -> TaskTrainingEnv:
         env = self.vector_env(self.num_envs, self.pixels.size)
         symmetry = MIRROR if self.mirror else None
         return TaskTrainingEnv(self, env, seed, gamma, reward_scale=self.reward_scale, symmetry=symmetry)

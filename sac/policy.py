@@ -49,6 +49,9 @@ class SACPolicy:
         self.codec = task.codec(0)
         self.action_size = steering.action_size if steering else self.codec.action_size  # of the actor
         self.image_size = self.codec.pixel_shape[0] if self.codec.pixel_shape else 0
+        self.history = 1
+        if steering:
+            self.image_size, self.history = steering.image_size(self.codec), steering.policy.history
         self.n_action_steps = steering.n_action_steps if steering else task.action_repeat
         self.deterministic = deterministic
         self.device = next(actor.parameters()).device
@@ -165,7 +168,8 @@ def decode_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
     if not isinstance(env, dict):
         raise UserError(f"{file}: env must hold the settings of task {settings.task}, got {show(env)}")
     task_type: Any = task_class(settings.task)
-    if absent := [field.name for field in fields(task_type) if field.name not in env]:
+    known = {*env, *getattr(task_type, "ADDED", ())}
+    if absent := [field.name for field in fields(task_type) if field.name not in known]:
         raise UserError(
             f"{file}: {', '.join(absent)} missing in env, without which the policy cannot be opened"
         )

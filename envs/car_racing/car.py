@@ -26,6 +26,7 @@ except DependencyNotInstalled:
     ) from None
 
 ENV_ID = "UndrawnCarRacing-v3"
+TRACK_REWARD = 1_000.0  # of all tiles together
 LAP = 0.95  # share of the tiles that makes a lap
 MAX_EPISODE_STEPS = 1_000  # 20 s, as Gymnasium registers it
 FPS = original.FPS
@@ -34,6 +35,8 @@ CAR_PLACE = np.array([0.5, 0.75])  # of the car in the picture, shares from the 
 ZOOM = original.SCALE * original.ZOOM  # px of the window per unit of length
 LEAST_POINTS = 256  # on the side of a canvas, from which a picture is averaged
 STATES = spaces.Box(-np.inf, np.inf, (7,), np.float32)
+AHEAD = 30  # tiles beyond the foremost one that was visited, of which one may be the next
+BEHIND = 3  # tiles behind it, on which a wheel may still come
 
 
 def _padded(*polygons: Sequence[tuple[float, float]]) -> np.ndarray:
@@ -75,8 +78,12 @@ class Car(original.CarRacing):
     def __init__(self, render_mode: str | None = None) -> None:
         super().__init__(render_mode)
         self.observation_space = STATES
+        self.missed = 0  # tiles that were passed by
+        self._foremost = 0  # tile that was visited
+        self._judged = 0  # tiles up to this one were visited or passed by
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        self.missed = self._foremost = self._judged = 0
         observation, info = super().reset(seed=seed, options=options)
         self.t = 1.0  # s, which only the zoom depends on
         return observation, info
@@ -85,7 +92,17 @@ class Car(original.CarRacing):
         """Success is a lap."""
         observation, reward, terminated, truncated, info = super().step(action)
         success = {"is_success": info.get("lap_finished", False)}
+        self._count_missed()
         return observation, reward, terminated, truncated, info | success
+
+    def _count_missed(self) -> None:
+        """Tiles are in the order of the lap; the first one, at the start, is the last to be visited."""
+        tiles = self.road or []
+        visited = [tile.road_visited for tile in tiles[self._foremost + 1 : self._foremost + 1 + AHEAD]]
+        self._foremost += max((i for i, each in enumerate(visited, 1) if each), default=0)
+        while self._judged < self._foremost - BEHIND:
+            self._judged += 1
+            self.missed += not tiles[self._judged].road_visited
 
     def picture(self, size: int) -> np.ndarray:
         """(size, size, 3) uint8 RGB: Gymnasium's window, wider than high, pressed into a square."""

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from gymnasium import spaces
 
-from common.bounds import CountOrZero, Positive, Several, Share
-from envs.car_racing.car import FPS, LAP, STATES
+from common.bounds import CountOrZero, NotNegative, Positive, Several, Share
+from envs.car_racing.car import FPS, LAP, STATES, TRACK_REWARD
 from envs.car_racing.driver import Driver
 from envs.car_racing.recording import CarRacingRecording
 from envs.car_racing.vector import CarRacingVectorEnv
@@ -56,7 +56,8 @@ class CarRacing(GymTask):
     )
     progress_name: ClassVar[str] = "visited"
     progress_goal: ClassVar[float] = LAP
-    highlights: ClassVar[tuple[str, ...]] = ("axes", "action_repeat", "patience")
+    highlights: ClassVar[tuple[str, ...]] = ("axes", "action_repeat", "missed_penalty", "patience")
+    ADDED: ClassVar = ("missed_penalty",)  # settings whose defaults were in force where a checkpoint has none
     packages: ClassVar[tuple[str, ...]] = ("gymnasium", "box2d", "pygame")
     recording: ClassVar[CarRacingRecording] = CarRacingRecording()
     lerobot_names: ClassVar[dict[str, str]] = {"observation.state": "state", "observation.image": "pixels"}
@@ -68,6 +69,7 @@ class CarRacing(GymTask):
     steering: Share = 1.0  # bound of the steering, to either side
     gas: Share = 1.0  # bound of the gas
     brake: Share = 1.0  # bound of the brake; from 0.9 on the wheels lock
+    missed_penalty: NotNegative = 0.0  # for each tile that is passed by, of what it would have paid
     patience: CountOrZero = 100  # steps without a new tile that truncate an episode of training; 0: never
 
     def vector_env(self, num_envs: int, image_size: int = 0, stock: bool = False) -> CarRacingVectorEnv:
@@ -80,9 +82,17 @@ class CarRacing(GymTask):
             pedals = BoxCodec(STATES, spaces.Box(limits * np.array([-1, 0, 0], np.float32), limits))
         return PixelCodec(num_envs, self.pixels, pedals)
 
-    def training_env(self, seed: int, gamma: float) -> TaskTrainingEnv:
+    def training_env(self, seed: int, gamma: float, image_size: int = 0) -> TaskTrainingEnv:
         env = CarRacingVectorEnv(self.num_envs, self.pixels.size, patience=self.patience)
-        return TaskTrainingEnv(self, env, seed, gamma, reward_scale=self.reward_scale)
+
+        def reward(
+            before: RawObservation, after: RawObservation, stock: np.ndarray, succeeded: np.ndarray
+        ) -> np.ndarray:
+            if "missed" not in after:  # recorded laps, which count as driven over all tiles
+                return stock
+            return stock - self.missed_penalty * TRACK_REWARD * (after["missed"] - before["missed"])
+
+        return TaskTrainingEnv(self, env, seed, gamma, reward=reward, reward_scale=self.reward_scale)
 
     def scripted_policy(self) -> Driver:
         return Driver()

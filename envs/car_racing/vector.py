@@ -14,6 +14,8 @@ from envs.car_racing.car import ENV_ID
 from envs.gym_vector import GymVectorEnv, beginning
 from envs.interfaces import Infos, RawObservation
 
+MISSED = spaces.Box(0.0, 1.0, (), np.float32)
+
 
 class CarRacingVectorEnv(GymVectorEnv):
     """`num_envs` tracks, stepped one by one.
@@ -26,6 +28,7 @@ class CarRacingVectorEnv(GymVectorEnv):
 
     Observations:
         state (n, 7) float32: see `Car`.
+        missed (n,) float32: share of the track's tiles that were passed by.
         pixels (n, side, side, 3) uint8 RGB: when asked for; drawn where `watched` says so.
 
     Infos: `progress`, the share of the track's tiles that were visited, and `is_success`, a lap.
@@ -37,9 +40,10 @@ class CarRacingVectorEnv(GymVectorEnv):
         self.cars: list[Any] = [env.unwrapped for env in self.envs]
         self.in_vain = np.zeros(num_envs, np.int64)  # steps since the latest new tile
         self.pixels = np.zeros((num_envs, image_size, image_size, 3), np.uint8)
+        parts: dict[str, spaces.Space] = {"state": self.state_space, "missed": MISSED}
         if image_size:
-            pictures = spaces.Box(0, 255, self.pixels.shape[1:], np.uint8)
-            self.single_observation_space = spaces.Dict({"state": self.state_space, "pixels": pictures})
+            parts["pixels"] = spaces.Box(0, 255, self.pixels.shape[1:], np.uint8)
+        self.single_observation_space = spaces.Dict(parts)
 
     def reset(
         self, *, seed: Sequence[int] | np.ndarray, options: dict[str, Any] | None = None
@@ -47,7 +51,7 @@ class CarRacingVectorEnv(GymVectorEnv):
         observations, infos = super().reset(seed=seed, options=options)
         mask = beginning(self.num_envs, options)
         self.in_vain[mask] = 0
-        return self._with_pixels(observations, mask), infos
+        return self._with_more(observations, mask), infos
 
     def step(self, actions: np.ndarray) -> tuple[RawObservation, np.ndarray, np.ndarray, np.ndarray, Infos]:
         """Drive with actions (n, 3): steering from -1, left, to 1; gas and brake from 0 to 1."""
@@ -59,7 +63,7 @@ class CarRacingVectorEnv(GymVectorEnv):
         truncated &= ~terminated
         self.active &= ~truncated
         drawn = active & (self.watched | terminated | truncated)
-        return self._with_pixels(observations, drawn), rewards, terminated, truncated, infos
+        return self._with_more(observations, drawn), rewards, terminated, truncated, infos
 
     def frames(self, size: int, slots: np.ndarray) -> np.ndarray:
         """Pictures (len(slots), size, size, 3) uint8 RGB; of Gymnasium's renderer, 3 to 2 on white."""
@@ -67,7 +71,9 @@ class CarRacingVectorEnv(GymVectorEnv):
             return super().frames(size, slots)
         return np.stack([self.cars[i].picture(size) for i in slots])
 
-    def _with_pixels(self, observations: RawObservation, drawn: np.ndarray) -> RawObservation:
+    def _with_more(self, observations: RawObservation, drawn: np.ndarray) -> RawObservation:
+        missed = [car.missed / len(car.track) if car.road else 0.0 for car in self.cars]
+        observations = observations | {"missed": np.array(missed, np.float32)}
         if not self.image_size:
             return observations
         for i in np.flatnonzero(drawn):

@@ -101,8 +101,8 @@ class PushT:
             limit = float(np.interp(env_steps, self.speed_ramp, self.speed_limit))
         return ActionDecoder(self.action_mode, self.action_bound, self.action_frame, limit)
 
-    def training_env(self, seed: int, gamma: float) -> TaskTrainingEnv:
-        env = self.vector_env(self.num_envs)
+    def training_env(self, seed: int, gamma: float, image_size: int = 0) -> TaskTrainingEnv:
+        env = self.vector_env(self.num_envs, image_size)
 
         def reward(
             before: RawObservation, after: RawObservation, stock: np.ndarray, succeeded: np.ndarray

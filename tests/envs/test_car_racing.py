@@ -2,11 +2,13 @@
 
 import sys
 import time
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 
+from common.config import to_dict
 from common.errors import UserError
 from envs.car_racing.car import Car, original
 from envs.car_racing.driver import CURVATURES, DISTANCES, Driver
@@ -15,6 +17,7 @@ from envs.interfaces import Episode
 from envs.pixels import PixelConfig, luminance
 from envs.rollout import rollout
 from envs.tasks import task_class
+from sac.policy import SACConfig, decode_config
 
 SMALL = PixelConfig(size=16)
 
@@ -26,11 +29,11 @@ def undrawn_stock() -> original.CarRacing:
     return env
 
 
-def drive(car: original.CarRacing) -> np.ndarray:
-    """Gas, brake and steering (3,) of somebody who sees the track: towards its fifth tile ahead."""
+def drive(car: original.CarRacing, tiles: int = 5) -> np.ndarray:
+    """Steering, gas and brake (3,) of somebody who sees the track: towards a tile so many ahead."""
     track, here = np.array(car.track)[:, 2:], np.array(car.car.hull.position)
     nearest = np.linalg.norm(track - here, axis=1).argmin()
-    ahead = track[(nearest + 5) % len(track)] - here
+    ahead = track[(nearest + tiles) % len(track)] - here
     turn = np.arctan2(ahead[1], ahead[0]) - car.car.hull.angle - np.pi / 2
     steering = np.clip(-2 * ((turn + np.pi) % (2 * np.pi) - np.pi), -1, 1)
     speed = np.linalg.norm(car.car.hull.linearVelocity)
@@ -66,8 +69,40 @@ def test_physics_tracks_and_rewards_are_gymnasiums():
             assert observations["state"][slot, 0] == pytest.approx(np.hypot(*hull.linearVelocity))
             assert observations["state"][slot, 6] == pytest.approx(hull.angularVelocity)
             assert infos["is_success"][slot] == info.get("lap_finished", False)
-        assert set(infos) == {"is_success", "progress"} and set(observations) == {"state"}
+        assert set(infos) == {"is_success", "progress"} and set(observations) == {"state", "missed"}
     assert min(progress.values()) > 0.1
+
+
+def test_tiles_that_are_passed_by_are_counted_and_cost_their_penalty():
+    """Against a list of all tiles at every step, of a driver who cuts the corners."""
+    first, second = (
+        CarRacing(num_envs=1, action_repeat=1, axes=3, pixels=SMALL, reward_scale=1.0, missed_penalty=penalty)
+        for penalty in (0.0, 2.5)
+    )
+    plain, strict = first.training_env(3, gamma=1.0), second.training_env(3, gamma=1.0)
+    plain.reset(), strict.reset()
+    car, passed_by = strict.env.cars[0], set()
+    for _ in range(250):
+        action = drive(car, tiles=12)[None] * [1, 2, 2] - [0, 1, 1]
+        before = len(passed_by)
+        rewards = plain.step(action).rewards[0], strict.step(action).rewards[0]
+        visited = [tile.idx for tile in car.road if tile.road_visited]
+        passed_by |= set(range(1, max(visited, default=0) - 2)) - set(visited)
+        missed = strict.raw["missed"][0] * len(car.road)
+        assert missed == pytest.approx(len(passed_by), abs=1e-3)
+        cost = 2.5 * 1000 * (len(passed_by) - before) / len(car.road)
+        assert rewards[0] - rewards[1] == pytest.approx(cost, abs=1e-2)
+    assert 3 < len(passed_by) < 60 and max(visited) > 60
+
+
+def test_a_checkpoint_from_before_the_penalty_opens():
+    config = to_dict(SACConfig(task="car_racing", action_size=2, hidden_sizes=(4,)))
+    config |= {"env": to_dict(CarRacing(axes=2))}
+    del config["steering"], config["env"]["missed_penalty"]
+    assert decode_config(Path("config.json"), config)[1] == CarRacing(axes=2)
+    del config["env"]["patience"]
+    with pytest.raises(UserError, match="patience missing in env"):
+        decode_config(Path("config.json"), config)
 
 
 def test_leaving_the_field_ends_the_episode_and_so_does_the_clock():

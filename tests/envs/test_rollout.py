@@ -155,3 +155,36 @@ def test_recorded_actions_make_the_same_episode_again():
         np.testing.assert_array_equal([infos["progress"][0] for *_, infos in rows], episode.progress)
     longer = np.concatenate([episode.actions, episode.actions])
     assert len(list(replay(easy_env(slots=1), longer, seed))) == 2 * len(episode) + 1
+
+
+class Looker(Circler):
+    """Circles for three steps per decision, and notes the last two pictures whenever it decides."""
+
+    n_action_steps, history, image_size = 3, 2, 32
+
+    def __init__(self) -> None:
+        super().__init__(slots=1)
+        self.latest, self.seen = [], []
+
+    def reset(self, slots: np.ndarray) -> None:
+        super().reset(slots)
+        self.steps = 0
+
+    def act(self, observations: dict[str, np.ndarray]) -> np.ndarray:
+        self.latest.append(observations["pixels"][0])
+        if self.steps % self.n_action_steps == 0:
+            self.seen.append(np.stack(self.latest[-self.history :]))
+        self.steps += 1
+        return super().act(observations)
+
+
+def test_a_policy_that_decides_on_several_pictures_sees_them_as_they_were():
+    seen = []
+    for keep_pixels in (True, False):
+        policy = Looker()
+        list(rollout(easy_env(1, image_size=32), policy, [11], keep_pixels=keep_pixels))
+        seen.append(policy.seen)
+    assert len(seen[0]) > 5
+    for drawn, asked_for in zip(*seen, strict=True):
+        np.testing.assert_array_equal(asked_for, drawn)
+    assert any((pair[0] != pair[1]).any() for pair in seen[0][1:])

@@ -5,13 +5,17 @@ import shutil
 
 import pytest
 import torch
+from lerobot.policies import make_pre_post_processors
 
 import collect_dataset
 import evaluate
+import train_sac
 from common.untrusted import load_json
 from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import rollout
 from policies import ASSETS, load_policy
+from tests.act import test_diffusion, test_player
+from tests.act.tiny import IMAGE, STATE
 from tests.act.tiny_flow import make, save
 from tests.runs import metrics, sentence
 from tests.train_sac.runs import assert_same_run, contents
@@ -135,3 +139,39 @@ def test_a_policy_that_noise_does_not_help_is_refused_with_what_was_measured(
 def test_what_cannot_be_steered_is_refused_and_nothing_trained(steering, refused, tmp_path, flags, message):
     assert message in refused(*steering, *flags.split())
     assert not list(tmp_path.glob("run/checkpoints/*"))
+
+
+@pytest.fixture(params=["act", "diffusion"])
+def frozen_of_pictures(request, tmp_path):
+    """ACT with a latent, and a diffusion policy of the last two pictures."""
+    folder = tmp_path / request.param
+    if request.param == "act":
+        test_player.make(folder, (IMAGE, STATE), n_action_steps=3, use_vae=True)
+        return folder
+    policy = test_diffusion.make(inputs=(IMAGE, STATE))
+    for part in (policy, *make_pre_post_processors(policy.config, dataset_stats=test_diffusion.STATS)):
+        part.save_pretrained(folder)
+    return folder
+
+
+def test_a_policy_of_pictures_is_steered_by_the_state(frozen_of_pictures, train, tmp_path, monkeypatch):
+    """What is not drawn is not looked at: where everything is, the same happens. So it does when resumed."""
+    flags = [*FLAGS.split(), "--steer-anyway", "--steering.policy", str(frozen_of_pictures)]
+    flags += ["--steering.noise", "full", "--training.start-steps", "20", "--total-env-steps", "60"]
+    flags += ["--training.eval-every", "30", "--training.eval-episodes", "1"]
+    monkeypatch.setattr("envs.pusht.task.PushTVectorEnv", lambda *a: PushTVectorEnv(*a, max_episode_steps=12))
+    monkeypatch.setattr(train_sac, "AUTHORITY_STARTS", 2)
+    train(*flags, "--run-name", "whole")
+    train(*flags, "--total-env-steps", "30")
+    train(*flags)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    policy = load_policy(tmp_path / "run/checkpoints/last")
+    assert policy.image_size in (40, 96)
+    (episode,) = rollout(policy.task.vector_env(1, policy.image_size), policy, [7], keep_pixels=False)
+    assert len(episode) > 1
+
+    monkeypatch.setattr(
+        PushTVectorEnv, "_draw", lambda env, chosen, draw=PushTVectorEnv._draw: draw(env, chosen | env.active)
+    )
+    train(*flags, "--run-name", "drawn")
+    assert_same_run(tmp_path / "drawn", tmp_path / "whole")

@@ -6,6 +6,7 @@ LeRobot's `PreTrainedPolicy` of that type.
 """
 
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -126,6 +127,15 @@ class Kind(Protocol):
     def measure_norms(self, policy: "PreTrainedPolicy", batches: Iterable[Batch]) -> None:
         """Measure the statistics of the policy's trained batch norms on these batches."""
         ...
+
+
+def passed_on(settings: Any, *ours: str) -> dict[str, Any]:
+    """The settings that LeRobot's configuration has too, by name: all but type, inputs and `ours`."""
+    return {
+        field.name: getattr(settings, field.name)
+        for field in fields(settings)
+        if field.name not in ("type", "inputs", *ours)
+    }
 
 
 def chunk_size(config: "PreTrainedConfig") -> int:

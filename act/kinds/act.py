@@ -10,7 +10,7 @@ batch norms, no equation:
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -25,7 +25,7 @@ from torch.optim.swa_utils import update_bn
 
 from act.backbone import freeze_batch_norms, load_imagenet, train_batch_norms
 from act.inputs import choose_inputs
-from act.kinds import Batch
+from act.kinds import Batch, passed_on
 from act.optimizer import OptimizerConfig
 from common.bounds import Depth, Horizon, NotNegative, ShareBelow1, Width
 
@@ -83,12 +83,10 @@ def act_config(config: PolicyConfig, features: dict[str, PolicyFeature], **other
     Raises:
         UserError: the features do not suit.
     """
-    ours = ("type", "inputs", "backbone_weights")
-    settings = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in ours}
     # LeRobot's default leaves ENV out, so that it would enter in its own units.
     types = ("VISUAL", "STATE", "ENV", "ACTION")
     return ACTConfig(
-        **settings,
+        **passed_on(config, "backbone_weights"),
         input_features=choose_inputs(features, config.inputs),
         output_features={ACTION: features[ACTION]},
         normalization_mapping=dict.fromkeys(types, NormalizationMode.MEAN_STD),

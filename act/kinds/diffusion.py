@@ -13,7 +13,7 @@ et al. 2021, "Denoising Diffusion Implicit Models" (arXiv 2010.02502). The netwo
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -27,7 +27,7 @@ from lerobot.utils.random_utils import set_seed
 from torch import nn
 
 from act.inputs import choose_inputs
-from act.kinds import Batch
+from act.kinds import Batch, passed_on
 from act.optimizer import OptimizerConfig
 from common.bounds import Between, Horizon, Several, Width, Widths
 from common.errors import UserError
@@ -120,10 +120,9 @@ class Diffusion:
         optimizer: OptimizerConfig,
         device: str,
     ) -> DiffusionConfig:
-        names = [field.name for field in fields(settings) if field.name not in ("type", "inputs")]
         types = ("VISUAL", "STATE", "ENV", "ACTION")
         config = DiffusionConfig(
-            **{name: getattr(settings, name) for name in names},
+            **passed_on(settings),
             input_features=choose_inputs(features, settings.inputs, f"a {self.title}"),
             output_features={ACTION: features[ACTION]},
             normalization_mapping=dict.fromkeys(types, NormalizationMode.MEAN_STD),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import torch
@@ -12,7 +12,7 @@ from lerobot.utils.random_utils import set_seed
 from torch import nn
 
 from act.flow import FlowConfig, FlowPolicy
-from act.kinds import Batch
+from act.kinds import Batch, passed_on
 from act.optimizer import OptimizerConfig
 from common.bounds import Between, Depth, Horizon, NotNegative, Several, Width
 from common.errors import UserError
@@ -88,9 +88,8 @@ class Flow:
         optimizer: OptimizerConfig,
         device: str,
     ) -> FlowConfig:
-        names = [field.name for field in fields(settings) if field.name not in ("type", "inputs")]
         config = FlowConfig(
-            **{name: getattr(settings, name) for name in names},
+            **passed_on(settings),
             input_features=choose_inputs(features, settings.inputs),
             output_features={ACTION: features[ACTION]},
             device=device,

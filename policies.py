@@ -260,6 +260,7 @@ class RandomPolicy:
 
     n_action_steps = 1
     image_size = 0
+    history = 1
 
     def __init__(self, action_space: spaces.Box, seed: int = 0) -> None:
         self.bounds = action_space.low.astype(float), action_space.high.astype(float)

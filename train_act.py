@@ -16,6 +16,7 @@ import common.start  # noqa: F401  before all other imports
 import math
 import sys
 from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from act.opening import make_player
 from act.overview import start_up_table, warn_of_long_chunks
 from act.trainer import Trainer
 from common.checkpoint import follow
-from common.config import config_path, load_yaml, parse, read_first, to_dict
+from common.config import config_path, parse, read_first, settings_in, to_dict
 from common.device import choose_device, use_threads
 from common.errors import UserError, report_user_errors
 from common.logger import Logger
@@ -69,15 +70,24 @@ def read_config(argv: list[str] | None) -> Config:
     """
     kind = read_first("policy.type", argv, DEFAULT_CONFIG, DEFAULT)
     config_class, path = with_kind(Config, kind), config_path(argv, DEFAULT_CONFIG)
-    own = read_first("policy.type", ["--config", str(path)], None, DEFAULT)
-    if path and own != kind and "policy" in load_yaml(path):
+    if path:
+        _check_kind(path, kind)
+    config = parse(config_class, argv, DEFAULT_CONFIG, description=__doc__)
+    task_class(config.task)  # an unknown one is refused before there is a folder
+    return config
+
+
+def _check_kind(path: Path, kind: str) -> None:
+    """Raise UserError where a YAML is of another kind of policy than the one that is wanted."""
+    given = settings_in(path)
+    own = given.get("policy.type", DEFAULT)
+    known = {f"policy.{field.name}" for field in fields(find_kind(kind).settings)}
+    foreign = [key for key in given if key.startswith("policy.") and key not in known]
+    if own != kind and ("policy.type" in given or foreign):
         raise UserError(
             f"{path} has settings of policy.type {own}, not {kind}: leave --policy.type out or choose "
             "another --config"
         )
-    config = parse(config_class, argv, DEFAULT_CONFIG, description=__doc__)
-    task_class(config.task)  # an unknown one is refused before there is a folder
-    return config
 
 
 def build_trainer(

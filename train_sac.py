@@ -147,7 +147,8 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
     task: Task = config.env
     steering, frozen = open_frozen(config, device) if config.steering.policy else (None, None)
     image_size = steering.image_size(task.codec(0)) if steering else 0
-    env = task.training_env(seeds["environment"], config.agent.gamma, image_size)
+    pictures = {"image_size": image_size} if image_size else {}  # which a task's own need not know
+    env = task.training_env(seeds["environment"], config.agent.gamma, **pictures)
     of_task = env if isinstance(env, TaskTrainingEnv) else None
     demonstrations = None
     if (config.offline.dataset or config.steering.policy) and not of_task:

@@ -106,8 +106,17 @@ def read_first(key: str, argv: Sequence[str] | None, default_yaml: Path | str | 
     if typed := [words for flag, words in flags(argv) if key_of(flag) == key and words]:
         return " ".join(typed[-1])
     path = config_path(argv, default_yaml)
-    value = dict(_flatten(load_yaml(path))).get(key) if path else None
+    value = settings_in(path).get(key) if path else None
     return default if value is None else str(value)
+
+
+def settings_in(path: Path | str) -> dict[str, Any]:
+    """What a YAML file sets, by dotted key.
+
+    Raises:
+        UserError: see `load_yaml`.
+    """
+    return dict(_flatten(load_yaml(path)))
 
 
 def from_dict[Config](config_class: type[Config], values: dict[str, Any], source: str = "") -> Config:

@@ -19,9 +19,9 @@ def use_threads(count: int) -> None:
 
 @contextmanager
 def usual_priority() -> Iterator[None]:
-    """Undo what SVT-AV1, LeRobot's video encoder, does to a thread of root: it stays a real-time one.
+    """Restore the scheduling policy of the calling thread afterwards.
 
-    From then on all other programs would get what this one and its children leave of the CPU.
+    SVT-AV1, LeRobot's video encoder, leaves a thread of root at SCHED_FIFO, and other programs starve.
     """
     if not hasattr(os, "sched_getscheduler"):  # macOS, Windows
         yield
@@ -30,7 +30,8 @@ def usual_priority() -> Iterator[None]:
     try:
         yield
     finally:
-        os.sched_setscheduler(0, policy, parameters)
+        if os.sched_getscheduler(0) != policy:
+            os.sched_setscheduler(0, policy, parameters)
 
 
 def flush_denormals() -> None:

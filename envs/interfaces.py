@@ -73,10 +73,11 @@ class VectorEnv(Protocol):
 
 
 class Policy(Protocol):
-    """Anything that acts: an expert, a clone, a script, a person at the mouse."""
+    """Anything that acts: an expert, a clone, a script, a person at the controls."""
 
     n_action_steps: int  # environment steps per decision
     image_size: int  # side in pixels of the pictures in its observations; 0: none
+    history: int  # latest observations that it sees
 
     def seed_slots(self, seeds: Sequence[int]) -> None:
         """Give each slot a random generator of its own, so that its episode does not depend on the others."""
@@ -97,7 +98,6 @@ class Steerable(Policy, Protocol):
 
     noise_shape: tuple[int, ...]  # of one chunk
     chunk_size: int  # T, actions of a chunk
-    history: int  # latest observations that it sees
     sampled: bool  # `act` draws the noise from N(0, I); False: it is 0; the caller may change it
 
     def chunk(self, observations: RawObservation, noise: np.ndarray) -> np.ndarray:
@@ -281,8 +281,8 @@ class Task(Protocol):
         Args:
             seed: of all that is drawn there.
             gamma: discount per environment step.
-            image_size: side of the pictures that a policy sees which is steered; 0: none. The learner sees
-                what the task's settings say.
+            image_size: side of the steered policy's pictures; 0: none. The learner sees what the task's
+                settings say.
         """
         ...
 

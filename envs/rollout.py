@@ -56,7 +56,6 @@ def rollout(
         keep_pixels: episodes have the pictures that the policy saw. Without, only those that it decides on
             are asked for, and a thousand steps do not take megabytes.
     """
-    history = getattr(policy, "history", 1)  # latest observations that it sees; most see the current one
     waiting = list(reversed(seeds))
     slots = [_Recording(seed=-1) for _ in range(env.num_envs)]
     env.active[:] = False
@@ -76,7 +75,7 @@ def rollout(
         actions = np.array(policy.act(observations))  # a policy may reuse its own array
         playing = np.flatnonzero(env.active)
         steps = np.array([len(slot) for slot in slots]) + 1  # after this one
-        env.watched[:] = True if keep_pixels else -steps % policy.n_action_steps < history
+        env.watched[:] = True if keep_pixels else -steps % policy.n_action_steps < policy.history
         observations, rewards, _, _, infos = env.step(actions)
         step = {"actions": actions, "rewards": rewards} | _extras(env, infos, playing, frame_size)
         for i in playing:

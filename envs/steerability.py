@@ -93,7 +93,7 @@ def trial(
             episodes = []
             for episode in rollout(env, policy, seeds, keep_pixels=False):
                 if stop():
-                    raise UserError("stopped before it is known what steering has to gain: nothing is saved")
+                    raise UserError("stopped in the trial of steering.policy; nothing is saved")
                 episodes.append(episode)
                 bar.update()
             return sorted(episodes, key=lambda episode: episode.seed)

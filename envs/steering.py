@@ -110,10 +110,7 @@ class Steering:
         theirs = self.policy.image_size
         ours = codec.pixel_shape[0] if codec.pixel_shape else 0
         if ours and theirs and ours != theirs:
-            raise UserError(
-                f"env.pixels.size must be {theirs} where steering.policy sees pictures of so many pixels, "
-                f"got {ours}"
-            )
+            raise UserError(f"env.pixels.size must be {theirs}, as steering.policy's pictures, got {ours}")
         return ours or theirs
 
     def new_history(self) -> History | None:

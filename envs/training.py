@@ -111,7 +111,7 @@ class TaskTrainingEnv:
         terminated, truncated, is_success = np.zeros((3, self.num_envs), bool)
         infos: Infos = {}
         for t, played in enumerate(chunk, 1):
-            self.env.watched[:] = t > len(chunk) - self._observed
+            self.env.watched[:] = t > len(chunk) - self._observations_seen
             active = self.env.active.copy()
             if not active.any():
                 break
@@ -181,7 +181,7 @@ class TaskTrainingEnv:
         begins = np.cumsum(lengths) - lengths
         for t in range(lengths.max()):
             self.env.active[:] = active = lengths > t
-            self.env.watched[:] = lengths <= t + self._observed
+            self.env.watched[:] = lengths <= t + self._observations_seen
             played = actions[np.minimum(begins + t, len(actions) - 1)]
             self._remember(played, active)
             self.raw, *_ = self.env.step(played)
@@ -192,7 +192,7 @@ class TaskTrainingEnv:
         return self.codec.encode(self.raw)
 
     @property
-    def _observed(self) -> int:
+    def _observations_seen(self) -> int:
         """How many of the latest observations somebody looks at."""
         return self.history.length if self.history else 1
 

@@ -16,11 +16,11 @@ from envs.recording import Discard, Quit, Undo
 SIDE_PX, TEXT_PX = 640, 56  # of the picture, and height of the text below it
 INVISIBLE_DRIVERS = "dummy", "offscreen"  # of SDL, which it uses where there is no screen
 TEXT_COLOR = "#22262b"
-KEYS = "backspace: discard   u: undo   esc: quit"
+COMMON_KEYS = "backspace: discard   u: undo   esc: quit"
 
 
 class Window:
-    """A window as an `envs.recording.HumanPolicy`. A task's own says what is shown and what is done.
+    """A window as an `envs.recording.HumanPolicy`. Subclasses draw the picture and read the controls.
 
     Args:
         title: of the window.
@@ -34,8 +34,9 @@ class Window:
 
     n_action_steps = 1
     image_size = 0
+    history = 1
     save_key = pygame.K_SPACE
-    keys = f"space: save   {KEYS}"
+    keys = f"space: save   {COMMON_KEYS}"
     how_to_begin = ""
 
     def __init__(self, title: str, fps: int, stop: np.ndarray, wanted: int) -> None:

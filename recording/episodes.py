@@ -115,6 +115,7 @@ class RecordedPolicy:
     def __init__(self, policy: Policy, env: RecordingEnv, rests: bool = True) -> None:
         self.policy, self.env, self.rests = policy, env, rests
         self.n_action_steps, self.image_size = policy.n_action_steps, policy.image_size
+        self.history = policy.history
         self.bounds = env.single_action_space.low, env.single_action_space.high
         self.resting = np.zeros((env.num_envs, *env.single_action_space.shape))
 

@@ -30,7 +30,7 @@ from sac.adam import Adam, corrections
 from sac.compiler import compiled, pays
 from sac.config import AgentConfig
 from sac.encoder import Decoder
-from sac.losses import actor_loss, critic_loss, td_target, temperature_gradient
+from sac.losses import actor_loss, critic_loss, imitation_loss, td_target, temperature_gradient
 from sac.networks import check_memory, make_networks
 from sac.replay_buffer import Batch, Observed, Pixels
 
@@ -131,16 +131,24 @@ class SAC:
         """What the decoder makes of pictures, where there is one: (B, S * C, H, W), about in [0, 1]."""
         return self.decoder(self.critics.projection(self.encoder(observations))) + 0.5
 
-    def update(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """One gradient step of everything. Returns scalars on the device, not waited for."""
+    def update(self, batch: Batch, imitation: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """One gradient step of everything.
+
+        Args:
+            batch: what is learnt from.
+            imitation: (B,) how much the actor imitates each of its actions; None: not at all.
+
+        Returns:
+            scalars on the device, not waited for.
+        """
         # Randomness and schedules come from outside, so that a compiled update sees the same.
         noise = self._noise(batch)
         rates = self._rates()
         if self._compiled_update:
             rates = Rates(*torch.tensor(rates, device=self.device).unbind())
-            metrics = self._compiled_update(batch, noise, rates)
+            metrics = self._compiled_update(batch, noise, rates, imitation)
         else:
-            metrics = self._update(batch, noise, rates)
+            metrics = self._update(batch, noise, rates, imitation)
         self.updates += 1
         return metrics
 
@@ -157,7 +165,9 @@ class SAC:
             pixels = torch.rand(shape, device=self.device, generator=self.generator)
         return Noise(normal[0], normal[1:].flatten(0, 1), pixels, subset)
 
-    def _update(self, batch: Batch, noise: Noise, rates: Rates) -> dict[str, torch.Tensor]:
+    def _update(
+        self, batch: Batch, noise: Noise, rates: Rates, imitation: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
         alpha = self.log_alpha.exp()
         with torch.no_grad():
             target = self._target(batch, noise, alpha)
@@ -169,7 +179,11 @@ class SAC:
         else:
             features = features[: len(batch.rewards)].detach()
         actions, log_prob = self.actor.sample(features, noise.actions)
-        metrics |= self._update_actor(features, actions, log_prob, alpha, rates)
+        imitated = 0.0
+        if imitation is not None:
+            imitated = imitation_loss(self.actor.mode(features), batch.actions, imitation)
+            metrics["Loss/imitation"] = imitated.detach()
+        metrics |= self._update_actor(features, actions, log_prob, alpha, imitated, rates)
         metrics |= self._update_temperature(log_prob.detach(), rates)
         self._update_averages()
         return metrics
@@ -211,9 +225,9 @@ class SAC:
             "Q/mean_q2": means[min(1, last)],
         }
 
-    def _update_actor(self, features, actions, log_prob, alpha, rates) -> dict[str, torch.Tensor]:
+    def _update_actor(self, features, actions, log_prob, alpha, imitated, rates) -> dict[str, torch.Tensor]:
         loss = actor_loss(self.critics(features, actions), log_prob, alpha)
-        self._step("actor", loss, rates)
+        self._step("actor", loss + imitated, rates)
         return {"Loss/actor": loss.detach(), "Policy/log_prob": log_prob.detach().mean()}
 
     def _update_temperature(self, log_prob, rates) -> dict[str, torch.Tensor]:

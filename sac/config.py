@@ -20,7 +20,7 @@ class AgentConfig:
     final_lr_fraction: Share = 0.05  # the learning rates fall to this share along a cosine
     gamma: Share = 0.98  # discount per environment step
     n_step: Several = 3  # rewards in a return
-    reward_smoothing: ShareBelow1 = 0.0  # of the smoothed reward before in the next, see sac/smoothing.py
+    reward_smoothing: ShareBelow1 = 0.0  # weight of the average before, see sac/smoothing.py; 0: off
     tau: Share = 0.01  # Polyak step of the target critics
     batch_size: Count = 256  # transitions per update
     initial_alpha: Positive = 0.1  # temperature at the start

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.bounds import Share, Steps
+from common.bounds import NotNegative, Share, Steps
 from common.errors import UserError, show
 from common.lerobot_files import INFO, check_extremes, numbers, parquet_files, read_table, reading
 from common.paths import expanded
@@ -28,6 +28,7 @@ from sac.replay import Replay, make_replay
 from sac.replay_buffer import Batch, Pixels
 from sac.smoothing import RewardSmoothing
 
+Drawn = tuple[Batch, torch.Tensor | None]  # and how much each of its actions is imitated, see `SAC.update`
 PIXELS = "pixels"  # the raw observation that is a picture
 OURS = Path("meta/recording.json")  # where collect_dataset.py says what it recorded
 
@@ -40,9 +41,10 @@ class OfflineConfig:
     steps: Steps = 0  # updates before the first environment step
     share: Share = 0.5  # of each batch afterwards
     until: Steps = 0  # environment steps for which that lasts; 0: always
+    imitation: NotNegative = 0.0  # weight of the distance to their actions in the actor's loss
 
     def validate(self) -> None:
-        for name in ("steps", "until"):
+        for name in ("steps", "until", "imitation"):
             if getattr(self, name) and not self.dataset:
                 raise ValueError(f"{name} must be 0 without offline.dataset, got {getattr(self, name)}")
 
@@ -70,6 +72,7 @@ class OfflineData:
         device: torch.device | str,
     ) -> None:
         self.config = config
+        self.device = device
         codec = task.codec(1)
         if not all(hasattr(each, "encode_actions") for each in (codec, getattr(codec, "inner", codec))):
             raise UserError(
@@ -102,15 +105,25 @@ class OfflineData:
         counts = f"{self.episodes:,} episodes, {made.decisions:,} decisions of {self.config.dataset}"
         return ", ".join([counts, *spoilt])
 
-    def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
-        return self.replay.sample(batch_size, generator)
+    def sample(self, batch_size: int, generator: torch.Generator) -> Drawn:
+        """A batch of demonstrations."""
+        return self.replay.sample(batch_size, generator), self._imitation(batch_size, batch_size)
 
-    def mixed(self, replay: Replay, batch_size: int, env_steps: int, generator: torch.Generator) -> Batch:
-        """A batch of the training's own replay and, up to `until`, of demonstrations."""
+    def mixed(self, replay: Replay, batch_size: int, env_steps: int, generator: torch.Generator) -> Drawn:
+        """A batch of the training's own replay and, up to `until`, of demonstrations, which are its last."""
         over = 0 < self.config.until <= env_steps
         ours = 0 if over else round(self.config.share * batch_size)
         parts = [(replay, batch_size - ours), (self.replay, ours)]
-        return joined([source.sample(count, generator) for source, count in parts if count])
+        batch = joined([source.sample(count, generator) for source, count in parts if count])
+        return batch, self._imitation(batch_size, ours)
+
+    def _imitation(self, batch_size: int, ours: int) -> torch.Tensor | None:
+        """How much the actor imitates each action of a batch whose last `ours` are demonstrated."""
+        if not self.config.imitation:
+            return None
+        weights = torch.zeros(batch_size, device=self.device)
+        weights[batch_size - ours :] = self.config.imitation
+        return weights
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

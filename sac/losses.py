@@ -35,6 +35,14 @@ def actor_loss(q: torch.Tensor, log_prob: torch.Tensor, alpha: torch.Tensor) -> 
     return (alpha * log_prob - q.amin(dim=0)).mean()
 
 
+def imitation_loss(modes: torch.Tensor, actions: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The weighted mean squared distance, (), between modes (B, A) and actions (B, A); weights (B,).
+
+    Beside the actor's loss, as in TD3+BC (Fujimoto and Gu 2021, arXiv:2106.06860).
+    """
+    return (weights * (modes - actions).square().sum(dim=1)).mean()
+
+
 def temperature_gradient(log_prob: torch.Tensor, target_entropy: float | torch.Tensor) -> torch.Tensor:
     """The gradient of `-log_alpha * (log_prob.mean() + target_entropy)` with respect to log_alpha, ().
 

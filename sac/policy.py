@@ -168,7 +168,7 @@ def decode_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
     if not isinstance(env, dict):
         raise UserError(f"{file}: env must hold the settings of task {settings.task}, got {show(env)}")
     task_type: Any = task_class(settings.task)
-    known = {*env, *getattr(task_type, "ADDED", ())}
+    known = {*env, *getattr(task_type, "DEFAULT_IF_ABSENT", ())}
     if absent := [field.name for field in fields(task_type) if field.name not in known]:
         raise UserError(
             f"{file}: {', '.join(absent)} missing in env, without which the policy cannot be opened"

@@ -9,11 +9,11 @@ class RewardSmoothing:
     """An exponential average over the decisions of each environment's episode.
 
     After Lee et al. 2023, "DreamSmooth: Improving Model-based Reinforcement Learning via Reward Smoothing"
-    (arXiv:2311.01450). Where an episode terminates, it pays what the average still owes: the sum of an
-    episode's rewards stays the same.
+    (arXiv:2311.01450). Where an episode terminates, it pays what the average still owes, so that the sum of
+    its rewards stays the same. A truncated one pays nothing more: its future is worth something.
 
     Args:
-        share: of the average before in the next one; 0 changes nothing.
+        share: weight of the average before in the next one; 0: off.
         num_envs: n.
     """
 

@@ -35,11 +35,11 @@ from envs.interfaces import Observations, Step, TrainingEnv
 from envs.steering import Frozen
 from sac.agent import SAC
 from sac.checkpoint import load, results, write
-from sac.demonstrations import OfflineData
+from sac.demonstrations import Drawn, OfflineData
 from sac.encoder import Decoder, gallery, to_tensors
 from sac.exploration import Detours
 from sac.replay import make_replay
-from sac.replay_buffer import Batch, Pixels
+from sac.replay_buffer import Pixels
 from sac.smoothing import RewardSmoothing
 
 RECONSTRUCTIONS = 8  # shown in TensorBoard with an evaluation
@@ -170,7 +170,7 @@ class Trainer:
         batch_size = self.agent.config.batch_size
         with progress_bar(self.offline_updates, self.agent.updates) as bar:
             while self.agent.updates < self.offline_updates and not stop():
-                self.metrics = self.agent.update(self.demonstrations.sample(batch_size, self.sampling))
+                self.metrics = self.agent.update(*self.demonstrations.sample(batch_size, self.sampling))
                 bar.update()
             if self.offline_over and not self.evaluated and not stop():
                 logger.log(0, {name: float(value) for name, value in self.metrics.items()})
@@ -218,11 +218,11 @@ class Trainer:
         """`utd` updates per environment step since learning began."""
         due = self.updates_due(self.env_steps)
         while self.agent.updates < due and self.replay.size:
-            self.metrics = self.agent.update(self._batch(self.agent.config.batch_size))
+            self.metrics = self.agent.update(*self._batch(self.agent.config.batch_size))
 
-    def _batch(self, size: int) -> Batch:
+    def _batch(self, size: int) -> Drawn:
         if not self.demonstrations:
-            return self.replay.sample(size, self.sampling)
+            return self.replay.sample(size, self.sampling), None
         return self.demonstrations.mixed(self.replay, size, self.env_steps, self.sampling)
 
     def updates_due(self, env_steps: int) -> int:

@@ -129,12 +129,12 @@ class Kind(Protocol):
         ...
 
 
-def passed_on(settings: Any, *ours: str) -> dict[str, Any]:
-    """The settings that LeRobot's configuration has too, by name: all but type, inputs and `ours`."""
+def lerobot_settings(settings: Any, *without: str) -> dict[str, Any]:
+    """The settings that LeRobot's configuration has too, by name: all but type, inputs and `without`."""
     return {
         field.name: getattr(settings, field.name)
         for field in fields(settings)
-        if field.name not in ("type", "inputs", *ours)
+        if field.name not in ("type", "inputs", *without)
     }
 
 

@@ -25,7 +25,7 @@ from torch.optim.swa_utils import update_bn
 
 from act.backbone import freeze_batch_norms, load_imagenet, train_batch_norms
 from act.inputs import choose_inputs
-from act.kinds import Batch, passed_on
+from act.kinds import Batch, lerobot_settings
 from act.optimizer import OptimizerConfig
 from common.bounds import Depth, Horizon, NotNegative, ShareBelow1, Width
 
@@ -86,7 +86,7 @@ def act_config(config: PolicyConfig, features: dict[str, PolicyFeature], **other
     # LeRobot's default leaves ENV out, so that it would enter in its own units.
     types = ("VISUAL", "STATE", "ENV", "ACTION")
     return ACTConfig(
-        **passed_on(config, "backbone_weights"),
+        **lerobot_settings(config, "backbone_weights"),
         input_features=choose_inputs(features, config.inputs),
         output_features={ACTION: features[ACTION]},
         normalization_mapping=dict.fromkeys(types, NormalizationMode.MEAN_STD),

@@ -27,7 +27,7 @@ from lerobot.utils.random_utils import set_seed
 from torch import nn
 
 from act.inputs import choose_inputs
-from act.kinds import Batch, passed_on
+from act.kinds import Batch, lerobot_settings
 from act.optimizer import OptimizerConfig
 from common.bounds import Between, Horizon, Several, Width, Widths
 from common.errors import UserError
@@ -122,7 +122,7 @@ class Diffusion:
     ) -> DiffusionConfig:
         types = ("VISUAL", "STATE", "ENV", "ACTION")
         config = DiffusionConfig(
-            **passed_on(settings),
+            **lerobot_settings(settings),
             input_features=choose_inputs(features, settings.inputs, f"a {self.title}"),
             output_features={ACTION: features[ACTION]},
             normalization_mapping=dict.fromkeys(types, NormalizationMode.MEAN_STD),

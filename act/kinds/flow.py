@@ -12,7 +12,7 @@ from lerobot.utils.random_utils import set_seed
 from torch import nn
 
 from act.flow import FlowConfig, FlowPolicy
-from act.kinds import Batch, passed_on
+from act.kinds import Batch, lerobot_settings
 from act.optimizer import OptimizerConfig
 from common.bounds import Between, Depth, Horizon, NotNegative, Several, Width
 from common.errors import UserError
@@ -89,7 +89,7 @@ class Flow:
         device: str,
     ) -> FlowConfig:
         config = FlowConfig(
-            **passed_on(settings),
+            **lerobot_settings(settings),
             input_features=choose_inputs(features, settings.inputs),
             output_features={ACTION: features[ACTION]},
             device=device,

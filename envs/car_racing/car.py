@@ -35,8 +35,7 @@ CAR_PLACE = np.array([0.5, 0.75])  # of the car in the picture, shares from the 
 ZOOM = original.SCALE * original.ZOOM  # px of the window per unit of length
 LEAST_POINTS = 256  # on the side of a canvas, from which a picture is averaged
 STATES = spaces.Box(-np.inf, np.inf, (7,), np.float32)
-AHEAD = 30  # tiles beyond the foremost one that was visited, of which one may be the next
-BEHIND = 3  # tiles behind it, on which a wheel may still come
+LATE_TILES = 3  # behind the foremost one that was visited, which a wheel may still touch
 
 
 def _padded(*polygons: Sequence[tuple[float, float]]) -> np.ndarray:
@@ -79,8 +78,8 @@ class Car(original.CarRacing):
         super().__init__(render_mode)
         self.observation_space = STATES
         self.missed = 0  # tiles that were passed by
-        self._foremost = 0  # tile that was visited
-        self._judged = 0  # tiles up to this one were visited or passed by
+        self._foremost = 0  # index of the foremost tile that was visited
+        self._judged = 0  # tiles up to this index were visited or passed by
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
         self.missed = self._foremost = self._judged = 0
@@ -96,11 +95,11 @@ class Car(original.CarRacing):
         return observation, reward, terminated, truncated, info | success
 
     def _count_missed(self) -> None:
-        """Tiles are in the order of the lap; the first one, at the start, is the last to be visited."""
+        """Tiles are in the order of the lap. What is further on than half of them lies behind the car."""
         tiles = self.road or []
-        visited = [tile.road_visited for tile in tiles[self._foremost + 1 : self._foremost + 1 + AHEAD]]
-        self._foremost += max((i for i, each in enumerate(visited, 1) if each), default=0)
-        while self._judged < self._foremost - BEHIND:
+        ahead = tiles[self._foremost + 1 : self._foremost + 1 + len(tiles) // 2]
+        self._foremost += max((i for i, tile in enumerate(ahead, 1) if tile.road_visited), default=0)
+        while self._judged < self._foremost - LATE_TILES:
             self._judged += 1
             self.missed += not tiles[self._judged].road_visited
 

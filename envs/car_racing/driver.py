@@ -29,6 +29,7 @@ class Driver:
 
     n_action_steps = 1
     image_size = SIDE
+    history = 1
 
     def __init__(self) -> None:
         self.x, self.y, self.outside = _arcs()

@@ -1,11 +1,11 @@
-"""A person at the keyboard: arrow keys steer and give gas, space brakes, as in Gymnasium's own game."""
+"""A person at the keyboard: the arrow keys, as in Gymnasium's game; space brakes as the down arrow does."""
 
 import numpy as np
 import pygame
 
 from envs.car_racing.car import FPS, MAX_EPISODE_STEPS
 from envs.car_racing.vector import CarRacingVectorEnv
-from envs.window import KEYS, SIDE_PX, Window
+from envs.window import COMMON_KEYS, SIDE_PX, Window
 
 BRAKE = 0.8  # of 1, at which the wheels lock
 STEERING = {pygame.K_LEFT: -1.0, pygame.K_RIGHT: 1.0}
@@ -21,7 +21,7 @@ class KeyboardWindow(Window):
     """
 
     save_key = pygame.K_RETURN
-    keys = f"arrows, space: drive   enter: save   {KEYS}"
+    keys = f"arrows, space: drive   enter: save   {COMMON_KEYS}"
     how_to_begin = "press an arrow key to begin"
 
     def __init__(self, env: CarRacingVectorEnv, stop: np.ndarray, wanted: int) -> None:
@@ -32,6 +32,7 @@ class KeyboardWindow(Window):
 
     def reset(self, slots: np.ndarray) -> None:
         super().reset(slots)
+        self.held.clear()  # until it is pressed again, also the one that ended the last episode
         self.steps = 0
 
     def picture(self) -> np.ndarray:

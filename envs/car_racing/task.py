@@ -57,7 +57,7 @@ class CarRacing(GymTask):
     progress_name: ClassVar[str] = "visited"
     progress_goal: ClassVar[float] = LAP
     highlights: ClassVar[tuple[str, ...]] = ("axes", "action_repeat", "missed_penalty", "patience")
-    ADDED: ClassVar = ("missed_penalty",)  # settings whose defaults were in force where a checkpoint has none
+    DEFAULT_IF_ABSENT: ClassVar = ("missed_penalty",)  # older checkpoints have its default
     packages: ClassVar[tuple[str, ...]] = ("gymnasium", "box2d", "pygame")
     recording: ClassVar[CarRacingRecording] = CarRacingRecording()
     lerobot_names: ClassVar[dict[str, str]] = {"observation.state": "state", "observation.image": "pixels"}
@@ -69,7 +69,7 @@ class CarRacing(GymTask):
     steering: Share = 1.0  # bound of the steering, to either side
     gas: Share = 1.0  # bound of the gas
     brake: Share = 1.0  # bound of the brake; from 0.9 on the wheels lock
-    missed_penalty: NotNegative = 0.0  # for each tile that is passed by, of what it would have paid
+    missed_penalty: NotNegative = 0.0  # for each tile passed by, times what it pays; recorded laps miss none
     patience: CountOrZero = 100  # steps without a new tile that truncate an episode of training; 0: never
 
     def vector_env(self, num_envs: int, image_size: int = 0, stock: bool = False) -> CarRacingVectorEnv:

@@ -16,6 +16,7 @@ class ScriptedPolicy:
 
     n_action_steps = 1
     image_size = 0
+    history = 1
 
     def seed_slots(self, seeds: Sequence[int]) -> None:
         pass

@@ -95,6 +95,23 @@ def test_tiles_that_are_passed_by_are_counted_and_cost_their_penalty():
     assert 3 < len(passed_by) < 60 and max(visited) > 60
 
 
+def test_a_shortcut_costs_all_the_tiles_that_it_leaves_out_and_turning_back_none():
+    env = CarRacing().vector_env(1)
+    env.reset(seed=[3])
+    car = env.cars[0]
+    count = len(car.road)
+    for visited, missed in (
+        ([1, 2, 3], 0),
+        ([count - 1, count - 2], 0),  # turned back at the start
+        ([70], 64),  # 4 to 67; a wheel may still come to 68 and 69
+        ([71, 72, 73], 66),
+    ):
+        for i in visited:
+            car.road[i].road_visited = True
+        car._count_missed()
+        assert car.missed == missed
+
+
 def test_a_checkpoint_from_before_the_penalty_opens():
     config = to_dict(SACConfig(task="car_racing", action_size=2, hidden_sizes=(4,)))
     config |= {"env": to_dict(CarRacing(axes=2))}
@@ -251,7 +268,7 @@ def test_skipped_steps_are_not_drawn_and_training_resumes_exactly(drawn):
 class Looker:
     """Decides every three steps, by what it sees then."""
 
-    n_action_steps, image_size = 3, 16
+    n_action_steps, image_size, history = 3, 16, 1
 
     def __init__(self, slots: int) -> None:
         self.age, self.actions = np.zeros(slots, int), np.zeros((slots, 3))

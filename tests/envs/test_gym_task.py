@@ -23,7 +23,7 @@ SEEDS = [3, 1, 4, 1_000]
 class Pusher:
     """Torque by the time since the episode began, another in each slot's episode."""
 
-    n_action_steps, image_size = 1, 0
+    n_action_steps, image_size, history = 1, 0, 1
 
     def __init__(self, slots: int) -> None:
         self.time = np.full(slots, -1000)

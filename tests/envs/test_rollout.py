@@ -8,6 +8,8 @@ import pytest
 from envs.interfaces import Episode
 from envs.pusht.vector import PushTVectorEnv, StockPushTVectorEnv
 from envs.rollout import replay, replay_episode, rollout
+from recording.episodes import RecordingEnv, record_episodes
+from recording.schema import Recipe
 
 SEEDS = [11, 5, 8, 100_000, 7]
 LIMIT = 40  # environment steps per episode
@@ -166,6 +168,9 @@ class Looker(Circler):
         super().__init__(slots=1)
         self.latest, self.seen = [], []
 
+    def seed_slots(self, seeds) -> None:
+        pass
+
     def reset(self, slots: np.ndarray) -> None:
         super().reset(slots)
         self.steps = 0
@@ -179,12 +184,19 @@ class Looker(Circler):
 
 
 def test_a_policy_that_decides_on_several_pictures_sees_them_as_they_were():
+    """Where pictures are drawn at every step, only when they are asked for, and where it is recorded."""
     seen = []
     for keep_pixels in (True, False):
         policy = Looker()
         list(rollout(easy_env(1, image_size=32), policy, [11], keep_pixels=keep_pixels))
         seen.append(policy.seen)
+    recording = RecordingEnv(1, Recipe(policy="looker", fingerprint="", all=True, hold=0), image_size=32)
+    recording.env.max_episode_steps = LIMIT
+    recording.env.envs[0].success_threshold = EASY
+    policy = Looker()
+    record_episodes(recording, policy, [11])
     assert len(seen[0]) > 5
-    for drawn, asked_for in zip(*seen, strict=True):
+    for drawn, asked_for, recorded in zip(*seen, policy.seen, strict=True):
         np.testing.assert_array_equal(asked_for, drawn)
+        np.testing.assert_array_equal(recorded, drawn)
     assert any((pair[0] != pair[1]).any() for pair in seen[0][1:])

@@ -121,6 +121,6 @@ def test_a_trial_stops_after_the_episode_in_which_it_is_asked_to():
     policy = make()
     player = make_player(policy, make_pre_post_processors(policy.config), PushT())
     asked = iter([False] * 40 + [True])
-    with pytest.raises(UserError, match="stopped before it is known what steering has to gain"):
+    with pytest.raises(UserError, match="stopped in the trial of steering.policy"):
         trial(player, PushTVectorEnv(32, max_episode_steps=3), first_seed=7, stop=asked.__next__)
     assert next(asked, None) is None and player.sampled is False

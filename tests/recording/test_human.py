@@ -141,3 +141,19 @@ def test_keys_drive_the_car(tmp_path, monkeypatch):
     assert person.ticks == {50}
     picture, text = np.split(person.seen[0], [SIDE_PX])
     assert picture.std() > 20 and text.min() < 100
+
+
+def test_a_key_that_is_held_when_an_episode_ends_does_not_begin_the_next(tmp_path, monkeypatch):
+    person = Person(
+        monkeypatch,
+        *(pygame.K_UP, pygame.K_BACKSPACE),  # seed 7000; up stays down
+        *(pygame.event.Event(pygame.USEREVENT), release(pygame.K_UP), pygame.K_LEFT, pygame.K_RETURN),
+        pygame.K_ESCAPE,
+    )
+    settings = {"observations": "pixels", "resolution": 16, "all": True, "seed": 7_000}
+    recipe = Recipe(policy=HUMAN, fingerprint=HUMAN, task="car_racing", **settings)
+    dataset = Dataset(tmp_path / "data", Notes(recipe, next_seed=7_000))
+    assert not record_human(dataset, 2) and len(person.seen) == 7
+    opened = LeRobotDataset("local/car", root=dataset.root)
+    actions = np.stack(opened.hf_dataset.with_format("numpy")[:]["action"])
+    np.testing.assert_array_equal(actions, [[-1, 0, 0], [-1, 0, 0]])

@@ -106,7 +106,7 @@ class Point(Pendulum):
 
 
 class Middle:
-    n_action_steps, image_size = 1, 0
+    n_action_steps, image_size, history = 1, 0, 1
 
     def seed_slots(self, seeds):
         pass

@@ -54,10 +54,18 @@ def test_a_video_that_does_not_fit_is_told_of(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system has no such priorities")
-def test_a_video_leaves_the_priority_as_it_was():
-    """SVT-AV1 gives root's threads the highest one of all."""
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system has no such policies")
+@pytest.mark.parametrize("encode", ["LeRobot's", "of a user"])
+def test_a_video_leaves_the_scheduling_policy_as_it_was(encode, monkeypatch):
+    """LeRobot's encoder changes it for root alone, so another one changes it as every user may."""
+    if encode == "of a user":
+        batch = os.sched_param(0)
+
+        def encoder(folder, video, fps):
+            os.sched_setscheduler(0, os.SCHED_BATCH, batch)
+            video.write_bytes(b"")
+
+        monkeypatch.setattr("recording.pictures.encode_video_frames", encoder)
     before = os.sched_getscheduler(0)
-    pictures = [encode_png(np.zeros((64, 64, 3), np.uint8))] * 2
-    encode_mp4(pictures, fps=10)
+    encode_mp4([encode_png(np.zeros((64, 64, 3), np.uint8))] * 2, fps=10)
     assert os.sched_getscheduler(0) == before

@@ -83,7 +83,7 @@ class TextbookSAC:
                 )
             )
 
-    def update(self, batch: Batch) -> None:
+    def update(self, batch: Batch, imitation: torch.Tensor | None = None) -> None:
         noise, next_noise = torch.randn(2, *batch.actions.shape, generator=self.generator)
         subset = range(self.config.num_critics)
         if self.config.target_subset:
@@ -103,7 +103,14 @@ class TextbookSAC:
         actions, log_prob = self.policy(batch.observations, noise)
         # The new critics judge the actions of the actor that is about to change.
         q = self.smallest(self.critics, batch.observations, actions)
-        self.descend("actor", (alpha * log_prob - q).mean())
+        loss = (alpha * log_prob - q).mean()
+        if imitation is not None:
+            modes = self.actor(batch.observations)[:, : batch.actions.shape[1]].tanh()
+            distances = [
+                (ours - theirs) @ (ours - theirs) for ours, theirs in zip(modes, batch.actions, strict=True)
+            ]
+            loss = loss + sum(w * d for w, d in zip(imitation, distances, strict=True)) / len(distances)
+        self.descend("actor", loss)
         self.descend("alpha", (-self.log_alpha * (log_prob.detach() + self.target_entropy())).mean())
 
         for critic, slow in zip(self.critics, self.targets, strict=True):
@@ -179,12 +186,14 @@ CONFIGS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_updates_are_those_of_the_textbook(double_precision, config):
+@pytest.mark.parametrize("imitates", [False, True])
+def test_updates_are_those_of_the_textbook(double_precision, config, imitates):
     agent = make_agent(config)
     textbook = TextbookSAC(agent)
+    imitation = (torch.arange(64.0) - 20).relu() / 32 if imitates else None
     for batch in make_batches(20):
-        agent.update(batch)
-        textbook.update(batch)
+        agent.update(batch, imitation)
+        textbook.update(batch, imitation)
 
     def assert_equal(ours, theirs):
         for our, their in zip(ours, theirs, strict=True):

@@ -157,7 +157,11 @@ def test_a_share_of_each_batch_is_demonstrations(share, until, theirs):
             return Batch(rows[:, None], rows[:, None], rows, rows[:, None], rows)
 
     demonstrations = object.__new__(OfflineData)
-    demonstrations.config = OfflineConfig("somewhere", share=share, until=until)
-    demonstrations.replay = Source(1.0)
-    batch = demonstrations.mixed(Source(0.0), 16, 100, torch.Generator())
-    assert batch.rewards.tolist() == [0.0] * (16 - theirs) + [1.0] * theirs
+    demonstrations.device, demonstrations.replay = "cpu", Source(1.0)
+    for imitation in (0.0, 2.5):
+        demonstrations.config = OfflineConfig("somewhere", share=share, until=until, imitation=imitation)
+        batch, imitated = demonstrations.mixed(Source(0.0), 16, 100, torch.Generator())
+        assert batch.rewards.tolist() == [0.0] * (16 - theirs) + [1.0] * theirs
+        assert imitated is None if not imitation else torch.equal(imitated, 2.5 * batch.rewards)
+        batch, imitated = demonstrations.sample(16, torch.Generator())
+        assert imitated is None if not imitation else imitated.tolist() == [2.5] * 16

@@ -5,6 +5,7 @@ import pytest
 import train_act
 from act.checkpoint import find_training
 from common.config import load_yaml
+from common.errors import UserError
 from common.run import only_process_in
 from tests.train_act.runs import command_line
 
@@ -160,3 +161,24 @@ def test_chunks_longer_than_every_episode_are_worth_a_warning(train, capfd):
         "warning: a chunk of 13 steps is longer than every episode (the longest has 12 frames, the mean 8.7"
     )
     assert warning in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("yaml", "wanted", "refusal"),
+    [
+        ("policy: {type: flow}", "act", "has settings of policy.type flow, not act"),
+        ("policy.type: flow", "act", "has settings of policy.type flow, not act"),
+        ("policy: {dim_model: 64}", "flow", "has settings of policy.type act, not flow"),
+        ("policy: {n_action_steps: 4}", "flow", ""),  # which both have
+        ("policy:", "flow", ""),
+        ("steps: 5", "diffusion", ""),
+    ],
+)
+def test_a_configuration_is_of_one_kind_of_policy(yaml, wanted, refusal, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text(f"dataset: {{root: data/any}}\n{yaml}\n")
+    flags = ["--config", str(tmp_path / "config.yaml"), "--policy.type", wanted]
+    if refusal:
+        with pytest.raises(UserError, match=refusal):
+            train_act.read_config(flags)
+    else:
+        assert train_act.read_config(flags).policy.type == wanted

@@ -39,7 +39,7 @@ def demonstrations(path: Path, root: Path, monkeypatch) -> list[str]:
         return []
     monkeypatch.setattr(collect_dataset, "BlockRecorder", partial(BlockRecorder, block_size=1))
     flags = ["--observations", "pixels", "--episodes", "1", "--root", str(root)]
-    if own["task"] == "car_racing":
+    if own.get("task") == "car_racing":
         flags += ["--task", "car_racing", "--policy", "scripted", "--resolution", "64"]
     collect_dataset.main(flags)
     return ["--offline.dataset", str(root), "--offline.steps", "0"]

@@ -166,7 +166,7 @@ def test_a_policy_of_pictures_is_steered_by_the_state(frozen_of_pictures, train,
     train(*flags)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
     policy = load_policy(tmp_path / "run/checkpoints/last")
-    assert policy.image_size in (40, 96)
+    assert policy.image_size == (96 if frozen_of_pictures.name == "act" else 40)
     (episode,) = rollout(policy.task.vector_env(1, policy.image_size), policy, [7], keep_pixels=False)
     assert len(episode) > 1
 

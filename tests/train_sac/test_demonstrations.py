@@ -16,7 +16,7 @@ from tests.train_sac.runs import assert_same_run, contents
 pytestmark = pytest.mark.slow
 
 SHORT = ("--total-env-steps", "600", "--training.eval-every", "200")
-OFFLINE = ("--offline.steps", "30", "--offline.until", "400", *SHORT)
+OFFLINE = ("--offline.steps", "30", "--offline.until", "400", "--offline.imitation", "0.5", *SHORT)
 
 
 @pytest.fixture(scope="session")
@@ -47,10 +47,10 @@ def test_stopped_and_resumed_it_is_the_same_and_another_dataset_is_refused(
 
     update, updates = SAC.update, count(1)
 
-    def update_and_be_stopped(agent, batch):
+    def update_and_be_stopped(agent, batch, imitation):
         if (number := next(updates)) in (10, 20, 60):
             signal.raise_signal(signal.SIGTERM if number == 60 else signal.SIGINT)
-        return update(agent, batch)
+        return update(agent, batch, imitation)
 
     monkeypatch.setattr(SAC, "update", update_and_be_stopped)
     for at in ("offline_00000010", "offline_00000020", "step_"):

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common.bounds import Between, Count, NotNegative, Several, Share, Widths
+from common.bounds import Between, Count, NotNegative, Several, Share, ShareBelow1, Widths
 from common.errors import UserError
 from envs.interfaces import Observations, PixelObservations
 from sac.replay_buffer import Observed, Pixels
@@ -37,6 +37,7 @@ class EncoderConfig:
     features: Count = 50  # of each projection
     tau: Share = 0.0  # Polyak step of a target encoder; 0: target critics read the encoder itself (DrQ-v2)
     shift: Annotated[int, Between(0, 1_000)] = 2  # pixels by which a training picture moves at most (DrQ)
+    brightness: ShareBelow1 = 0.0  # a training picture is brighter or darker by at most this share
     views: Several = 1  # of each observation, shifted differently: DrQ's M
     target_views: Several = 1  # of each next observation, whose targets are averaged: DrQ's K
     reconstruction: NotNegative = 0.0  # weight of a decoder's loss (SAC+AE: 1); 0: no decoder

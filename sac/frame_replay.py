@@ -37,6 +37,7 @@ class FrameReplay:
         n_step, gamma: of the returns; gamma counts environment steps.
         device: where the pictures live and batches are made; what is beside them is on the CPU.
         shift: the random shift is up to so many pixels to each side; 0: none.
+        brightness: pictures are multiplied by a random number up to so far from 1; 0: they are not.
         symmetry: of numbers and actions; half of each batch is mirrored, pictures left to right.
         views, target_views: rows of each observation and of each next one in a batch, all first views before
             all second ones, which differ in their random shifts.
@@ -60,6 +61,7 @@ class FrameReplay:
         symmetry: Symmetry | None = None,
         views: int = 1,
         target_views: int = 1,
+        brightness: float = 0.0,
     ) -> None:
         _check_capacity(capacity, num_envs, n_step, stack)
         self.ring = capacity // num_envs
@@ -67,7 +69,7 @@ class FrameReplay:
         beside = capacity * (BYTES_BESIDE + 4 * (observation_size + action_size))
         _check_memory(capacity, picture, beside if self.device.type == "cpu" else 0, self.device)
         self.stack, self.n_step, self.gamma = stack, n_step, np.float32(gamma)
-        self.shift, self.symmetry = shift, symmetry
+        self.shift, self.symmetry, self.brightness = shift, symmetry, brightness
         self.views, self.target_views = views, target_views
 
         shape = num_envs, self.ring
@@ -216,6 +218,9 @@ class FrameReplay:
             bounds = -self.shift, self.shift + 1
             shifts = torch.randint(*bounds, (rows, 2), generator=generator, device=generator.device).cpu()
         pixels = self._pixels(name, np.tile(stacks, (views, 1)), shifts.numpy(), np.tile(mirrored, views))
+        if self.brightness:
+            factors = torch.rand(rows, 1, 1, 1, generator=generator, device=generator.device)
+            pixels *= (1 + self.brightness * (2 * factors - 1)).to(self.device)
         seen = torch.from_numpy(np.tile(numbers, (views, 1))).to(self.device)
         return Pixels(pixels.permute(0, 3, 1, 2), seen)
 

@@ -146,6 +146,7 @@ def make_replay(
             env.symmetry,
             config.encoder.views,
             config.encoder.target_views,
+            config.encoder.brightness,
         )
     return StateReplay(
         capacity,

@@ -204,7 +204,7 @@ def test_the_own_picture_looks_like_the_stock_one(seed):
             continue
         off = np.abs(env.pixels[0].astype(int) - car.stock_picture(96))
         scene, around_the_car, bar = off[:84], off[66:78, 43:53], off[84:, 13:]
-        assert scene.mean() < 4 and (scene.max(axis=-1) > 16).mean() < 0.015
+        assert scene.mean() < 1 and (scene.max(axis=-1) > 16).mean() < 0.015
         assert around_the_car.mean() < 12 and bar.mean() < 4
         assert env.pixels[0, 66:78, 43:53, 0].max() > 150  # there is a red car
     assert env.pixels[0, 84:, 13:].any()

@@ -189,6 +189,20 @@ def test_views_are_the_same_transitions_in_other_shifts():
     assert len(seen) == (2 * shift + 1) ** 2
 
 
+def test_pictures_are_brighter_or_darker_each_by_a_factor_of_its_own():
+    """One for a whole stack; everything but the pictures stays the same."""
+    play, plain, bright = Play(2, PICTURE, 3), make(100, 2), make(100, 2, brightness=0.25)
+    play(30, plain, bright)
+    expected, batch = plain.sample(40, generator()), bright.sample(40, generator())
+    assert torch.equal(batch.rewards, expected.rewards) and torch.equal(batch.actions, expected.actions)
+    ratios = []
+    for row, other in zip(batch.observations.pixels, expected.observations.pixels, strict=True):
+        ratio = (row[other > 0] / other[other > 0]).numpy()
+        np.testing.assert_allclose(ratio, ratio[0], rtol=1e-5)
+        ratios.append(ratio[0])
+    assert 0.75 <= min(ratios) < 0.85 and 1.15 < max(ratios) <= 1.25
+
+
 def test_pixels_are_channels_last_and_float32():
     play, replay = Play(2, PICTURE, 3), make(100, 2)
     play(20, replay)

@@ -81,7 +81,7 @@ def test_transitions_are_those_that_were_played(played, repeat):
             torque = np.mean(torques[begin : ends[i]]) / 2
             expected.append((torque, value, GAMMA ** (end - begin), stack(i), stack(j)))
     assert replay.size == found.conversion.decisions == len(expected)
-    drawn = found.sample(2_000, torch.Generator().manual_seed(0))
+    drawn, _ = found.sample(2_000, torch.Generator().manual_seed(0))
     matched = set()
     for row in range(2_000):
         (k,) = (k for k, e in enumerate(expected) if abs(e[0] - float(drawn.actions[row, 0])) < 1e-6)
@@ -98,7 +98,7 @@ def test_transitions_are_those_that_were_played(played, repeat):
 
 def test_mixed_batches_keep_the_memory_format(played):
     found = demonstrations(played[0])
-    batch = found.mixed(found.replay, 8, 0, torch.Generator())
+    batch, _ = found.mixed(found.replay, 8, 0, torch.Generator())
     assert batch.observations.pixels.shape == (8, 3, SIDE, SIDE)
     assert batch.observations.pixels.is_contiguous(memory_format=torch.channels_last)
 

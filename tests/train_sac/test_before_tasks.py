@@ -45,10 +45,11 @@ def test_it_is_resumed_with_all_that_it_holds(before, capsys):
         for folder in (before / "checkpoints/last", before.parent / "again")
     )
     saved = {FORMER_NAMES.get(name, name): tensor for name, tensor in saved.items()}
-    assert now.keys() - saved.keys() == {"window.durations"}
+    assert now.keys() - saved.keys() == {"window.durations", "smoothing.averages"}
     for name, tensor in saved.items():
         torch.testing.assert_close(now[name], tensor, rtol=0, atol=0, equal_nan=True, msg=name)
     assert (now["window.durations"] == torch.arange(1, config.agent.n_step + 1)[:, None]).all()
+    assert not now["smoothing.averages"].any()
 
     assert train_sac.main([*flags, "--total-env-steps", "700"])
     assert "resuming from" in capsys.readouterr().out

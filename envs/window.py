@@ -4,6 +4,7 @@ An episode begins with the person's first action. It ends with a success, with t
 when the person saves or discards it. When it ends without a success, the window waits for one of the two.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,7 +20,7 @@ TEXT_COLOR = "#22262b"
 COMMON_KEYS = "backspace: discard   u: undo   esc: quit"
 
 
-class Window:
+class Window(ABC):
     """A window as an `envs.recording.HumanPolicy`. Subclasses draw the picture and read the controls.
 
     Args:
@@ -57,25 +58,25 @@ class Window:
         self.clock = pygame.time.Clock()
         self.begun = False
 
+    @abstractmethod
     def picture(self) -> np.ndarray:
         """The environment as it is now, (SIDE_PX, SIDE_PX, 3) uint8 RGB."""
-        raise NotImplementedError
 
+    @abstractmethod
     def state(self) -> str:
         """How far the episode is, for the line below the picture."""
-        raise NotImplementedError
 
+    @abstractmethod
     def control(self) -> np.ndarray:
         """What the person does, (A,) in the task's units."""
-        raise NotImplementedError
 
+    @abstractmethod
     def begins(self) -> bool:
         """Whether the person has begun to act."""
-        raise NotImplementedError
 
+    @abstractmethod
     def handle(self, event: pygame.event.Event) -> None:
         """Take note of what the person does."""
-        raise NotImplementedError
 
     def close(self) -> None:
         pygame.display.quit()

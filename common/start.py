@@ -1,9 +1,10 @@
 """Prepares the process; the scripts import this module before all others, whose imports take seconds.
 
-Libraries get folders for their caches, closed standard streams are opened, file names are UTF-8, and Ctrl-C
-ends a script without a traceback. Where all of that holds already, nothing changes.
+Libraries get folders for their caches, closed standard streams are opened, file names are UTF-8, freed memory
+is used again, and Ctrl-C ends a script without a traceback. Where all of that holds already, nothing changes.
 """
 
+import ctypes
 import getpass
 import os
 import signal
@@ -18,6 +19,9 @@ from types import FrameType
 from typing import NoReturn
 
 NUMBA_CONFIG = ".numba_config.yaml"
+LARGEST_REUSED = 256 << 20, 32 << 20  # bytes of a block; older versions of glibc refuse more than the second
+KEPT = 1 << 30  # bytes of freed memory that a process keeps at most
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -104,6 +108,18 @@ def open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123  stays open
 
 
+def reuse_memory() -> None:
+    """Let glibc keep freed memory for what is allocated next, unless the environment says how.
+
+    Otherwise it gives the tensors of an update back to the system, which clears their pages for the next
+    one: a quarter of the time of SAC's update from pictures.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt and not {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & os.environ.keys():
+        any(mallopt(M_MMAP_THRESHOLD, size) for size in LARGEST_REUSED)
+        mallopt(M_TRIM_THRESHOLD, KEPT)
+
+
 def _is_our_script() -> bool:
     """Whether one of this repository's scripts was started; others may import this module."""
     file = getattr(sys.modules["__main__"], "__file__", None)
@@ -142,6 +158,7 @@ def check_numba_config() -> None:
 
 
 open_streams()
+reuse_memory()
 find_caches()
 check_numba_config()
 if _is_our_script():

@@ -1,6 +1,7 @@
 """What a script's first import takes care of; the scripts are started with `--help`."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -169,3 +170,25 @@ def test_ctrl_c_while_a_script_imports_is_one_word():
     rest = child.stderr.read()
     assert child.wait() == 130
     assert rest.endswith("interrupted\n") and "Traceback" not in rest  # perhaps within a line of -v's
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+def test_freed_memory_is_used_again_unless_the_environment_says_how():
+    """A page that was given back to the system is a fault when it is touched again."""
+    code = """
+import resource, numpy as np
+if TUNED: from common import start
+faults = [0, 0]
+for turn in (0, 1):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20): blocks = [np.ones(1 << 20) for _ in range(4)]; del blocks
+    faults[turn] = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults[1])
+"""
+    own = {"MALLOC_TRIM_THRESHOLD_": "65536"}
+    plain, tuned, asked = (
+        int(python(f"TUNED = {tuned}\n{code}", env=os.environ | extra).stdout)
+        for tuned, extra in ((False, {}), (True, {}), (True, own))
+    )
+    assert tuned < 0.1 * plain, "reused"
+    assert asked > 0.5 * plain, "as the environment says"

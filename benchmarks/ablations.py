@@ -1,14 +1,17 @@
-"""What matters in the recipe: the same training with one choice changed, a row each.
+"""What matters in a recipe: the same training with one choice changed, a row each.
 
-    python benchmarks/ablations.py                                          all rows, two at a time
+    python benchmarks/ablations.py                                          SAC, all rows, two at a time
     python benchmarks/ablations.py --rows stock_reward no_curriculum --jobs 1
+    python benchmarks/ablations.py --of steering                            of a frozen policy in its noise
 
 A row is a training whose command stands in the table; an interrupted one resumes. Its figure is the success
 of its best checkpoint, deterministic, on 500 held-out seeds, and that of its mode alone. Prints a Markdown
-table of all rows in `logs/ablations/`, which also has each training's log and its numbers as JSON.
+table of all rows in `logs/ablations/`, which also has each training's log and its numbers as JSON. The policy
+that is steered has to be there: `python train_act.py --config configs/flow_pusht_human.yaml`.
 """
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,15 +20,23 @@ import tyro
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is beside it, not above it
 
 from benchmarks import rows as table
-from common.errors import report_user_errors
+from common.errors import UserError, report_user_errors
 from common.untrusted import load_json
 
 LOGS = Path("logs/ablations")
-BASE = "--device cpu"  # about 6 minutes of one core, both being busy
 MODE_ALONE = "_mode_alone.json"
 
-# Flags by row. Where an update costs more or less, the number of steps keeps the time the same.
-ROWS = {
+
+@dataclass(frozen=True)
+class Recipe:
+    """Flags of train_sac.py."""
+
+    flags: str  # of every row
+    rows: dict[str, str]  # those that a row changes, by its name
+
+
+# Where an update costs more or less, the number of steps keeps the time the same.
+PUSHT = {
     "recipe": "",
     "absolute_actions": "--env.action-mode absolute --env.action-frame board",
     "board_frame": "--env.action-frame board "
@@ -48,43 +59,76 @@ ROWS = {
     "four_times_utd": "--training.utd 0.05 --total-env-steps 600_000",
     "hidden_256": "--agent.hidden-sizes 256 256 --total-env-steps 1_000_000",
 }
+STEERING = {
+    "recipe": "",
+    "noise_of_played_steps": "--steering.noise executed",
+    "all_noise": "--steering.noise full",
+    "repeated_noise": "--steering.noise repeated",
+    "rank_1": "--steering.rank 1",
+    "rank_3": "--steering.rank 3",
+    "bound_1": "--steering.bound 1",
+    "bound_3": "--steering.bound 3",
+    "4_steps_of_a_chunk": "--steering.n-action-steps 4",
+    "16_steps_of_a_chunk": "--steering.n-action-steps 16",
+    "no_curriculum": "--env.curriculum 0",
+    "prefill_of_5000": "--training.start-steps 5_000",
+    "quarter_of_utd": "--training.utd 0.1",
+    "twice_the_utd": "--training.utd 0.8",
+    "five_critics": "--agent.num-critics 5 --agent.target-subset 2",
+    "no_layer_norm": "--agent.no-critic-layer-norm",
+    "hidden_256": "--agent.hidden-sizes 256 256",
+    "gamma_0.98": "--agent.gamma 0.98",
+}
+RECIPES = {
+    "pusht": Recipe("--device cpu", PUSHT),  # about 6 minutes of one core, both being busy
+    "steering": Recipe("--config configs/steer_pusht_human_short.yaml --device cpu --steer-anyway", STEERING),
+}
 
 
-def main(rows: tuple[Literal[*ROWS], ...] = tuple(ROWS), jobs: int = 2, seed: int = 1) -> None:
+def main(
+    of: Literal["pusht", "steering"] = "pusht",
+    rows: tuple[str, ...] = (),
+    jobs: int = 2,
+    seed: int = 1,
+) -> None:
     """Train and measure.
 
     Args:
-        rows: names of the rows to run.
+        of: recipe that is changed.
+        rows: names of the rows to run; none: all.
         jobs: rows at a time, one core each.
         seed: of the trainings.
     """
-    LOGS.mkdir(parents=True, exist_ok=True)
-    failed = table.run_rows(lambda row: run(row, seed), rows, jobs)
-    print_table()
+    if strange := [row for row in rows if row not in RECIPES[of].rows]:
+        raise UserError(f"rows of {of} are {', '.join(RECIPES[of].rows)}, got {strange[0]}")
+    (LOGS / of).mkdir(parents=True, exist_ok=True)
+    failed = table.run_rows(lambda row: run(of, row, seed), rows or RECIPES[of].rows, jobs)
+    print_table(of)
     if failed:
-        sys.exit(f"failed: {', '.join(failed)}; see the logs in {LOGS}")
+        sys.exit(f"failed: {', '.join(failed)}; see the logs in {LOGS / of}")
 
 
-def run(row: str, seed: int) -> bool:
+def run(of: str, row: str, seed: int) -> bool:
     """Train a row and evaluate its best checkpoint; returns whether both succeeded."""
-    name = f"{row}_seed{seed}"
-    train = f"{train_command(row, seed)} --logs {LOGS} --run-name {name}"
-    play = f"evaluate.py --policy {LOGS / name} --episodes 500 --json {LOGS / name}"
+    name, folder = f"{row}_seed{seed}", LOGS / of
+    train = f"{train_command(of, row, seed)} --logs {folder} --run-name {name}"
+    play = f"evaluate.py --policy {folder / name} --episodes 500 --json {folder / name}"
     alone = f"{play}{MODE_ALONE} --no-escape"
-    return table.run_commands((train, f"{play}.json", alone), LOGS / f"{name}.log")
+    return table.run_commands((train, f"{play}.json", alone), folder / f"{name}.log")
 
 
-def train_command(row: str, seed: int) -> str:
-    return " ".join(f"train_sac.py {BASE} {ROWS[row]} --seed {seed}".split())
+def train_command(of: str, row: str, seed: int) -> str:
+    recipe = RECIPES[of]
+    return " ".join(f"train_sac.py {recipe.flags} {recipe.rows[row]} --seed {seed}".split())
 
 
-def print_table() -> None:
+def print_table(of: str) -> None:
     print(table.header("mode alone", "command"))
-    for row in ROWS:
-        for file in sorted(LOGS.glob(f"{row}_seed*{MODE_ALONE}")):
+    for row in RECIPES[of].rows:
+        for file in sorted((LOGS / of).glob(f"{row}_seed*{MODE_ALONE}")):
             name = file.name.removesuffix(MODE_ALONE)
-            command = f"`python {train_command(row, int(name.rpartition('_seed')[2]))}`"
-            numbers, alone = load_json(LOGS / f"{name}.json"), table.success(load_json(file))
+            command = f"`python {train_command(of, row, int(name.rpartition('_seed')[2]))}`"
+            numbers, alone = load_json(file.with_name(f"{name}.json")), table.success(load_json(file))
             print(table.row(row, numbers, alone, command))
 
 

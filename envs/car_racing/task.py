@@ -18,7 +18,7 @@ from envs.car_racing.recording import CarRacingRecording
 from envs.car_racing.vector import CarRacingVectorEnv
 from envs.gym_task import GymTask
 from envs.gym_vector import BoxCodec, Success
-from envs.interfaces import Codec, Episode, Metric, RawObservation
+from envs.interfaces import Codec, Episode, Metric, RawObservation, Symmetry
 from envs.pixels import PixelCodec, PixelConfig
 from envs.summary import RETURN, SUCCESS_RATE
 from envs.training import TaskTrainingEnv
@@ -41,6 +41,19 @@ class PedalCodec(BoxCodec):
         return np.stack([steering, gas - brake], axis=1)
 
 
+def mirror_image(axes: int) -> Symmetry:
+    """Of pictures and of actions with so many axes: what steers left steers right.
+
+    The bar below the road is flipped with it, and has its numbers in other places then.
+    """
+    return Symmetry(
+        observation_order=np.empty(0, np.int64),
+        observation_signs=np.empty(0, np.float32),
+        action_order=np.arange(axes),
+        action_signs=np.array([-1, 1, 1], np.float32)[:axes],
+    )
+
+
 @dataclass(frozen=True)
 class CarRacing(GymTask):
     """CarRacing-v3 from pictures, as the agent meets it in training."""
@@ -57,7 +70,7 @@ class CarRacing(GymTask):
     progress_name: ClassVar[str] = "visited"
     progress_goal: ClassVar[float] = LAP
     highlights: ClassVar[tuple[str, ...]] = ("axes", "action_repeat", "missed_penalty", "patience")
-    DEFAULT_IF_ABSENT: ClassVar = ("missed_penalty",)  # older checkpoints have its default
+    DEFAULT_IF_ABSENT: ClassVar = ("mirror", "missed_penalty")  # older checkpoints have their defaults
     packages: ClassVar[tuple[str, ...]] = ("gymnasium", "box2d", "pygame")
     recording: ClassVar[CarRacingRecording] = CarRacingRecording()
     lerobot_names: ClassVar[dict[str, str]] = {"observation.state": "state", "observation.image": "pixels"}
@@ -69,6 +82,7 @@ class CarRacing(GymTask):
     steering: Share = 1.0  # bound of the steering, to either side
     gas: Share = 1.0  # bound of the gas
     brake: Share = 1.0  # bound of the brake; from 0.9 on the wheels lock
+    mirror: bool = False  # half of each batch is mirrored: pictures flipped, steering negated
     missed_penalty: NotNegative = 0.0  # for each tile passed by, times what it pays; recorded laps miss none
     patience: CountOrZero = 100  # steps without a new tile that truncate an episode of training; 0: never
 
@@ -92,7 +106,8 @@ class CarRacing(GymTask):
                 return stock
             return stock - self.missed_penalty * TRACK_REWARD * (after["missed"] - before["missed"])
 
-        return TaskTrainingEnv(self, env, seed, gamma, reward=reward, reward_scale=self.reward_scale)
+        scale, symmetry = self.reward_scale, mirror_image(self.axes) if self.mirror else None
+        return TaskTrainingEnv(self, env, seed, gamma, reward=reward, reward_scale=scale, symmetry=symmetry)
 
     def scripted_policy(self) -> Driver:
         return Driver()

@@ -12,7 +12,7 @@ from common.config import to_dict
 from common.errors import UserError
 from envs.car_racing.car import Car, original
 from envs.car_racing.driver import CURVATURES, DISTANCES, Driver
-from envs.car_racing.task import CarRacing
+from envs.car_racing.task import CarRacing, mirror_image
 from envs.interfaces import Episode
 from envs.pixels import PixelConfig, luminance
 from envs.rollout import rollout
@@ -110,6 +110,39 @@ def test_a_shortcut_costs_all_the_tiles_that_it_leaves_out_and_turning_back_none
             car.road[i].road_visited = True
         car._count_missed()
         assert car.missed == missed
+
+
+def place(car: original.CarRacing, x: float, y: float, angle: float) -> None:
+    """Put a car that rests somewhere else."""
+    hull, wheels = car.car.hull, car.car.wheels
+    places = [hull.GetLocalPoint(wheel.position) for wheel in wheels]
+    hull.position, hull.angle = (x, y), angle
+    for wheel, local in zip(wheels, places, strict=True):
+        wheel.position, wheel.angle = hull.GetWorldPoint(local), angle
+
+
+def test_in_the_mirror_a_car_steers_the_other_way_and_the_picture_is_flipped():
+    """Two cars on grass, on either side of an axis, one of which plays the other's mirrored actions."""
+    cars = Car(), Car()
+    symmetry, rng = mirror_image(3), np.random.default_rng(3)
+    for car, side in zip(cars, (1, -1), strict=True):
+        car.reset(seed=7)
+        place(car, side * 300.0, 20.0, side * 0.4)
+    cars[1]._ground[..., 0] *= -1
+    for _ in range(80):
+        action = np.append(rng.uniform(-0.2, 1), rng.uniform(0, [1.0, 0.1])).astype(np.float32)
+        cars[0].step(action)
+        cars[1].step(action[symmetry.action_order] * symmetry.action_signs)
+    (x, y), (mirrored_x, mirrored_y) = (car.car.hull.position for car in cars)
+    assert np.hypot(x - 300, y - 20) > 3, "it drove"
+    assert abs(cars[0].car.hull.angle - 0.4) > 0.1, "and turned"
+    assert (-mirrored_x, mirrored_y) == pytest.approx((x, y), abs=0.05)
+    assert -cars[1].car.hull.angle == pytest.approx(cars[0].car.hull.angle, abs=0.01)
+    road = slice(0, 56)  # rows above the bar
+    picture, mirrored = (car.picture(64)[road].astype(int) for car in cars)
+    assert np.abs(picture[:, ::-1] - mirrored).mean() < 1 < np.abs(picture - mirrored).mean()
+    two_axes = mirror_image(2)
+    assert [*two_axes.action_order, *two_axes.action_signs] == [0, 1, -1, 1]
 
 
 def test_a_checkpoint_from_before_the_penalty_opens():

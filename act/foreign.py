@@ -18,7 +18,12 @@ from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.train import TrainPipelineConfig, _migrate_legacy_rabc_fields
 from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
 from lerobot.policies.factory import _reconnect_relative_absolute_steps
-from lerobot.processor import NormalizerProcessorStep, PolicyProcessorPipeline, UnnormalizerProcessorStep
+from lerobot.processor import (
+    NormalizerProcessorStep,
+    PolicyProcessorPipeline,
+    TokenizerProcessorStep,
+    UnnormalizerProcessorStep,
+)
 from lerobot.processor.converters import (
     batch_to_transition,
     policy_action_to_transition,
@@ -27,6 +32,7 @@ from lerobot.processor.converters import (
 )
 from lerobot.utils.constants import ACTION
 
+from act.vlm import read_sizes
 from common.errors import UserError, reason, show
 from common.untrusted import load_json, load_tensors
 
@@ -51,7 +57,7 @@ STATISTICS = {  # of each way to normalise
     NormalizationMode.QUANTILE10: ("q10", "q90"),
 }
 LARGEST_EPS = 1e-3  # added to standard deviations; LeRobot's is 1e-8
-TOKENIZERS = ("HuggingFaceTB/SmolVLM2-500M-Video-Instruct",)  # SmolVLA's; others may bring code
+MOST_TOKENS = 1_024  # of a sentence
 
 
 @contextmanager
@@ -114,8 +120,8 @@ def read_processor(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         renamed = settings.get("rename_map", {})
         if not isinstance(renamed, dict) or not all(isinstance(new, str) for new in renamed.values()):
             raise UserError(f"{where}: rename_map must give names for names, got {show(renamed)}")
-        if settings.get("tokenizer_name", TOKENIZERS[0]) not in TOKENIZERS:
-            raise UserError(f"{where}: tokenizer_name must be {TOKENIZERS[0]}")
+        if name == "tokenizer_processor":
+            _check_tokenizer(settings, where)
         checked.append({"registry_name": name, "config": dict(settings)})
         if state is not None:
             if not isinstance(state, str) or not re.fullmatch(r"[\w.-]+\.safetensors", state):
@@ -123,6 +129,43 @@ def read_processor(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             checked[-1]["state_file"] = state
             states[state.removesuffix(".safetensors")] = load_tensors(file.with_name(state))
     return {"name": file.stem, "steps": checked}, states
+
+
+def _check_tokenizer(settings: dict[str, Any], where: str) -> None:
+    """Raise UserError where it is not one that SmolVLA may have; what it leaves out is LeRobot's default."""
+    length = settings.get("max_length", MOST_TOKENS)
+    if type(length) is not int or not 0 < length <= MOST_TOKENS:
+        raise UserError(f"{where}: max_length must be from 1 to {MOST_TOKENS}, got {show(length)}")
+    if settings.get("task_key", "task") != "task":
+        raise UserError(f"{where}: task_key must be task, got {show(settings['task_key'])}")
+    if not isinstance(name := settings.get("tokenizer_name"), str):
+        raise UserError(f"{where}: tokenizer_name must be a name, got {show(name)}")
+    try:
+        read_sizes(name)
+    except UserError as error:
+        raise UserError(f"{where}: tokenizer_name: {error}") from None
+
+
+def check_tokenizer(
+    config: PreTrainedConfig, reads: bool, preprocessor: PolicyProcessorPipeline, folder: Path
+) -> None:
+    """Refuse a preprocessor that has no tokenizer, several, or another than the policy was built with.
+
+    Args:
+        config: of the policy.
+        reads: the policy has language among its inputs.
+        preprocessor: of the policy.
+        folder: of the policy, to open an error with.
+
+    Raises:
+        UserError: says which.
+    """
+    file = folder / f"{preprocessor.name}.json"
+    names = [step.tokenizer_name for step in preprocessor.steps if isinstance(step, TokenizerProcessorStep)]
+    if len(names) != int(reads):
+        raise UserError(f"{file}: must have {'one tokenizer' if reads else 'no tokenizer'}, got {len(names)}")
+    if reads and names[0] != (wanted := getattr(config, "vlm_model_name", None)):
+        raise UserError(f"{file}: tokenizer_name must be {wanted}, the policy's, got {show(names[0])}")
 
 
 def check_normalised(

@@ -7,6 +7,7 @@ one, and the same statistics.
 """
 
 import hashlib
+import json
 import math
 import os
 import tempfile
@@ -30,9 +31,9 @@ from act.dataset import (
     read_vectors,
     stats_of,
 )
-from act.kinds import Batch, chunk_size
+from act.kinds import Batch, chunk_size, find_kind
 from common.errors import UserError
-from common.lerobot_files import check_extremes, reading
+from common.lerobot_files import check_extremes, read_sentences, reading
 from envs.interfaces import MirroredTask, Task
 
 SAMPLES_AT_A_TIME = 1_024
@@ -86,6 +87,10 @@ class Frames:
         self.bounds = torch.from_numpy(bounds)
         self.device_bounds = self.bounds.to(device)
 
+        language = find_kind(policy_config.type).language
+        self.sentences: list[str] = []  # of the dataset, where the policy reads what is to be done
+        self.which = torch.zeros(0, dtype=torch.int64)  # of them each recorded frame has
+
         inputs = policy_config.input_features or {}
         _check_features(meta, inputs)
         cameras = [name for name, feature in inputs.items() if feature.type is FeatureType.VISUAL]
@@ -97,15 +102,23 @@ class Frames:
         room = in_memory if self.gigabytes <= self.memory_gb else partial(_map_file, folder)
         self.pictures = {name: room(shape) for name, shape in shapes.items()}
 
-        points = {name: torch.from_numpy(array) for name, array in self._read(meta, vectors, ends).items()}
-        normal = preprocessor(points)  # per number, so it can be done once for all
+        read = self._read(meta, vectors, ends, with_language=bool(language))
+        points: dict[str, Any] = {name: torch.from_numpy(array) for name, array in read.items()}
+        normal = preprocessor(
+            points | self._said()
+        )  # per number and sentence, so it can be done once for all
         self.vectors = {name: normal[name].to(device) for name in vectors}
+        self.tokens = {name: normal[name].to(device) for name in language}  # (sentences, longest) each
+        self.which = self.which.to(device)
         self.pictures = {name: _place(pictures, device) for name, pictures in self.pictures.items()}
 
     def _read(
-        self, meta: LeRobotDatasetMetadata, vectors: Sequence[str], ends: np.ndarray
+        self, meta: LeRobotDatasetMetadata, vectors: Sequence[str], ends: np.ndarray, with_language: bool
     ) -> dict[str, np.ndarray]:
-        """Fill `pictures`, set `fingerprint`, and return the vectors, each (num_frames, k), as recorded."""
+        """Fill `pictures`, set `fingerprint`, and return the vectors, each (num_frames, k), as recorded.
+
+        With language also set `sentences` and `which`; without, they are no part of the fingerprint.
+        """
         digest = hashlib.sha256(ends.tobytes())
         for name in (*self.pictures, *vectors):  # by what they are normalised
             for _, values in sorted(stats_of(meta)[name].items()):
@@ -117,6 +130,11 @@ class Frames:
                 digest.update(array.tobytes())
             for name, pictures in self.pictures.items():
                 read_pictures(meta, name, self.lengths, np.asarray(pictures), digest)
+            if with_language:
+                self.sentences, which = read_sentences(meta.root, self.num_recorded)
+                self.which = torch.from_numpy(which)
+                digest.update(json.dumps(self.sentences).encode())
+                digest.update(which.tobytes())
         if self.mirror:
             digest.update(b"mirror")
             for name, array in points.items():
@@ -136,7 +154,8 @@ class Frames:
             indices: (B,) int64, on the CPU.
 
         Returns:
-            every input (B, ...) float32; `action` (B, chunk_size, A), an episode's last one repeated beyond
+            every input (B, ...) float32; tokens of the frames' sentences (B, longest sentence of the
+            dataset) int64 and which of them are no padding, bool; `action` (B, chunk_size, A), an episode's last one repeated beyond
             its end; `action_is_pad` (B, chunk_size) bool, where that is.
         """
         here = indices.to(self.device, non_blocking=True)
@@ -144,6 +163,7 @@ class Frames:
         batch = {name: vector[seen] for name, vector in self.vectors.items() if name != ACTION}
         if self.pictures:
             batch |= self._draw(self._seen(indices, self.bounds), seen)
+        batch |= {name: tokens[self.which[here % self.num_recorded]] for name, tokens in self.tokens.items()}
         first, last = self.device_bounds[:, here, None]
         steps = here[:, None] + self.action_offsets
         batch[ACTION] = self.vectors[ACTION][steps.clamp(first, last)]
@@ -156,6 +176,10 @@ class Frames:
             return indices
         first, last = bounds[:, indices, None]
         return (indices[:, None] + self.observation_offsets.to(indices.device)).clamp(first, last)
+
+    def _said(self, at_most: int | None = None) -> dict[str, list[str]]:
+        """Of the dataset's sentences so many, as the preprocessor asks for them; nothing if it does not."""
+        return {"task": self.sentences[:at_most]} if self.sentences else {}
 
     def place(self) -> str:
         """Where the decoded frames lie, in words."""
@@ -183,7 +207,7 @@ class Frames:
             if self.mirror:
                 chosen = torch.where(mirrored, self.mirror.mirror_pictures(chosen), chosen)
             drawn[name] = chosen.to(torch.float32) / 255.0
-        normal = self.preprocessor(drawn)
+        normal = self.preprocessor(drawn | self._said(at_most=1))
         return {name: normal[name] for name in drawn}
 
 

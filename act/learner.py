@@ -67,6 +67,8 @@ class Learner:
         self.device = next(policy.parameters()).device
         settings = {k: v for k, v in asdict(optimizer).items() if k != "grad_clip_norm"}
         groups, self.num_known = parameter_groups(policy)
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        self.trained = {i for i, p in enumerate(parameters[: self.num_known]) if p.requires_grad}
         self.trains_batch_norms = self.num_known < len(list(policy.parameters()))
         if self.trains_batch_norms and config.micro_batches > 1:
             raise UserError(
@@ -127,9 +129,9 @@ class Learner:
     def _average(self) -> None:
         """Move the average towards the weights, at first faster, for they come from nowhere."""
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(
-            list(self.averaged.parameters()), list(self.policy.parameters()), weight=1.0 - decay
-        )
+        pairs = zip(self.averaged.parameters(), self.policy.parameters(), strict=True)
+        averages, weights = zip(*[pair for pair in pairs if pair[1].requires_grad], strict=True)
+        torch._foreach_lerp_(averages, weights, weight=1.0 - decay)
 
     def measure_norms(self, batches: Iterable[Batch]) -> None:
         """Give the average the statistics that its own batch norms see.
@@ -169,10 +171,9 @@ class Learner:
         Raises:
             ValueError: the optimiser was another policy's.
         """
-        moments = known.get("state", {})  # none after no update
-        if len(moments) not in (0, self.num_known):
-            raise ValueError(f"it has the moments of {len(moments)} tensors, not of {self.num_known}")
-        state = {int(index): values for index, values in moments.items()}
+        state = {int(index): values for index, values in known.get("state", {}).items()}
+        if state and state.keys() != self.trained:  # none after no update
+            raise ValueError(f"it has the moments of {len(state)} tensors, not of {len(self.trained)}")
         for key, value in norms.items():
             index, name = key.split(".")
             state.setdefault(int(index), {})[name] = value

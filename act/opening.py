@@ -8,7 +8,14 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.processor import PolicyProcessorPipeline
 
 from act.checkpoint import check_format
-from act.foreign import check_complete, check_normalised, load_processors, opening, policy_config
+from act.foreign import (
+    check_complete,
+    check_normalised,
+    check_tokenizer,
+    load_processors,
+    opening,
+    policy_config,
+)
 from act.kinds import find_kind
 from act.player import ChunkPlayer
 from act.steerable import SteerablePlayer
@@ -82,6 +89,7 @@ def _open_policy(
         policy = kind.open_policy(config)
         policy.load_state_dict(weights)
         processors = load_processors(folder, config.device)
+        check_tokenizer(config, bool(kind.language), processors[0], folder)
         check_normalised(config, processors, folder)
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise UserError(f"{folder}: some weights are not finite, so the training had diverged")

@@ -182,8 +182,9 @@ class ChunkPlayer:
         num_rows = len(next(iter(raw.values())))
         rows = np.minimum(np.arange(self.rows), num_rows - 1)
         observation = lerobot_observation(raw, self.features, self.names, self._sees_history)
-        batch = self.preprocessor({name: tensor[rows] for name, tensor in observation.items()})
-        inputs = {name: batch[name] for name in observation}
+        said = {"task": [self.task.sentence] * self.rows} if self.kind.language else {}
+        batch = self.preprocessor({name: tensor[rows] for name, tensor in observation.items()} | said)
+        inputs = {name: batch[name] for name in (*observation, *self.kind.language)}
         self.policy.eval()  # it may be the one that is being trained
         chosen = None
         if noise is not None:

@@ -8,6 +8,8 @@ from typing import Any, get_type_hints
 
 from common.errors import UserError, did_you_mean, reason, show
 
+EXTRAS = {"transformers": "make setup-vla"}  # packages that come with others, and what installs them
+
 
 def modules_with(constant: str, files: Iterable[tuple[str, str, Path]]) -> dict[str, str]:
     """Of (name, module, file), the names and modules whose file assigns the constant."""
@@ -39,8 +41,9 @@ def choose(setting: str, name: str, modules: dict[str, str], constant: str) -> A
         package = (error.name or "").partition(".")[0]
         if (Path(__file__).parents[1] / package).exists():  # our own: a mistake in that module
             raise
+        install = EXTRAS.get(package, f"pip install {package}")
         raise UserError(
-            f"{setting} {name} needs the package {package}, which is not installed: pip install {package}"
+            f"{setting} {name} needs the package {package}, which is not installed: {install}"
         ) from None
     except SyntaxError as error:
         raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from None

@@ -35,6 +35,8 @@ DAMAGE = (  # what readers of Parquet, JSON, videos and pictures (SyntaxError) r
     *(OSError, ValueError, LookupError, TypeError, AttributeError, SyntaxError, RuntimeError, MemoryError),
     *(ArithmeticError, pa.ArrowException, FFmpegError, Image.DecompressionBombError),
 )
+LONGEST_SENTENCE = 1_000  # characters of what a dataset says is to be done
+MOST_SENTENCES = 10_000
 PICTURE_FORMATS = ["PNG", "JPEG"]  # Pillow would also open what starts a program, such as PostScript
 OF_EPISODES = "episode_index", "length", "dataset_from_index", "dataset_to_index"
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # sizes are compared
@@ -212,6 +214,36 @@ def check_frames(root: Path, lengths: np.ndarray, fps: float) -> None:
             f"{root}: damaged: data holds {position} frames{' or more' if position > total else ''}, "
             f"{INFO} says {total}; {REPAIR}"
         )
+
+
+def read_sentences(root: Path, num_frames: int) -> tuple[list[str], np.ndarray]:
+    """What is to be done in each of the first `num_frames` frames, in words.
+
+    Args:
+        root: of the dataset.
+        num_frames: to read.
+
+    Returns:
+        the dataset's sentences, and which of them each frame has, (num_frames,) int64.
+
+    Raises:
+        ValueError: they are none, too many or too long, or a frame has none of them; or another of `DAMAGE`.
+    """
+    table = read_table(root / TASKS)
+    if not 0 < len(table) <= MOST_SENTENCES:
+        raise ValueError(f"{TASKS} has {len(table):,} sentences, not from 1 to {MOST_SENTENCES:,}")
+    _compare(table, "task_index", np.arange(len(table)))
+    column = table["task" if "task" in table.column_names else "__index_level_0__"]  # pandas' nameless index
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)) or column.null_count:
+        raise ValueError(f"{TASKS} must hold text, got {column.type}")
+    sentences = column.to_pylist()
+    if (longest := max(map(len, sentences))) > LONGEST_SENTENCE:
+        raise ValueError(f"{TASKS} has a sentence of {longest:,} characters, more than {LONGEST_SENTENCE:,}")
+    files = parquet_files(root / "data")
+    which = np.concatenate([whole_numbers(read_table(file, ["task_index"]), "task_index") for file in files])
+    if not ((which >= 0) & (which < len(sentences))).all():
+        raise ValueError(f"task_index is {which.max()} or less, and {TASKS} has {len(sentences)} sentences")
+    return sentences, which[:num_frames]
 
 
 def whole_numbers(table: pa.Table, name: str) -> np.ndarray:

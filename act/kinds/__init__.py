@@ -1,7 +1,7 @@
 """Kinds of imitation policies by name. `policy.type` of a YAML chooses one; the default is `act`.
 
 A kind is a module `act/kinds/<name>.py` that says `KIND = <an object of the shape Kind>`. It is imported when
-it is asked for. To add one (LeRobot's SmolVLA), write that module; nothing else names it. `policy` below is
+it is asked for. To add one, write that module; nothing else names it. `policy` below is
 LeRobot's `PreTrainedPolicy` of that type.
 """
 
@@ -32,6 +32,7 @@ class Kind(Protocol):
     settings: type  # dataclass, the `policy:` of a YAML; with `type` and `inputs`
     needed: tuple[str, ...]  # of LeRobot's configuration beside these, where a checkpoint must not omit it
     metrics: tuple[str, ...]  # TensorBoard's names of what the loss returns; the first is minimised
+    language: tuple[str, ...]  # inputs that its preprocessor makes of a batch's "task", sentences; or none
 
     def make_config(
         self,

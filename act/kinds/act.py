@@ -185,6 +185,7 @@ class ACT:
     settings = PolicyConfig
     needed = ()
     metrics = ("Loss/total", "Loss/l1", "Loss/kl")
+    language = ()
 
     def make_config(
         self,

@@ -112,6 +112,7 @@ class Diffusion:
         *("use_separate_rgb_encoder_per_camera", "normalization_mapping"),
     )
     metrics = ("Loss/diffusion",)
+    language = ()
 
     def make_config(
         self,

@@ -80,6 +80,7 @@ class Flow:
     settings = PolicyConfig
     needed = ()
     metrics = ("Loss/flow",)
+    language = ()
 
     def make_config(
         self,

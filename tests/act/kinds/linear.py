@@ -95,6 +95,7 @@ class Linear:
     settings = LinearSettings
     needed = ()
     metrics = ("Loss/mse",)
+    language = ()
 
     def make_config(self, settings, features, optimizer, device):
         return LinearConfig(

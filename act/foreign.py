@@ -161,11 +161,14 @@ def check_tokenizer(
         UserError: says which.
     """
     file = folder / f"{preprocessor.name}.json"
-    names = [step.tokenizer_name for step in preprocessor.steps if isinstance(step, TokenizerProcessorStep)]
-    if len(names) != int(reads):
-        raise UserError(f"{file}: must have {'one tokenizer' if reads else 'no tokenizer'}, got {len(names)}")
-    if reads and names[0] != (wanted := getattr(config, "vlm_model_name", None)):
-        raise UserError(f"{file}: tokenizer_name must be {wanted}, the policy's, got {show(names[0])}")
+    steps: list[Any] = [step for step in preprocessor.steps if isinstance(step, TokenizerProcessorStep)]
+    if len(steps) != int(reads):
+        raise UserError(f"{file}: must have {'one tokenizer' if reads else 'no tokenizer'}, got {len(steps)}")
+    wanted = getattr(config, "vlm_model_name", None)
+    if reads and steps[0].tokenizer_name != wanted:
+        raise UserError(
+            f"{file}: tokenizer_name must be {wanted}, the policy's, got {show(steps[0].tokenizer_name)}"
+        )
 
 
 def check_normalised(

@@ -104,9 +104,7 @@ class Frames:
 
         read = self._read(meta, vectors, ends, with_language=bool(language))
         points: dict[str, Any] = {name: torch.from_numpy(array) for name, array in read.items()}
-        normal = preprocessor(
-            points | self._said()
-        )  # per number and sentence, so it can be done once for all
+        normal = preprocessor(points | self._said())  # per number and sentence, so once for all
         self.vectors = {name: normal[name].to(device) for name in vectors}
         self.tokens = {name: normal[name].to(device) for name in language}  # (sentences, longest) each
         self.which = self.which.to(device)
@@ -155,8 +153,8 @@ class Frames:
 
         Returns:
             every input (B, ...) float32; tokens of the frames' sentences (B, longest sentence of the
-            dataset) int64 and which of them are no padding, bool; `action` (B, chunk_size, A), an episode's last one repeated beyond
-            its end; `action_is_pad` (B, chunk_size) bool, where that is.
+            dataset) int64 and which of them are no padding, bool; `action` (B, chunk_size, A), an episode's
+            last one repeated beyond its end; `action_is_pad` (B, chunk_size) bool, where that is.
         """
         here = indices.to(self.device, non_blocking=True)
         seen = self._seen(here, self.device_bounds)

@@ -2,8 +2,8 @@
 
     python -m act.vlm --folder data/tiny_vlm --task pusht     a SmolVLA on it has about 800,000 weights
 
-SmolVLA is built on SmolVLM2 (Marafioti et al. 2025, arXiv 2504.05299), which LeRobot gets from the Hub. What is
-made here takes its place where there is no network, and in tests. Sizes and words are described, weights are not.
+SmolVLA is built on SmolVLM2 (Marafioti et al. 2025, arXiv 2504.05299), which LeRobot gets from the Hub. What
+is made here takes its place where there is no network, and in tests: sizes and words, no weights.
 
 transformers believes such a folder: `auto_map` names code to run, `attn_implementation` a kernel to download.
 So a folder may hold nothing but what `describe` writes, with other sizes and words, name by name.
@@ -100,7 +100,7 @@ def describe(sentences: Iterable[str]) -> dict[str, dict[str, Any]]:
             "patch_size": 12,
         },
     }
-    named = dict(zip(("pad", "unk", "image", "fake_image", "global_image", "end_of_utterance"), SPECIAL))
+    names = "pad", "unk", "image", "fake_image", "global_image", "end_of_utterance"
     plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     spaces = [
         {"type": "Split", "pattern": {"String": string}, "behavior": behavior, "invert": False}
@@ -130,7 +130,7 @@ def describe(sentences: Iterable[str]) -> dict[str, dict[str, Any]]:
         TOKENIZER_CONFIG: {
             "tokenizer_class": "TokenizersBackend",
             "processor_class": "SmolVLMProcessor",
-            **{f"{name}_token": token for name, token in named.items()},
+            **{f"{name}_token": token for name, token in zip(names, SPECIAL, strict=True)},
         },
     }
 
@@ -156,9 +156,7 @@ def read_sizes(name: str) -> dict[str, Any]:
     with reading(folder):
         others = {path.name for path in folder.iterdir()} - {*expected}
     if others:
-        raise UserError(
-            f"{folder}: has {show(min(others))}, which is no file of act/vlm.py, and is not opened"
-        )
+        raise UserError(f"{folder}: not opened, because {show(min(others))} is no file of act/vlm.py")
     there = {file: load_json(folder / file) for file in expected}
     words = _take_words(there[TOKENIZER], folder)
     _take_words(expected[TOKENIZER], folder)
@@ -187,21 +185,16 @@ def count_weights(sizes: dict[str, Any], text_layers: int) -> int:
     patches = (vision["image_size"] // max(1, vision["patch_size"])) ** 2
     blocks = vision["num_hidden_layers"] * (4 * seen**2 + 2 * seen * vision["intermediate_size"])
     eye = blocks + seen * (patches + 3 * vision["patch_size"] ** 2)
-    return (
-        text_layers * each + 2 * width * text["vocab_size"] + eye + width * seen * sizes["scale_factor"] ** 2
-    )
+    between = width * seen * sizes["scale_factor"] ** 2
+    return text_layers * each + 2 * width * text["vocab_size"] + eye + between
 
 
 def _take_words(tokenizer: dict[str, Any], folder: Path) -> int:
     """Take the vocabulary out of a `tokenizer.json`, and return how many tokens it has."""
     model = tokenizer.get("model")
     words = model.pop("vocab", None) if isinstance(model, dict) else None
-    numbered = isinstance(words, dict) and len(words) <= MOST_WORDS
-    if (
-        not numbered
-        or list(words.values()) != [*range(len(words))]
-        or tuple(words)[: len(SPECIAL)] != SPECIAL
-    ):
+    words = words if isinstance(words, dict) and len(words) <= MOST_WORDS else {}
+    if [*words.values()] != [*range(len(words))] or tuple(words)[: len(SPECIAL)] != SPECIAL:
         raise UserError(
             f"{folder / TOKENIZER}: vocab must number at most {MOST_WORDS:,} words from 0 on, "
             f"of which the first are {', '.join(SPECIAL)}"
@@ -221,8 +214,10 @@ def _first_difference(content: Any, expected: Any, free: bool, name: str = "") -
         name: of the values.
     """
     if isinstance(expected, dict):
-        if not isinstance(content, dict) or (odd := content.keys() ^ expected.keys()):
-            return show(min(odd) if isinstance(content, dict) else name)
+        if not isinstance(content, dict):
+            return show(name)
+        if odd := content.keys() ^ expected.keys():
+            return show(min(odd))
         each = ((key, content[key], value) for key, value in expected.items())
         differences = (_first_difference(one, other, free, key) for key, one, other in each)
         return next((found for found in differences if found is not None), None)

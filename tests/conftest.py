@@ -63,7 +63,10 @@ def captured(monkeypatch) -> None:
 
 @pytest.fixture(scope="session")
 def make_dataset() -> Callable[..., Path]:
-    """Records random numbers and, with `pictures` (their side), random pictures, by LeRobot's own API."""
+    """Records random numbers and, with `pictures` (their side), random pictures, by LeRobot's own API.
+
+    The episodes have the sentences in turns.
+    """
 
     def make_dataset(
         root: Path,
@@ -74,6 +77,7 @@ def make_dataset() -> Callable[..., Path]:
         action_size: int = 2,
         state_size: int = 2,
         keypoints: bool = True,
+        sentences: tuple[str, ...] = ("push the T",),
     ) -> Path:
         import datasets
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -94,7 +98,8 @@ def make_dataset() -> Callable[..., Path]:
             f"local/{root.name}", fps, features, root=root, use_videos=kind == "video"
         )
         rng = np.random.default_rng(0)
-        for length in lengths:
+        for episode, length in enumerate(lengths):
+            sentence = sentences[episode % len(sentences)]
             for _ in range(length):
                 frame = {
                     name: rng.uniform(0, 512, feature["shape"]).astype(np.float32)
@@ -102,7 +107,7 @@ def make_dataset() -> Callable[..., Path]:
                     else rng.integers(0, 256, feature["shape"], np.uint8)
                     for name, feature in features.items()
                 }
-                dataset.add_frame(frame | {"task": "push the T"})
+                dataset.add_frame(frame | {"task": sentence})
             dataset.save_episode()
         dataset.finalize()
         return root

@@ -1,15 +1,15 @@
-"""LeRobot's SmolVLA as a kind of policy: it reads the task's sentence, and is steered by the noise of its flow.
+"""LeRobot's SmolVLA as a kind of policy: it reads the task's sentence, and its noise can be chosen.
 
 Shukor et al. 2025, "SmolVLA: A Vision-Language-Action Model for Affordable and Efficient Robotics" (arXiv
 2506.01844). A vision-language model (VLM) sees pictures, sentence and state; an expert beside it, layer by
 layer, turns noise into a chunk of actions by flow matching: x_t = t noise + (1 - t) actions, the loss is the
-squared error of dx/dt = noise - actions, and a chunk is the end of `num_steps` Euler steps from t = 1 to 0. The
-network is `lerobot.policies.smolvla` as it is. Deliberate differences:
+squared error of dx/dt = noise - actions, and a chunk is the end of `num_steps` Euler steps from t = 1 to 0.
+The network is `lerobot.policies.smolvla` as it is. Deliberate differences:
 
 * `Loss` is `SmolVLAPolicy.forward` without its four host syncs, and can be computed in micro-batches.
 * A random VLM that would stay as it is, LeRobot's default, is refused.
-* A VLM that is trained is float32, where LeRobot's is bfloat16 after `load_vlm_weights`: an average of weights
-  moves by a thousandth of the way, less than bfloat16 resolves. One that is frozen stays bfloat16.
+* What is trained is float32. LeRobot's is bfloat16 after `load_vlm_weights`, also most of the expert, and does
+  not resolve the thousandth of the way by which an average moves. A frozen VLM stays bfloat16.
 * A checkpoint is opened without the VLM's own weights, which it replaces: LeRobot fetches them first.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-import transformers  # noqa: F401  LeRobot misses it only when a policy is built
+import transformers  # noqa: F401  LeRobot misses it only when it builds  # pyright: ignore[reportMissingImports]  make setup-vla installs it
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
@@ -150,7 +150,7 @@ class SmolVLA:
         pretrained = settings.pretrained if isinstance(settings, PolicyConfig) and saved is None else None
         layers = _num_layers(config, read_sizes(config.vlm_model_name))
         if not config.train_expert_only and 0 < 2 * config.num_expert_layers < layers:
-            raise UserError(  # LeRobot freezes what the expert cannot see of two layers of the VLM, not of more
+            raise UserError(  # of the VLM's layers that no action depends on LeRobot freezes two
                 f"policy.num_expert_layers must be at least {-(-layers // 2)}, half of the VLM's, unless "
                 f"policy.train_expert_only is true, got {config.num_expert_layers}"
             )
@@ -213,7 +213,7 @@ class SmolVLA:
 
 
 def _build(config: SmolVLAConfig, load_vlm_weights: bool = False) -> SmolVLAPolicy:
-    """The network, random but for the VLM's own weights, in the number formats of LeRobot's.
+    """The network, random but for the VLM's own weights: float32, the VLM bfloat16 where it is LeRobot's.
 
     Args:
         config: LeRobot's; settings that change how it computes, not what, are reset.
@@ -237,6 +237,7 @@ def _build(config: SmolVLAConfig, load_vlm_weights: bool = False) -> SmolVLAPoli
             policy = SmolVLAPolicy(config)
     finally:
         config.load_vlm_weights = in_bfloat16
+    policy.model.vlm_with_expert.float()  # LeRobot's expert follows the VLM's `config.json`
     if in_bfloat16:
         policy.model.vlm_with_expert.vlm.to(torch.bfloat16)
     return policy
@@ -287,21 +288,16 @@ def _check(config: SmolVLAConfig, sizes: dict[str, Any]) -> None:
     if (width := _expert_width(config, sizes)) < 2 or width % 2:
         hidden = sizes["text_config"]["hidden_size"]
         raise ValueError(f"expert_width_multiplier must make an even number of {hidden}, got {width}")
-    layers, experts, every = (
-        _num_layers(config, sizes),
-        config.num_expert_layers,
-        config.self_attn_every_n_layers,
-    )
+    layers, experts = _num_layers(config, sizes), config.num_expert_layers
     if experts > 0 and layers % experts:
         raise ValueError(f"num_expert_layers must divide {layers}, got {experts}")
-    # LeRobot shapes a layer of the expert by its own number, and uses it by the number of the VLM's beside it.
+    every = config.self_attn_every_n_layers if config.attention_mode == "cross_attn" else 0
+    # LeRobot shapes the expert's layers by their own numbers, and uses them by those of the VLM's beside.
     apart = layers // experts if experts > 0 else 1
-    if every > 0 and any((i * apart % every == 0) != (i % every == 0) for i in range(max(experts, 1))):
+    if every > 0 and any((i * apart % every == 0) != (i % every == 0) for i in range(experts)):
         raise ValueError(f"num_expert_layers must not be {experts} with self_attn_every_n_layers {every}")
-    sides, step = (
-        config.resize_imgs_with_padding,
-        sizes["vision_config"]["patch_size"] * sizes["scale_factor"],
-    )
+    step = sizes["vision_config"]["patch_size"] * sizes["scale_factor"]
+    sides = config.resize_imgs_with_padding
     if sides is None or len({*sides}) != 1 or sides[0] % max(step, 1):
         raise ValueError(f"resize_imgs_with_padding must be two equal multiples of {step}, got {sides}")
     if config.adapt_to_pi_aloha or config.empty_cameras:

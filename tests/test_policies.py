@@ -159,7 +159,7 @@ BROKEN = {
     ),
     "unknown algorithm": (
         {"algorithm": "ppo"},
-        "algorithm must be sac, or type act, diffusion or flow, got 'ppo'",
+        "algorithm must be sac, or type act, diffusion, flow or smolvla, got 'ppo'",
     ),
     "a name that needs no folder": ({"algorithm": "scripted"}, "algorithm must be sac"),
     "a type that needs no folder": (
@@ -168,7 +168,7 @@ BROKEN = {
     ),
     "a type as algorithm": (
         lambda f: (f / "config.json").write_text('{"algorithm": "act", "type": null}'),
-        "algorithm must be sac, or type act, diffusion or flow, got 'act'",
+        "algorithm must be sac, or type act, diffusion, flow or smolvla, got 'act'",
     ),
     "a key twice": (
         lambda f: (f / "config.json").write_text('{"algorithm": "sac", "algorithm": "sac"}'),
@@ -202,11 +202,11 @@ BROKEN = {
     "no name of a task": ({"task": ["pusht"] * 10**5}, r"task must be a name, got \['pusht', 'pusht'"),
     "LeRobot's of a type that does not play": (
         lambda f: (f / "config.json").write_text('{"type": "vqbet"}'),
-        "this is a LeRobot policy of type 'vqbet'; those of type act, diffusion or flow play here",
+        "this is a LeRobot policy of type 'vqbet'; those of type act, diffusion, flow or smolvla play here",
     ),
     "no type": (
         lambda f: (f / "config.json").write_text('{"type": [1]}'),
-        r"of type \[1\]; those of type act, diffusion or flow play here",
+        r"of type \[1\]; those of type act, diffusion, flow or smolvla play here",
     ),
     "truncated": (
         lambda f: os.truncate(f / "model.safetensors", 100),

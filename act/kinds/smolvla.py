@@ -8,8 +8,8 @@ The network is `lerobot.policies.smolvla` as it is. Deliberate differences:
 
 * `Loss` is `SmolVLAPolicy.forward` without its four host syncs, and can be computed in micro-batches.
 * A random VLM that would stay as it is, LeRobot's default, is refused.
-* What is trained is float32. LeRobot's is bfloat16 after `load_vlm_weights`, also most of the expert, and does
-  not resolve the thousandth of the way by which an average moves. A frozen VLM stays bfloat16.
+* What is trained is float32. LeRobot's is bfloat16 after `load_vlm_weights`, also most of the expert, and
+  does not resolve the thousandth of the way by which an average moves. A frozen VLM stays bfloat16.
 * A checkpoint is opened without the VLM's own weights, which it replaces: LeRobot fetches them first.
 """
 

@@ -1,5 +1,6 @@
 """A second kind of policy is one more file in `act/kinds/`: here `tests/act/kinds/linear.py`."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +111,7 @@ def test_a_sample_is_what_the_policy_asks_for(more_kinds, config, tmp_path):
     [
         (
             "--policy.type linea",
-            "policy.type must be one of act, diffusion, flow, linear, got 'linea'; did you mean linear?",
+            "policy.type must be one of act, diffusion, flow, linear, smolvla, got 'linea'; did you mean linear?",
         ),
         ("--policy.type linear --policy.chunk-size 3", "unknown flag --policy.chunk-size"),
         ("--policy.horizon 3", "unknown flag --policy.horizon"),
@@ -120,6 +121,15 @@ def test_wrong_names_are_sentences(more_kinds, config, capfd, flags, words):
     with pytest.raises(SystemExit) as stopped:
         train_act.main(["--config", str(config), *flags.split()])
     assert stopped.value.code == 2 and words in sentence(capfd.readouterr().err)
+
+
+def test_a_kind_whose_package_is_missing_says_how_to_install_it(config, capfd, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.delitem(sys.modules, "act.kinds.smolvla", raising=False)
+    with pytest.raises(SystemExit) as stopped:
+        train_act.main(["--config", str(config), "--policy.type", "smolvla"])
+    said = "needs the package transformers, which is not installed: make setup-vla"
+    assert stopped.value.code == 2 and said in sentence(capfd.readouterr().err)
 
 
 def test_a_run_of_another_kind_is_not_resumed(more_kinds, config, capfd, monkeypatch):

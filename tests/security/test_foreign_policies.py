@@ -104,7 +104,7 @@ def test_every_script_opens_it_that_way(policy, mark, told, name, door):
 CONFIGS = {  # changes of config.json
     "a plugin's type": {"type": "evil"},
     "a path as type": {"type": "../evil"},
-    "another policy of LeRobot's": {"type": "smolvla"},
+    "another policy of LeRobot's": {"type": "pi0"},
     "a list as type": {"type": ["act"]},
     "no type": {"type": None},
     "auto_map": {"auto_map": {"AutoModel": "evil.Step"}},

@@ -150,7 +150,7 @@ def names() -> list[str]:
 
 
 def names_in_words() -> str:
-    """`act, diffusion or flow`."""
+    """`act, diffusion, flow or smolvla`."""
     *others, last = names()
     return f"{', '.join(others)} or {last}"
 

@@ -111,7 +111,7 @@ def test_a_sample_is_what_the_policy_asks_for(more_kinds, config, tmp_path):
     [
         (
             "--policy.type linea",
-            "policy.type must be one of act, diffusion, flow, linear, smolvla, got 'linea'; did you mean linear?",
+            "one of act, diffusion, flow, linear, smolvla, got 'linea'; did you mean linear?",
         ),
         ("--policy.type linear --policy.chunk-size 3", "unknown flag --policy.chunk-size"),
         ("--policy.horizon 3", "unknown flag --policy.horizon"),

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
         (("--task", "pendulum"), "has 10 frames per second, Pendulum-v1 has 20"),
         (("--task", "pushd"), "task must be one of"),
         (("--policy.type", "flow"), "settings of policy.type act, not flow: leave --policy.type out or"),
-        (("--policy.type", "flaw"), "policy.type must be one of act, diffusion, flow, smolvla, got 'flaw'; did you"),
+        (("--policy.type", "flaw"), "one of act, diffusion, flow, smolvla, got 'flaw'; did you mean flow?"),
         (("--steps", "0"), "steps must be at least 1, got 0"),
         (("--optimizer.lr", "1e30"), "is not finite after"),
     ],

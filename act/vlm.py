@@ -72,66 +72,76 @@ def describe(sentences: Iterable[str]) -> dict[str, dict[str, Any]]:
     """
     words = sorted({word for sentence in sentences for word in sentence.split()} - {*SPECIAL})
     vocabulary = {token: number for number, token in enumerate([*SPECIAL, *words, "\n"])}
-    config = {
-        "model_type": "smolvlm",
-        "image_token_id": SPECIAL.index("<image>"),
-        "pad_token_id": 0,
-        "scale_factor": 2,  # 2 x 2 patches of a picture become one token
-        "tie_word_embeddings": False,
-        "text_config": {
-            "model_type": "llama",
-            "hidden_size": 128,
-            "intermediate_size": 256,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 32,
-            "vocab_size": len(vocabulary),
-            "pad_token_id": 0,
-            "max_position_embeddings": 512,
-        },
-        "vision_config": {
-            "model_type": "smolvlm_vision",
-            "hidden_size": 96,
-            "intermediate_size": 192,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "image_size": 96,  # pixels
-            "patch_size": 12,
-        },
-    }
     names = "pad", "unk", "image", "fake_image", "global_image", "end_of_utterance"
-    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    spaces = [
-        {"type": "Split", "pattern": {"String": string}, "behavior": behavior, "invert": False}
-        for string, behavior in ((" ", "Removed"), ("\n", "Isolated"))
-    ]
     return {
-        CONFIG: config,
+        CONFIG: _sizes(len(vocabulary)),
         PROCESSOR: {  # SmolVLA prepares its pictures itself
             "processor_class": "SmolVLMProcessor",
             "image_processor": {"image_processor_type": "SmolVLMImageProcessor"},
             "video_processor": {"video_processor_type": "SmolVLMVideoProcessor"},
         },
-        TOKENIZER: {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": [
-                {"id": number, "content": token, "special": True} | plain
-                for number, token in enumerate(SPECIAL)
-            ],
-            "normalizer": None,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": spaces},
-            "post_processor": None,
-            "decoder": None,
-            "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"},
-        },
+        TOKENIZER: _tokenizer(vocabulary),
         TOKENIZER_CONFIG: {
             "tokenizer_class": "TokenizersBackend",
             "processor_class": "SmolVLMProcessor",
             **{f"{name}_token": token for name, token in zip(names, SPECIAL, strict=True)},
         },
+    }
+
+
+def _sizes(num_tokens: int) -> dict[str, Any]:
+    """`config.json`: pictures of 96 x 96 become 16 tokens."""
+    text = {
+        "model_type": "llama",
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "vocab_size": num_tokens,
+        "pad_token_id": 0,
+        "max_position_embeddings": 512,
+    }
+    vision = {
+        "model_type": "smolvlm_vision",
+        "hidden_size": 96,
+        "intermediate_size": 192,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 96,  # pixels
+        "patch_size": 12,
+    }
+    return {
+        "model_type": "smolvlm",
+        "image_token_id": SPECIAL.index("<image>"),
+        "pad_token_id": 0,
+        "scale_factor": 2,  # 2 x 2 patches become one token
+        "tie_word_embeddings": False,
+        "text_config": text,
+        "vision_config": vision,
+    }
+
+
+def _tokenizer(vocabulary: dict[str, int]) -> dict[str, Any]:
+    """`tokenizer.json`: a token is a word between spaces, or the end of a line."""
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    splits = [
+        {"type": "Split", "pattern": {"String": string}, "behavior": behavior, "invert": False}
+        for string, behavior in ((" ", "Removed"), ("\n", "Isolated"))
+    ]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": number, "content": token, "special": True} | plain for number, token in enumerate(SPECIAL)
+        ],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": splits},
+        "post_processor": None,
+        "decoder": None,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"},
     }
 
 

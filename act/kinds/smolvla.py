@@ -285,6 +285,21 @@ def _check(config: SmolVLAConfig, sizes: dict[str, Any]) -> None:
             raise ValueError(f"{name} must be at least {feature.shape[0]}, as many as there are, got {most}")
     if not config.image_features:
         raise ValueError("inputs must have a camera")
+    _check_layers(config, sizes)
+    step = sizes["vision_config"]["patch_size"] * sizes["scale_factor"]
+    sides = config.resize_imgs_with_padding
+    if sides is None or len({*sides}) != 1 or sides[0] % max(step, 1):
+        raise ValueError(f"resize_imgs_with_padding must be two equal multiples of {step}, got {sides}")
+    if config.adapt_to_pi_aloha or config.empty_cameras:
+        raise ValueError("adapt_to_pi_aloha and empty_cameras must be off, they are for a robot called Aloha")
+    if config.attention_mode not in ("cross_attn", "self_attn"):
+        raise ValueError(f"attention_mode must be cross_attn or self_attn, got {config.attention_mode:.20}")
+    if config.prefix_length > LONGEST_PREFIX:
+        raise ValueError(f"prefix_length must be at most {LONGEST_PREFIX:,}, got {config.prefix_length}")
+
+
+def _check_layers(config: SmolVLAConfig, sizes: dict[str, Any]) -> None:
+    """Raise ValueError as `_check` does, where the expert's layers do not fit beside the VLM's."""
     if (width := _expert_width(config, sizes)) < 2 or width % 2:
         hidden = sizes["text_config"]["hidden_size"]
         raise ValueError(f"expert_width_multiplier must make an even number of {hidden}, got {width}")
@@ -296,16 +311,6 @@ def _check(config: SmolVLAConfig, sizes: dict[str, Any]) -> None:
     apart = layers // experts if experts > 0 else 1
     if every > 0 and any((i * apart % every == 0) != (i % every == 0) for i in range(experts)):
         raise ValueError(f"num_expert_layers must not be {experts} with self_attn_every_n_layers {every}")
-    step = sizes["vision_config"]["patch_size"] * sizes["scale_factor"]
-    sides = config.resize_imgs_with_padding
-    if sides is None or len({*sides}) != 1 or sides[0] % max(step, 1):
-        raise ValueError(f"resize_imgs_with_padding must be two equal multiples of {step}, got {sides}")
-    if config.adapt_to_pi_aloha or config.empty_cameras:
-        raise ValueError("adapt_to_pi_aloha and empty_cameras must be off, they are for a robot called Aloha")
-    if config.attention_mode not in ("cross_attn", "self_attn"):
-        raise ValueError(f"attention_mode must be cross_attn or self_attn, got {config.attention_mode:.20}")
-    if config.prefix_length > LONGEST_PREFIX:
-        raise ValueError(f"prefix_length must be at most {LONGEST_PREFIX:,}, got {config.prefix_length}")
 
 
 KIND = SmolVLA()

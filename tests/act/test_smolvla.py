@@ -10,6 +10,7 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.policies import make_pre_post_processors
 from torch.utils.data import default_collate
 
+import act.vlm
 import evaluate
 import train_act
 from act.dataset import DatasetConfig, features_of, open_dataset
@@ -18,8 +19,9 @@ from act.kinds.act import PolicyConfig as ACTSettings
 from act.kinds.act import act_config
 from act.opening import load_player, make_player
 from act.optimizer import OptimizerConfig
-from common.config import from_dict, to_dict
+from common.config import from_dict, load_yaml, to_dict
 from common.errors import UserError
+from common.paths import REPOSITORY
 from common.untrusted import load_json, load_tensors
 from envs.pusht.task import PushT
 from envs.pusht.vector import PushTVectorEnv
@@ -362,6 +364,22 @@ def test_without_a_camera_it_is_not_trained(vlm):
         UserError, match="a SmolVLA looks at pictures, and it is to be trained without a camera"
     ):
         KIND.make_config(settings(vlm, inputs=()), numbers, OptimizerConfig(), "cpu")
+
+
+@pytest.mark.parametrize("name", ["smolvla_pusht", "smolvla_pusht_tiny"])
+def test_a_shipped_configuration_is_what_lerobot_is_asked_for(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    act.vlm.main([])
+    written = load_yaml(path := REPOSITORY / "configs" / f"{name}.yaml")["policy"]
+    chosen = train_act.read_config(["--config", str(path)])
+    seen = features(side=96)
+    made = KIND.make_config(chosen.policy, seen, chosen.optimizer, "cpu")
+    if "vlm_model_name" in written:
+        assert made.vlm_model_name == str(tmp_path / written.pop("vlm_model_name"))
+        policy, _ = KIND.make_policy(made, chosen.policy, 1, None)
+        assert sum(p.numel() for p in policy.parameters()) == 792_546
+    assert json.loads(json.dumps({key: getattr(made, key) for key in written})) == written
+    assert set(made.input_features) == {STATE, IMAGE} and made.optimizer_lr == chosen.optimizer.lr
 
 
 # Training and playing

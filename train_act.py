@@ -146,9 +146,9 @@ def build_trainer(
 
 def check_memory(policy: PreTrainedConfig, batch_size: int, micro_batches: int, device: torch.device) -> None:
     """Refuse what certainly does not fit: weights, gradient and AdamW's moments, and a micro-batch."""
-    weights, kept = find_kind(policy.type).least_size(policy)
+    weights, trained, kept = find_kind(policy.type).least_size(policy)
     kept += sum(math.prod(feature.shape) for feature in (policy.input_features or {}).values())
-    numbers = 4 * weights + -(-batch_size // micro_batches) * kept
+    numbers = weights + 3 * trained + -(-batch_size // micro_batches) * kept
     check_fits(f"this policy with batch_size {batch_size}", numbers, device)
 
 

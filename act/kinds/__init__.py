@@ -77,8 +77,8 @@ class Kind(Protocol):
         """Give a new policy what it needs to know of its data; `batches` are all samples, each once."""
         ...
 
-    def least_size(self, config: "PreTrainedConfig") -> tuple[int, int]:
-        """Lower bounds: numbers in the weights, and numbers kept per sample until its gradient is computed.
+    def least_size(self, config: "PreTrainedConfig") -> tuple[int, int, int]:
+        """Lower bounds of numbers: in the weights, trained, and kept per sample until its gradient is there.
 
         Called before the policy is built.
         """

@@ -215,7 +215,7 @@ class ACT:
     def measure_data(self, policy: ACTPolicy, batches: Iterable[Batch]) -> None:
         """LeRobot's processors know it."""
 
-    def least_size(self, config: ACTConfig) -> tuple[int, int]:
+    def least_size(self, config: ACTConfig) -> tuple[int, int, int]:
         """The transformers' matrices; per sample the attention over the chunk, which dropout keeps."""
         width, chunk = config.dim_model, config.chunk_size
         layers = config.n_encoder_layers + 2 * config.n_decoder_layers
@@ -223,7 +223,7 @@ class ACT:
         blocks = layers - config.n_decoder_layers  # with a feed-forward part each
         weights = 4 * layers * width**2 + 2 * blocks * width * config.dim_feedforward + chunk * width
         attention = config.n_heads * chunk**2 if config.dropout else 0
-        return weights, attention + blocks * width
+        return weights, weights, attention + blocks * width
 
     def open_policy(self, config: ACTConfig) -> ACTPolicy:
         config.pretrained_backbone_weights = None  # they are in the checkpoint

@@ -159,7 +159,7 @@ class Diffusion:
     def measure_data(self, policy: DiffusionPolicy, batches: Iterable[Batch]) -> None:
         """LeRobot's processors know it."""
 
-    def least_size(self, config: DiffusionConfig) -> tuple[int, int]:
+    def least_size(self, config: DiffusionConfig) -> tuple[int, int, int]:
         """The U-Net's convolutions and what conditions them; per sample the first level's activations."""
         assert config.action_feature
         seen = 2 * config.spatial_softmax_num_keypoints * len(config.image_features)
@@ -177,7 +177,7 @@ class Diffusion:
             block(a, b) + block(b, b) for a, b in pairwise((config.action_feature.shape[0], *dims))
         )
         weights += sum(block(2 * b, a) + block(a, a) for a, b in pairwise(dims))
-        return weights, 4 * config.horizon * dims[0]
+        return weights, weights, 4 * config.horizon * dims[0]
 
     def open_policy(self, config: DiffusionConfig) -> DiffusionPolicy:
         config.pretrained_backbone_weights = None  # or LeRobot downloads them

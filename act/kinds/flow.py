@@ -113,12 +113,13 @@ class Flow:
     def measure_data(self, policy: FlowPolicy, batches: Iterable[Batch]) -> None:
         policy.measure(batches)
 
-    def least_size(self, config: FlowConfig) -> tuple[int, int]:
+    def least_size(self, config: FlowConfig) -> tuple[int, int, int]:
         """The matrices; per sample the activations of the blocks."""
         ends = sum(math.prod(feature.shape) for feature in (config.input_features or {}).values())
         ends += 2 * math.prod(config.noise_shape)
         blocks, size = 2 * config.n_layers, config.hidden_size
-        return size * (blocks * size + ends), 2 * blocks * size
+        weights = size * (blocks * size + ends)
+        return weights, weights, 2 * blocks * size
 
     def open_policy(self, config: FlowConfig) -> FlowPolicy:
         return FlowPolicy(config)

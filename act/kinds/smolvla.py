@@ -176,15 +176,16 @@ class SmolVLA:
     def measure_data(self, policy: SmolVLAPolicy, batches: Iterable[Batch]) -> None:
         """LeRobot's processors know it."""
 
-    def least_size(self, config: SmolVLAConfig) -> tuple[int, int]:
-        """The matrices of VLM and expert; per sample the expert's activations."""
+    def least_size(self, config: SmolVLAConfig) -> tuple[int, int, int]:
+        """The matrices of VLM and expert, the expert's; per sample its activations."""
         sizes = read_sizes(config.vlm_model_name)
         text = sizes["text_config"]
         layers, width = _num_layers(config, sizes), _expert_width(config, sizes)
         each = 2 * width * text["num_attention_heads"] * text["head_dim"]
         each += 3 * width * get_intermediate_size(width)
         blocks = config.num_expert_layers if config.num_expert_layers > 0 else layers
-        return count_weights(sizes, layers) + blocks * each, blocks * config.chunk_size * width
+        expert = blocks * each
+        return count_weights(sizes, layers) + expert, expert, blocks * config.chunk_size * width
 
     def open_policy(self, config: SmolVLAConfig) -> SmolVLAPolicy:
         return _build(config)

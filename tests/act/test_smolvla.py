@@ -312,8 +312,10 @@ def test_it_has_at_least_the_weights_that_are_counted(vlm, tmp_path):
         (deep, {"num_expert_layers": 2, "self_attn_every_n_layers": -1}),
     ):
         policy = make(folder, **changes)
-        counted, built = KIND.least_size(policy.config)[0], sum(p.numel() for p in policy.parameters())
-        assert 0.5 * built < counted < built
+        counted, of_expert, _ = KIND.least_size(policy.config)
+        built = sum(p.numel() for p in policy.parameters())
+        expert = sum(p.numel() for p in policy.model.vlm_with_expert.lm_expert.parameters())
+        assert 0.5 * built < counted < built and 0.5 * expert < of_expert < expert
 
 
 @pytest.mark.parametrize(
@@ -386,6 +388,20 @@ def test_a_shipped_configuration_is_what_lerobot_is_asked_for(name, tmp_path, mo
 
 
 @pytest.fixture
+def refused_by(capfd):
+    """Calls a script that is to refuse, and returns its sentence."""
+
+    def refused_by(main, flags):
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main(flags)
+        assert stopped.value.code == 2
+        return sentence(capfd.readouterr().err)
+
+    return refused_by
+
+
+@pytest.fixture
 def usual(dataset, vlm, tmp_path):
     """The command line of a short training."""
     policy = to_dict(replace(settings(vlm), inputs=()))
@@ -425,6 +441,29 @@ def test_a_training_that_stopped_goes_on_exactly_and_plays(usual, policy, tmp_pa
     assert load_json(numbers)["n_action_steps"] == 2
 
 
+@pytest.mark.slow
+def test_a_strangers_training_is_started_from_as_its_policy_is_opened(usual, tmp_path, refused_by):
+    train_act.main([*usual, "--steps", "1"])
+    folder = tmp_path / "run" / "checkpoints" / "last"
+    file = folder / "pretrained_model" / "train_config.json"
+    content = load_json(file)
+    start = [*usual, "--run-name", "other", "--steps", "2", "--start-from", str(folder)]
+    for change, said in (
+        ({"vlm_model_name": "evil/vlm"}, "vlm_model_name must be HuggingFaceTB/"),
+        (
+            {"adapt_to_pi_aloha": True},
+            "no policy to start from: adapt_to_pi_aloha and empty_cameras must be off",
+        ),
+        ({"num_expert_layers": 99}, "no policy to start from: num_expert_layers must divide 2, got 99"),
+        ({"compile_model": True, "rtc_config": {"enabled": True}}, ""),
+    ):
+        file.write_text(json.dumps(content | {"policy": content["policy"] | change}))
+        if said:
+            assert said in refused_by(train_act.main, start)
+        else:
+            assert train_act.main(start)
+
+
 class Rest(torch.nn.Module):
     """An actor whose noise is 0."""
 
@@ -459,8 +498,6 @@ def test_steered_by_noise_0_it_plays_as_it_does_alone(policy):
     assert np.abs(moved).max() > 1.0
 
 
-def test_a_random_vlm_that_would_stay_random_is_a_sentence(usual, capfd):
-    with pytest.raises(SystemExit) as stopped:
-        train_act.main([*usual, "--steps", "1", "--policy.train-expert-only"])
-    assert stopped.value.code == 2
-    assert "policy.load_vlm_weights must be true, or" in sentence(capfd.readouterr().err)
+def test_a_random_vlm_that_would_stay_random_is_a_sentence(usual, refused_by):
+    said = refused_by(train_act.main, [*usual, "--steps", "1", "--policy.train-expert-only"])
+    assert "policy.load_vlm_weights must be true, or" in said

@@ -113,7 +113,7 @@ class Linear:
         return LinearPolicy(config), "from scratch"
 
     def least_size(self, config):
-        return 0, 0
+        return 0, 0, 0
 
     def open_policy(self, config):
         return LinearPolicy(config)

@@ -10,7 +10,7 @@ from envs.interfaces import RawObservation
 
 
 class SteerablePlayer(ChunkPlayer):
-    """An `envs.interfaces.Steerable`: flow and diffusion by their first noise, ACT by its latent.
+    """An `envs.interfaces.Steerable`: flow, diffusion and SmolVLA by their first noise, ACT by its latent.
 
     The arguments are `ChunkPlayer`'s, with a policy whose kind has a `noise_shape`.
     """

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-import transformers  # noqa: F401  LeRobot misses it only when it builds  # pyright: ignore[reportMissingImports]  make setup-vla installs it
+
+# LeRobot misses it only when it builds a policy; `make setup-vla` installs it.
+import transformers  # noqa: F401  # pyright: ignore[reportMissingImports]
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy

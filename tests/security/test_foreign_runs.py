@@ -194,7 +194,7 @@ def test_lerobots_checkpoint_prunes_none_of_what_stays(run, resume):
 
 
 PIPELINES = {  # changes of train_config.json
-    "another policy": {"policy": {"type": "smolvla"}},
+    "another policy": {"policy": {"type": "pi0"}},
     "a policy's path": {"policy": "evil/policy"},
     "no policy": {"policy": None},
     "an environment's package": {"env": {"type": "evil", "package_name": "evil"}},

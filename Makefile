@@ -35,7 +35,7 @@ test-fast: setup  ## run those that take less than about half a second each
 	$(PYTEST) -m "not slow"
 
 test-vla: setup-vla  ## run SmolVLA's, which are skipped without `make setup-vla`
-	$(PYTEST) tests/act/test_smolvla.py tests/act/test_smolvla_interop.py tests/security/test_foreign_vlms.py
+	$(PYTEST) tests/act/test_smolvla*.py tests/security/test_foreign_vlms.py
 
 lint: setup  ## check style and formatting
 	$(BIN)/ruff check .

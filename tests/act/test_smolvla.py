@@ -1,41 +1,39 @@
-"""SmolVLA against LeRobot's own, and its flow against the training's network; sentences, resume, steering."""
+"""SmolVLA against LeRobot's own, and its flow against the network as it is trained; its settings."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.policies import make_pre_post_processors
-from torch.utils.data import default_collate
 
 import act.vlm
-import evaluate
 import train_act
-from act.dataset import DatasetConfig, features_of, open_dataset
-from act.frames import Frames
 from act.kinds.act import PolicyConfig as ACTSettings
-from act.kinds.act import act_config
-from act.opening import load_player, make_player
+from act.opening import load_player
 from act.optimizer import OptimizerConfig
 from common.config import from_dict, load_yaml, to_dict
 from common.errors import UserError
 from common.paths import REPOSITORY
 from common.untrusted import load_json, load_tensors
 from envs.pusht.task import PushT
-from envs.pusht.vector import PushTVectorEnv
-from envs.rollout import rollout
-from envs.steering import Steering, SteeringConfig, SteeringEnv
-from sac.policy import SACPolicy
-from tests.act.changed import change_column, damage
 from tests.act.tiny import CHUNK, IMAGE, KEYPOINTS, STATE, features
-from tests.act.tiny_vla import KIND, SENTENCES, SmolVLAPolicy, make, make_vlm, samples, save, settings
-from tests.runs import sentence
-
-TASK = PushT()
-STATS = {name: {"mean": np.full(2, 250.0), "std": np.full(2, 100.0)} for name in (STATE, "action")}
-TOKENS, MASK = KIND.language
+from tests.act.tiny_vla import (
+    KIND,
+    MASK,
+    STATS,
+    TASK,
+    TOKENS,
+    SmolVLAPolicy,
+    make,
+    make_vlm,
+    noise,
+    observations,
+    player_of,
+    samples,
+    save,
+    settings,
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,20 +45,6 @@ def vlm(tmp_path_factory):
 def policy(vlm):
     """Not to be changed."""
     return make(vlm)
-
-
-def player_of(policy):
-    return make_player(policy, make_pre_post_processors(policy.config, dataset_stats=STATS), TASK)
-
-
-def observations(num_slots=3, seed=0):
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 256, (num_slots, 32, 32, 3), np.uint8)
-    return {"agent_pos": rng.uniform(100, 400, (num_slots, 2)), "pixels": pixels}
-
-
-def noise(num_slots=3, seed=0):
-    return np.random.default_rng(seed).standard_normal((num_slots, CHUNK, 4))
 
 
 def valid(batch):
@@ -218,88 +202,6 @@ def test_it_begins_with_the_weights_of_another(policy, vlm, tmp_path):
         make(vlm, **frozen, max_action_dim=5)
 
 
-# Sentences
-
-
-def open_frames(root, vlm, tmp_path, **changes):
-    config = DatasetConfig(root=root, **changes)
-    meta = open_dataset(config, TASK)
-    terms = KIND.make_config(settings(vlm), features_of(meta), OptimizerConfig(), "cpu")
-    pre, _ = make_pre_post_processors(terms, dataset_stats=meta.stats)
-    return Frames(meta, terms, pre, torch.device("cpu"), config, tmp_path, TASK), pre, meta
-
-
-@pytest.fixture(scope="module")
-def dataset(make_dataset, tmp_path_factory):
-    """Three episodes, of which the second has another sentence."""
-    return make_dataset(tmp_path_factory.mktemp("datasets") / "words", pictures=32, sentences=SENTENCES)
-
-
-@pytest.mark.slow
-def test_a_batch_is_lerobots(dataset, vlm, tmp_path):
-    frames, pre, meta = open_frames(dataset, vlm, tmp_path)
-    deltas = [step / meta.fps for step in range(CHUNK)]
-    past = {name: [0.0] for name in (STATE, IMAGE)}
-    lerobots = LeRobotDataset("local/x", root=dataset, delta_timestamps={"action": deltas} | past)
-    indices = torch.tensor([0, 8, 9, 13, 14, 25])  # the second episode is 9 to 13
-    ours, theirs = frames.batch(indices), pre(default_collate([lerobots[i] for i in indices.tolist()]))
-    assert set(ours) == {STATE, IMAGE, TOKENS, MASK, "action", "action_is_pad"}
-    for name, tensor in ours.items():
-        assert tensor.dtype == theirs[name].dtype and torch.equal(tensor, theirs[name]), name
-    assert ours[MASK].sum(1).tolist() == [4, 4, 6, 6, 4, 4], "words, and the end of the line"
-
-
-def test_a_mirrored_frame_has_its_sentence(dataset, vlm, tmp_path):
-    frames, *_ = open_frames(dataset, vlm, tmp_path, mirror=True)
-    indices = torch.tensor([0, 9, 13, 25])
-    for name in (TOKENS, MASK):
-        assert torch.equal(frames.batch(indices)[name], frames.batch(indices + 26)[name])
-
-
-def test_the_fingerprint_knows_the_sentences_where_they_are_read(dataset, vlm, tmp_path):
-    def other(root):
-        change_column("meta/tasks.parquet", "task", lambda _: ["push", "push it"])(root)
-
-    changed = damage(dataset, tmp_path, other)
-    seen = [open_frames(root, vlm, tmp_path)[0].fingerprint for root in (dataset, dataset, changed)]
-    assert seen[0] == seen[1] != seen[2]
-
-    def of_act(root):
-        meta = open_dataset(config := DatasetConfig(root=root), TASK)
-        terms = act_config(ACTSettings(inputs=(STATE, KEYPOINTS)), features_of(meta), device="cpu")
-        return Frames(
-            meta, terms, lambda batch: batch, torch.device("cpu"), config, tmp_path, TASK
-        ).fingerprint
-
-    assert of_act(dataset) == of_act(changed), "as before there was language"
-
-
-@pytest.mark.parametrize(
-    ("pattern", "column", "values", "message"),
-    [
-        (
-            "meta/*.parquet",
-            "task",
-            lambda v: ["a" * 1001, *v[1:]],
-            "a sentence of 1,001 characters, more than",
-        ),
-        ("meta/*.parquet", "task", lambda v: [1, 2], "must hold text, got int64"),
-        ("meta/*.parquet", "task", lambda v: [None, *v[1:]], "must hold text"),
-        ("meta/*.parquet", "task_index", lambda v: [1, 0], "task_index in row 0 is 1"),
-        (
-            "data/*/*.parquet",
-            "task_index",
-            lambda v: [*v[1:], 2],
-            "task_index is 2 or less, and .* has 2 sent",
-        ),
-        ("data/*/*.parquet", "task_index", lambda v: [*v[1:], -1], "task_index is 1 or less"),
-    ],
-)
-def test_sentences_that_are_none_are_refused(dataset, vlm, tmp_path, pattern, column, values, message):
-    with pytest.raises(UserError, match=f"damaged .*{message}"):
-        open_frames(damage(dataset, tmp_path, change_column(pattern, column, values)), vlm, tmp_path)
-
-
 # Settings
 
 
@@ -382,122 +284,3 @@ def test_a_shipped_configuration_is_what_lerobot_is_asked_for(name, tmp_path, mo
         assert sum(p.numel() for p in policy.parameters()) == 792_546
     assert json.loads(json.dumps({key: getattr(made, key) for key in written})) == written
     assert set(made.input_features) == {STATE, IMAGE} and made.optimizer_lr == chosen.optimizer.lr
-
-
-# Training and playing
-
-
-@pytest.fixture
-def refused_by(capfd):
-    """Calls a script that is to refuse, and returns its sentence."""
-
-    def refused_by(main, flags):
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main(flags)
-        assert stopped.value.code == 2
-        return sentence(capfd.readouterr().err)
-
-    return refused_by
-
-
-@pytest.fixture
-def usual(dataset, vlm, tmp_path):
-    """The command line of a short training."""
-    policy = to_dict(replace(settings(vlm), inputs=()))
-    content = {
-        "device": "cpu",
-        "batch_size": 4,
-        "logs": str(tmp_path),
-        "run_name": "run",
-        "dataset": {"root": str(dataset), "mirror": True},
-        "policy": {name: value for name, value in policy.items() if value is not None},
-        "optimizer": {"schedule": "constant", "warmup_steps": 0, "micro_batches": 2},
-        "training": {"eval_every": 0, "eval_episodes": 1, "video_every": 0},
-    }
-    (config := tmp_path / "smolvla.yaml").write_text(json.dumps(content))
-    return ["--config", str(config)]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("all_trained", [True, False])
-def test_a_training_that_stopped_goes_on_exactly_and_plays(usual, policy, tmp_path, monkeypatch, all_trained):
-    monkeypatch.setattr("envs.pusht.task.PushTVectorEnv", lambda *a: PushTVectorEnv(*a, max_episode_steps=6))
-    if not all_trained:
-        save(tmp_path / "other", policy, STATS)
-        usual += ["--policy.pretrained", str(tmp_path / "other"), "--policy.train-expert-only"]
-    for flags in ("--steps 3", "--steps 6", "--steps 6 --run-name whole"):
-        train_act.main([*usual, *flags.split()])
-    folders = [tmp_path / name / "checkpoints" / "last" for name in ("run", "whole")]
-    for file in ("pretrained_model/model.safetensors", "training_state/trainer.safetensors"):
-        resumed, whole = (load_tensors(folder / file) for folder in folders)
-        assert resumed.keys() == whole.keys()
-        assert all(torch.equal(resumed[name], whole[name]) for name in whole), file
-    average, weights = load_tensors(folders[0] / "pretrained_model/model.safetensors"), resumed
-    moved = {name for name in average if not torch.equal(average[name], weights[f"weights.{name}"])}
-    assert moved and any(".vlm." in name for name in moved) == all_trained
-    numbers = tmp_path / "numbers.json"
-    evaluate.main(f"--policy {folders[0]} --episodes 2 --output {tmp_path} --json {numbers}".split())
-    assert load_json(numbers)["n_action_steps"] == 2
-
-
-@pytest.mark.slow
-def test_a_strangers_training_is_started_from_as_its_policy_is_opened(usual, tmp_path, refused_by):
-    train_act.main([*usual, "--steps", "1"])
-    folder = tmp_path / "run" / "checkpoints" / "last"
-    file = folder / "pretrained_model" / "train_config.json"
-    content = load_json(file)
-    start = [*usual, "--run-name", "other", "--steps", "2", "--start-from", str(folder)]
-    for change, said in (
-        ({"vlm_model_name": "evil/vlm"}, "vlm_model_name must be HuggingFaceTB/"),
-        (
-            {"adapt_to_pi_aloha": True},
-            "no policy to start from: adapt_to_pi_aloha and empty_cameras must be off",
-        ),
-        ({"num_expert_layers": 99}, "no policy to start from: num_expert_layers must divide 2, got 99"),
-        ({"compile_model": True, "rtc_config": {"enabled": True}}, ""),
-    ):
-        file.write_text(json.dumps(content | {"policy": content["policy"] | change}))
-        if said:
-            assert said in refused_by(train_act.main, start)
-        else:
-            assert train_act.main(start)
-
-
-class Rest(torch.nn.Module):
-    """An actor whose noise is 0."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-
-    def mode(self, observations):
-        return torch.zeros(len(observations), 8)
-
-
-@pytest.mark.slow
-def test_steered_by_noise_0_it_plays_as_it_does_alone(policy):
-    task = PushT(num_envs=2, mirror=False, curriculum=0.0)
-    steering = Steering(player_of(policy), SteeringConfig(rank=2))
-    steered = SACPolicy(Rest(), task, escapes=False, steering=steering)
-    alone, env = player_of(policy), PushTVectorEnv(2, 32, max_episode_steps=6)
-    ours, theirs = (
-        {episode.seed: episode for episode in rollout(env, policy, range(3))} for policy in (steered, alone)
-    )
-    for seed, episode in theirs.items():
-        np.testing.assert_allclose(ours[seed].actions, episode.actions, atol=1e-2)
-    training = SteeringEnv(task.training_env(1, gamma=0.98, image_size=32), steering)
-    training.reset()
-    beside, _ = (env := PushTVectorEnv(2, 32)).reset(seed=training.env.seeds)
-    alone.reset(np.arange(2))
-    training.step(np.zeros((2, 8)))
-    for _ in range(steering.n_action_steps):
-        beside, *_ = env.step(alone.act(beside))
-    np.testing.assert_allclose(training.env.raw["agent_pos"], beside["agent_pos"], atol=1e-2)
-    moved = steering.policy.chunk(beside, noise(2)) - steering.policy.chunk(beside, -noise(2))
-    assert np.abs(moved).max() > 1.0
-
-
-def test_a_random_vlm_that_would_stay_random_is_a_sentence(usual, refused_by):
-    said = refused_by(train_act.main, [*usual, "--steps", "1", "--policy.train-expert-only"])
-    assert "policy.load_vlm_weights must be true, or" in said

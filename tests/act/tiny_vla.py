@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,12 +14,16 @@ from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
 from act.kinds import find_kind
 from act.kinds.smolvla import PolicyConfig
+from act.opening import make_player
 from act.optimizer import OptimizerConfig
 from act.vlm import CONFIG, describe
 from common.checkpoint import save_json
+from envs.pusht.task import PushT
 from tests.act.tiny import CHUNK, IMAGE, STATE, features, make_batch
 
-KIND = find_kind("smolvla")
+KIND, TASK = find_kind("smolvla"), PushT()
+TOKENS, MASK = KIND.language
+STATS = {name: {"mean": np.full(2, 250.0), "std": np.full(2, 100.0)} for name in (STATE, "action")}
 SENTENCES = "push the T", "push the green T away"
 SIDE = 16  # pixels
 
@@ -76,3 +81,17 @@ def samples(size: int = 6, seed: int = 0) -> dict[str, torch.Tensor]:
 def save(folder: Path, policy: SmolVLAPolicy, stats: dict | None = None) -> None:
     for part in (policy, *make_pre_post_processors(policy.config, dataset_stats=stats)):
         part.save_pretrained(folder)
+
+
+def player_of(policy):
+    return make_player(policy, make_pre_post_processors(policy.config, dataset_stats=STATS), TASK)
+
+
+def observations(num_slots=3, seed=0):
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (num_slots, 32, 32, 3), np.uint8)
+    return {"agent_pos": rng.uniform(100, 400, (num_slots, 2)), "pixels": pixels}
+
+
+def noise(num_slots=3, seed=0):
+    return np.random.default_rng(seed).standard_normal((num_slots, CHUNK, 4))

@@ -26,7 +26,6 @@ except DependencyNotInstalled:
 
 ENV_ID = "UndrawnCarRacing-v3"
 TRACK_REWARD = 1_000.0  # of all tiles together
-LAP = 0.95  # share of the tiles that makes a lap
 MAX_EPISODE_STEPS = 1_000  # 20 s, as Gymnasium registers it
 FPS = original.FPS
 WINDOW = np.array([original.WINDOW_W, original.WINDOW_H])  # px of Gymnasium's window

@@ -155,6 +155,18 @@ def test_a_checkpoint_from_before_the_penalty_opens():
         decode_config(Path("config.json"), config)
 
 
+def test_a_lap_is_all_tiles_because_the_car_begins_on_the_one_that_would_end_it_sooner():
+    """Gymnasium's: with 95 % a first visit of tile 0 ends a lap."""
+    stock = undrawn_stock()
+    for lacking in (1, 0):
+        stock.reset(seed=3)
+        stock.step(np.zeros(3, np.float32))
+        assert stock.road[0].road_visited
+        stock.tile_visited_count = len(stock.track) - lacking
+        assert stock.step(np.zeros(3, np.float32))[2] == (not lacking)
+    assert CarRacing.progress_goal == 1.0
+
+
 def test_leaving_the_field_ends_the_episode_and_so_does_the_clock():
     env = CarRacing().vector_env(2, image_size=16)
     env.reset(seed=[5, 5])

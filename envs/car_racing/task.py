@@ -1,7 +1,7 @@
 """CarRacing-v3 of Gymnasium: drive a lap, on another track in every episode. Solved: a mean return of 900.
 
-A lap is all tiles of the track. Gymnasium's rule of 95 % never applies: it asks for a first visit of tile 0, on
-which the car begins.
+A lap is all tiles of the track. Gymnasium's rule of 95 % never applies: it asks for a first visit of tile 0,
+on which the car begins.
 
 Of Gymnasium's extra `box2d` only the package box2d is needed; `pygame-ce`, also in it, would overwrite
 `pygame`, which other tasks draw with.

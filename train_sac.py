@@ -29,6 +29,7 @@ from common.logger import Logger
 from common.paths import LOGS, REPOSITORY
 from common.run import check_name, open_run
 from common.seeding import split_seed
+from envs.aliasing import NoiseAliasing
 from envs.evaluation import Evaluation
 from envs.history import History
 from envs.interfaces import Task, TrainingEnv
@@ -88,9 +89,17 @@ class Config:
                 f"training.best_from must be at most total_env_steps, {self.total_env_steps}, "
                 f"got {self.training.best_from}"
             )
-        if self.offline.dataset and self.steering.policy:
+        if self.agent.noise_aliasing and not self.steering.policy:
+            raise ValueError("agent.noise_aliasing must be false without steering.policy, whose noise it is")
+        if self.offline.dataset and self.steering.policy and not self.agent.noise_aliasing:
             raise ValueError(
-                "offline.dataset must be empty where steering.policy is given: its noise is unknown"
+                "offline.dataset must be empty where steering.policy is given: its noise is unknown, "
+                "which agent.noise_aliasing does without"
+            )
+        if self.offline.imitation and self.steering.policy:
+            raise ValueError(
+                "offline.imitation must be 0 where steering.policy is given: the noise of demonstrations is "
+                f"unknown, got {self.offline.imitation}"
             )
         if self.total_env_steps <= self.training.start_steps:
             raise ValueError(
@@ -145,7 +154,7 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
     device = choose_device(config.device)
     seeds = split_seed(config.seed, "environment", "exploration", "replay", "torch")
     task: Task = config.env
-    steering, frozen = open_frozen(config, device) if config.steering.policy else (None, None)
+    steering, frozen, aliasing = open_frozen(config, device) if config.steering.policy else (None, None, None)
     image_size = steering.image_size(task.codec(0)) if steering else 0
     pictures = {"image_size": image_size} if image_size else {}  # which a task's own need not know
     env = task.training_env(seeds["environment"], config.agent.gamma, **pictures)
@@ -153,19 +162,21 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
     demonstrations = None
     if (config.offline.dataset or config.steering.policy) and not of_task:
         raise UserError(f"{task.name}: offline and steering need a training_env that is a TaskTrainingEnv")
+    observation_size = env.observation_size
     if of_task and config.offline.dataset:
         demonstrations = OfflineData(config.offline, task, of_task, config.agent, device)
     if of_task and steering:
-        env = SteeringEnv(of_task, steering)
+        env = SteeringEnv(of_task, steering, aliasing)
     updates = config.offline.steps + config.training.updates_due(config.total_env_steps)
     agent = SAC(
-        env.observation_size,
+        observation_size,
         env.action_size,
         config.agent,
         max(updates, 1),
         seeds["torch"],
         device,
         env.pixel_shape,
+        aliasing,
     )
     evaluation = Evaluation(
         config.env,
@@ -176,7 +187,7 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
     )
     policy_config = SACConfig(
         task=config.task,
-        observation_size=env.observation_size,
+        observation_size=observation_size,
         action_size=env.action_size,
         hidden_sizes=config.agent.hidden_sizes,
         encoder=config.agent.encoder,
@@ -201,12 +212,12 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
     )
 
 
-def open_frozen(config: Config, device: torch.device) -> tuple[Steering, Frozen]:
-    """The policy that is to be steered.
+def open_frozen(config: Config, device: torch.device) -> tuple[Steering, Frozen, NoiseAliasing | None]:
+    """The policy that is to be steered, and what critics of its actions need, where there are such.
 
     Raises:
         UserError: it is of another task, sees what this one does not show, has no noise, or its noise does
-            next to nothing.
+            next to nothing; or it cannot be asked again from what the replay holds.
     """
     path = config.steering.policy
     task_of(path, config.task)
@@ -217,7 +228,10 @@ def open_frozen(config: Config, device: torch.device) -> tuple[Steering, Frozen]
         starts = History(policy.history).add(starts, begins=np.ones(AUTHORITY_STARTS, bool))
     check_authority(spreads(policy, starts, np.random.default_rng(0)), path)
     frozen = Frozen(path, policy_files(path), fingerprint(path))
-    return Steering(policy, config.steering), frozen
+    steering, aliasing = Steering(policy, config.steering), None
+    if config.agent.noise_aliasing:
+        aliasing = NoiseAliasing(steering, starts, config.env.codec(0).observation_size, device)
+    return steering, frozen, aliasing
 
 
 def try_frozen(config: Config, trainer: Trainer, stop: Callable[[], bool]) -> str:
@@ -243,13 +257,15 @@ def start_up_table(config: Config, trainer: Trainer, frozen: str = "") -> dict[s
     """What is about to be trained; `frozen` is from `try_frozen`."""
     agent, env = trainer.agent, config.env
     actor_size = sum(p.numel() for p in agent.policy.parameters())
-    critics_size = sum(p.numel() for p in agent.critics.parameters())
+    critics = [agent.critics, *([agent.noise_critics] if agent.noise_critics else [])]
+    critics_size = sum(p.numel() for each in critics for p in each.parameters())
     settings = {name: value for name, value in to_dict(env).items() if name in env.highlights}
     table = {
         "environments": f"{env.num_envs} x {env.name}",
         **{name.replace("_", " "): _plain(value) for name, value in settings.items()},
         "observation": _observation(trainer.env),
-        "networks": f"actor {actor_size:,} parameters, {config.agent.num_critics} critics {critics_size:,}",
+        "networks": f"actor {actor_size:,} parameters, {len(critics) * config.agent.num_critics} critics "
+        f"{critics_size:,}",
         "device": f"{agent.device}, {torch.get_num_threads()} CPU threads",
         **({"steers": config.steering.policy + frozen} if trainer.frozen else {}),
         **({"demonstrations": str(trainer.demonstrations)} if trainer.demonstrations else {}),

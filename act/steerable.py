@@ -1,11 +1,13 @@
 """An imitation policy that makes chunks of noise, which can be chosen."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
-from act.player import ChunkPlayer
+from act.player import ChunkPlayer, lerobot_observation
 from envs.interfaces import RawObservation
 
 
@@ -20,6 +22,7 @@ class SteerablePlayer(ChunkPlayer):
         shape = self.kind.noise_shape(self.policy.config)
         assert shape is not None
         self.noise_shape: tuple[int, ...] = shape
+        self._lowest, self._highest = torch.from_numpy(self.lowest), torch.from_numpy(self.highest)
         self.sampled = False  # `act` draws noise from N(0, I); else it is 0
         self.rng = np.random.default_rng(0)  # of all slots, until `seed_slots`
         self.slot_rngs: list[np.random.Generator] = []
@@ -37,13 +40,42 @@ class SteerablePlayer(ChunkPlayer):
         Returns:
             actions (n, chunk_size, A) in the task's units, within its bounds.
         """
-        seen = {name: observations[name] for name in self.names.values()}
-        if self._sees_history and self.history == 1:
-            seen = {name: values[:, None] for name, values in seen.items()}
+        seen = self._seen(observations)
         wanted = (len(next(iter(seen.values()))), *self.noise_shape)
         if noise.shape != wanted:
             raise ValueError(f"noise must be of shape {wanted}, got {noise.shape}")
         return np.clip(self._actions(self._chunks(seen, noise)), self.lowest, self.highest)
+
+    def inputs(self, observations: RawObservation) -> np.ndarray:
+        """What the network sees of n slots, where it sees no pictures: (n, F) float32, normalised.
+
+        Args:
+            observations: as `chunk` takes them.
+        """
+        seen = lerobot_observation(
+            self._seen(observations), self.features, self.names, history=self._sees_history
+        )
+        batch = self.preprocessor(seen)
+        return torch.cat([batch[name].flatten(1) for name in self.features], dim=1).cpu().numpy()
+
+    @torch.no_grad()
+    def chunk_of(self, inputs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """`chunk`, of `inputs` (B, F) and noise (B, *noise_shape): (B, chunk_size, A) on their device."""
+        history = (self.history,) if self._sees_history else ()
+        shapes = {name: (*history, *feature.shape) for name, feature in self.features.items()}
+        parts = inputs.split([math.prod(shape) for shape in shapes.values()], dim=1)
+        batch = {name: part.reshape(-1, *shapes[name]) for name, part in zip(shapes, parts, strict=True)}
+        self.policy.eval()
+        normalised = self.kind.chunks(self.policy, batch, noise)
+        actions = self.postprocessor(normalised.flatten(0, 1)).reshape(normalised.shape).to(inputs)
+        return actions.clamp(self._lowest.to(inputs), self._highest.to(inputs))
+
+    def _seen(self, observations: RawObservation) -> RawObservation:
+        """The raw observations that the policy looks at, with an axis for its history where it has one."""
+        seen = {name: observations[name] for name in self.names.values()}
+        if self._sees_history and self.history == 1:
+            seen = {name: values[:, None] for name, values in seen.items()}
+        return seen
 
     def _noise(self, slots: np.ndarray) -> np.ndarray:
         shape = (len(slots), *self.noise_shape)

@@ -107,6 +107,14 @@ class Steerable(Policy, Protocol):
         """
         ...
 
+    def inputs(self, observations: RawObservation) -> np.ndarray:
+        """What its network sees of them, where it sees no pictures: (n, F) float32."""
+        ...
+
+    def chunk_of(self, inputs: "torch.Tensor", noise: "torch.Tensor") -> "torch.Tensor":
+        """`chunk`, of inputs (B, F) and noise (B, *noise_shape): (B, T, A), without a gradient."""
+        ...
+
 
 class Codec(Protocol):
     """What lies between a task and a network, with what it remembers of each slot.
@@ -192,6 +200,7 @@ class Step(NamedTuple):
     durations: np.ndarray  # (n,) int, environment steps played; the future counts gamma ** durations
     is_success: np.ndarray | None  # (n,) bool; None: the task has no success
     returns: np.ndarray  # (n,) the task's own reward since the start; NaN where the start was chosen
+    executed: np.ndarray | None = None  # (n, C) what the replay holds in place of the actions; None: these
 
 
 class TrainingEnv(Protocol):

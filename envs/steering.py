@@ -8,7 +8,7 @@ counts as the environment steps that it took (`envs.interfaces.Step.durations`).
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from common.errors import UserError
 from envs.history import History
 from envs.interfaces import Codec, Observations, RawObservation, Steerable, Step, Symmetry
 from envs.training import TaskTrainingEnv
+
+if TYPE_CHECKING:
+    from envs.aliasing import NoiseAliasing
 
 MOST_NUMBERS = 10_000_000  # in all directions of the noise together
 FROZEN = "frozen"  # folder in a checkpoint: a copy of the policy that is steered
@@ -166,25 +169,32 @@ class SteeringEnv:
     Args:
         env: plays the chunks and has the reward, the starts and what the learner sees.
         steering: makes the chunks.
+        aliasing: what the replay holds in place of the noise, see `envs/aliasing.py`; None: the noise.
 
     Raises:
-        UserError: the environment repeats actions or has a mirror, which a chunk has not.
+        UserError: the environment repeats actions or has a mirror, which a chunk has not; or it shows
+            pictures, where there is `aliasing`.
     """
 
     symmetry: Symmetry | None = None
 
-    def __init__(self, env: TaskTrainingEnv, steering: Steering) -> None:
+    def __init__(
+        self, env: TaskTrainingEnv, steering: Steering, aliasing: "NoiseAliasing | None" = None
+    ) -> None:
         if env.action_repeat > 1:
             raise UserError(f"env.action_repeat must be 1 with steering.policy, got {env.action_repeat}")
         if env.symmetry is not None:
             raise UserError(
                 "env.mirror must be false with steering.policy, which need not be its own mirror image"
             )
+        if aliasing and env.pixel_shape:
+            raise UserError("agent.noise_aliasing must be false where the learner sees pictures")
         self.env = env
         self.env.history = steering.new_history()
         self.steering = steering
+        self.aliasing = aliasing
         self.num_envs = env.num_envs
-        self.observation_size = env.observation_size
+        self.observation_size = env.observation_size + (aliasing.size if aliasing else 0)
         self.pixel_shape, self.stack = env.pixel_shape, env.stack
         self.action_size = steering.action_size
 
@@ -192,7 +202,7 @@ class SteeringEnv:
         return self.steering.random_actions(rng, self.num_envs)
 
     def reset(self, mask: np.ndarray | None = None) -> Observations:
-        return self.env.reset(mask)
+        return self._with_beside(self.env.reset(mask))
 
     def step(self, actions: np.ndarray) -> Step:
         """Play a chunk each.
@@ -201,13 +211,28 @@ class SteeringEnv:
             actions: (n, D) in [-1, 1].
         """
         env = self.env
-        return env.play(self.steering.decode(env.codec, actions, env.raw, env.env.active, env.history))
+        chunks = self.steering.decode(env.codec, actions, env.raw, env.env.active, env.history)
+        if not self.aliasing:
+            return env.play(chunks)
+        executed = self.aliasing.executed(chunks.swapaxes(0, 1), self._beside)
+        step = env.play(chunks)
+        return step._replace(observations=self._with_beside(step.observations), executed=executed)
+
+    def _with_beside(self, seen: Observations) -> Observations:
+        """What the learner sees now and, where there is `aliasing`, what stands beside it."""
+        if not self.aliasing:
+            return seen
+        assert isinstance(seen, np.ndarray)
+        self._beside = self.aliasing.beside(
+            self.env.history.observations if self.env.history else self.env.raw
+        )
+        return np.concatenate([seen, self._beside], axis=1)
 
     def state_dict(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         return self.env.state_dict()
 
     def load_state_dict(self, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> Observations:
-        return self.env.load_state_dict(state, arrays)
+        return self._with_beside(self.env.load_state_dict(state, arrays))
 
 
 @dataclass(frozen=True)

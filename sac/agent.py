@@ -12,6 +12,10 @@ Deliberate differences, all but the first an option:
   actor follows their mean, ours their minimum), and critics may be
   normalised layer by layer (RLPD, arXiv:2302.02948).
 * the target entropy may fall late in the training, so that the policy learns to do without its noise.
+* where the action is the noise of a frozen policy pi, the critics may judge what pi executes (DSRL-NA, arXiv
+  2506.15799, algorithm 1). The target is then r + gamma (min Q(s', pi(s', w')) - alpha log pi(w' | s')), and
+  critics of the noise, Q_W, which the actor follows, learn Q(s, pi(s, w)) critic by critic, for w of N(0, I)
+  within the actor's bound (`envs/aliasing.py`). No gradient passes pi.
 * pictures pass an encoder first (`encoder.py`), whose features critics and actor share.
 * the learning rate may fall along a cosine, and the policy that is evaluated and saved is a moving average of
   the actor's weights: SAC's mean action changes from update to update, and the average is stable.
@@ -26,6 +30,7 @@ import torch
 
 from common.checkpoint import part
 from common.seeding import restore_generator
+from envs.aliasing import NoiseAliasing
 from sac.adam import Adam, corrections
 from sac.compiler import compiled, pays
 from sac.config import AgentConfig
@@ -52,6 +57,9 @@ class Noise(NamedTuple):
     next_actions: torch.Tensor  # (B * target views, A) normal
     pixels: torch.Tensor | None  # like the pictures, uniform in [0, 1), where they are reconstructed
     subset: torch.Tensor | None  # (target_subset,) critics, where not all of them make the target
+    aliased: torch.Tensor | None = (
+        None  # (distillation_steps, B, A) normal, where critics of noise are taught
+    )
 
 
 class SAC:
@@ -60,6 +68,8 @@ class SAC:
     Args:
         observation_size, action_size: D and A.
         pixel_shape: (H, W, S * C) of what it sees beside D numbers; None: no pictures.
+        aliasing: how a frozen policy executes its actions, which the critics judge then; the replay's
+            observations have more than D numbers. None: the critics judge its actions as they are.
         total_updates: over which the learning rates fall.
         seed: of the initial weights and of all noise drawn here.
 
@@ -76,21 +86,26 @@ class SAC:
         seed: int,
         device: torch.device | str = "cpu",
         pixel_shape: tuple[int, int, int] | None = None,
+        aliasing: NoiseAliasing | None = None,
     ) -> None:
-        check_memory(observation_size, action_size, config, pixel_shape, device)
+        executed_size = aliasing.executed_size if aliasing else None
+        check_memory(observation_size, action_size, config, pixel_shape, device, executed_size)
         self.config = config
         self.total_updates = total_updates
         self.updates = 0
         self.device = torch.device(device)
         self.action_size = action_size
+        self.executed_size = executed_size or action_size  # of an action, as replay and critics have it
+        self.aliasing = aliasing
         self.generator = torch.Generator(self.device).manual_seed(seed)
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            networks = make_networks(observation_size, action_size, config, pixel_shape)
+            networks = make_networks(observation_size, action_size, config, pixel_shape, executed_size)
         for network in networks:
-            network.to(self.device)
-        self.policy, self.actor, self.encoder, self.critics, self.decoder = networks
+            if network is not None:
+                network.to(self.device)
+        self.policy, self.actor, self.encoder, self.critics, self.decoder, self.noise_critics = networks
         self.averaged_actor = copy.deepcopy(self.policy).requires_grad_(False)
         self.critics_target = copy.deepcopy(self.critics).requires_grad_(False)
         slow = self.encoder if config.encoder.tau else torch.nn.Identity()
@@ -103,6 +118,8 @@ class SAC:
             "critics": Adam([*self.critics.parameters(), *shared, *self.decoder.parameters()]),
             "log_alpha": Adam([self.log_alpha]),
         }
+        if self.noise_critics:
+            self.optimizers["noise_critics"] = Adam(self.noise_critics.parameters())
         # Weights, those that they follow, and how far per update.
         self._averages: list[tuple[list[torch.Tensor], list[torch.Tensor], float]] = [
             (list(average.parameters()), list(followed.parameters()), share)
@@ -114,7 +131,7 @@ class SAC:
             if share and list(average.parameters())
         ]
         compile_it = config.compile
-        if compile_it is None:
+        if compile_it is None and not aliasing:  # whatever the frozen policy is, it is not compiled
             compile_it = pays(total_updates, self.device, from_pictures=pixel_shape is not None)
         self._compiled_update = compiled(self._update, self.device) if compile_it else None
 
@@ -156,14 +173,17 @@ class SAC:
         config = self.config
         shape = (1 + config.encoder.target_views, len(batch.rewards), self.action_size)
         normal = torch.randn(shape, device=self.device, generator=self.generator)
-        pixels = subset = None
+        pixels = subset = aliased = None
         if config.target_subset:
             order = torch.rand(config.num_critics, device=self.device, generator=self.generator).argsort()
             subset = order[: config.target_subset]
         if isinstance(batch.observations, Pixels) and config.encoder.reconstruction:
             shape = batch.observations.pixels.shape
             pixels = torch.rand(shape, device=self.device, generator=self.generator)
-        return Noise(normal[0], normal[1:].flatten(0, 1), pixels, subset)
+        if self.aliasing:
+            shape = (config.distillation_steps, len(batch.rewards), self.action_size)
+            aliased = torch.randn(shape, device=self.device, generator=self.generator)
+        return Noise(normal[0], normal[1:].flatten(0, 1), pixels, subset, aliased)
 
     def _update(
         self, batch: Batch, noise: Noise, rates: Rates, imitation: torch.Tensor | None
@@ -178,6 +198,8 @@ class SAC:
             features = self.encoder(Pixels(*(part[: len(batch.rewards)] for part in batch.observations)))
         else:
             features = features[: len(batch.rewards)].detach()
+        if noise.aliased is not None:
+            metrics |= self._update_noise_critics(features, noise.aliased, rates)
         actions, log_prob = self.actor.sample(features, noise.actions)
         imitated = 0.0
         if imitation is not None:
@@ -195,7 +217,7 @@ class SAC:
         actions, log_prob = self.actor.sample(features, noise.next_actions)
         if self.config.encoder.tau:
             features = self.encoder_target(batch.next_observations)
-        next_q = self.critics_target(features, actions)
+        next_q = self.critics_target(features, self._executed(features, actions))
         next_q = next_q if noise.subset is None else next_q[noise.subset]
         rewards, discounts = _again(batch.rewards, views), _again(batch.discounts, views)
         target = td_target(rewards, discounts, next_q, log_prob, alpha)
@@ -225,8 +247,25 @@ class SAC:
             "Q/mean_q2": means[min(1, last)],
         }
 
+    def _executed(self, features: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        """The learner's actions (B, A) as the critics judge them, (B, A) or (B, C)."""
+        return self.aliasing.play(features, actions) if self.aliasing else actions
+
+    def _update_noise_critics(self, features, aliased, rates) -> dict[str, torch.Tensor]:
+        assert self.aliasing and self.noise_critics
+        metrics = {}
+        for normal in aliased:
+            actions = self.aliasing.random_actions(normal)
+            with torch.no_grad():
+                target = self.critics(features, self._executed(features, actions))
+            losses = critic_loss(self.noise_critics(features, actions), target)
+            self._step("noise_critics", losses.sum(), rates)
+            metrics = {"Loss/noise_critic1": losses[0].detach()}
+        return metrics
+
     def _update_actor(self, features, actions, log_prob, alpha, imitated, rates) -> dict[str, torch.Tensor]:
-        loss = actor_loss(self.critics(features, actions), log_prob, alpha)
+        critics = self.noise_critics or self.critics
+        loss = actor_loss(critics(features, actions), log_prob, alpha)
         self._step("actor", loss + imitated, rates)
         return {"Loss/actor": loss.detach(), "Policy/log_prob": log_prob.detach().mean()}
 
@@ -280,7 +319,8 @@ class SAC:
             optimizer.load_state_dict(part(state, f"optimizer.{name}"))
 
     def _modules(self) -> dict[str, torch.nn.Module]:
-        return {
+        of_noise = {"noise_critics": self.noise_critics} if self.noise_critics else {}
+        return of_noise | {
             "actor": self.actor,
             "averaged_actor": self.averaged_actor,
             "critics": self.critics,

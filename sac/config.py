@@ -30,6 +30,9 @@ class AgentConfig:
     grad_clip: NotNegative = 0.0  # largest gradient norm of actor and critics; 0: no clipping
     actor_ema: ShareBelow1 = 0.998  # decay per update of the average that is evaluated; 0: the actor itself
     compile: bool | None = None  # the update into one graph; None: where the training is long enough
+    # DSRL-NA: critics judge what a steered policy makes of the noise, and teach critics of the noise.
+    noise_aliasing: bool = False
+    distillation_steps: Several = 1  # of the critics of the noise, per update
     encoder: EncoderConfig = field(default_factory=EncoderConfig)  # where the task has pictures
 
     def validate(self) -> None:
@@ -39,5 +42,9 @@ class AgentConfig:
             )
         if not 0.0 <= self.anneal_entropy[0] < self.anneal_entropy[1] <= 1.0:
             raise ValueError(f"anneal_entropy must be two rising shares, got {self.anneal_entropy}")
+        if self.noise_aliasing and self.compile:
+            raise ValueError(
+                "compile must be false with noise_aliasing: each update asks the policy that is steered"
+            )
         if not self.hidden_sizes:
             raise ValueError(f"hidden_sizes must name layers of at least 1 unit, got {self.hidden_sizes}")

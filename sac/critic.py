@@ -44,12 +44,24 @@ class StackedLayerNorm(nn.Module):
         return F.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
 
 
+class Leading(nn.Module):
+    """The first `size` numbers of each row, (B, at least size) -> (B, size)."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows[:, : self.size]
+
+
 class Critics(nn.Module):
     """Q(observation, action) by `num_critics` independent networks.
 
     Args:
         observation_size: numbers that the networks see.
-        projection: what makes them out of an encoder's features, where there are pictures; shared by all.
+        projection: what makes them out of an encoder's features, where there are pictures, or of what the
+            replay holds; shared by all.
     """
 
     def __init__(

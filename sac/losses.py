@@ -26,7 +26,7 @@ def td_target(
 
 
 def critic_loss(q: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Each critic's mean squared error, (N,), from Q (N, B) and the target (B,)."""
+    """Each critic's mean squared error, (N,), from Q (N, B) and the target (B,), or one each (N, B)."""
     return (q - target).square().mean(dim=1)
 
 

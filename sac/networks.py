@@ -11,7 +11,7 @@ from common.errors import show
 from common.memory import check_fits
 from sac.actor import Actor, PixelActor, make_actor
 from sac.config import AgentConfig
-from sac.critic import Critics
+from sac.critic import Critics, Leading
 from sac.encoder import Decoder, EncoderConfig, Projection, layer_sides
 
 
@@ -23,13 +23,24 @@ class Networks(NamedTuple):
     encoder: nn.Module
     critics: Critics
     decoder: nn.Module
+    noise_critics: Critics | None  # of the noise, where `critics` are of what a frozen policy makes of it
 
 
 def make_networks(
-    observation_size: int, action_size: int, config: AgentConfig, pixel_shape: tuple[int, int, int] | None
+    observation_size: int,
+    action_size: int,
+    config: AgentConfig,
+    pixel_shape: tuple[int, int, int] | None,
+    executed_size: int | None = None,
 ) -> Networks:
-    """See `sac.agent.SAC`."""
+    """See `sac.agent.SAC`; `executed_size` is that of its `aliasing`, None without."""
     sizes = action_size, config.hidden_sizes
+    if executed_size:
+        seen, of_critics = Leading(observation_size), (config.num_critics, config.critic_layer_norm)
+        actor = Actor(observation_size, *sizes, seen)
+        critics = Critics(observation_size, executed_size, config.hidden_sizes, *of_critics, seen)
+        noise_critics = Critics(observation_size, *sizes, *of_critics, seen)
+        return Networks(actor, actor, nn.Identity(), critics, nn.Identity(), noise_critics)
     policy = make_actor(observation_size, *sizes, pixel_shape, config.encoder)
     encoder, decoder, projection = nn.Identity(), nn.Identity(), None
     if isinstance(policy, PixelActor):
@@ -40,7 +51,7 @@ def make_networks(
             decoder = Decoder(encoder, config.encoder)
     critics = Critics(observation_size, *sizes, config.num_critics, config.critic_layer_norm, projection)
     return Networks(
-        policy, policy.actor if isinstance(policy, PixelActor) else policy, encoder, critics, decoder
+        policy, policy.actor if isinstance(policy, PixelActor) else policy, encoder, critics, decoder, None
     )
 
 
@@ -50,6 +61,7 @@ def check_memory(
     config: AgentConfig,
     pixel_shape: tuple[int, int, int] | None,
     device: torch.device | str,
+    executed_size: int | None = None,
 ) -> None:
     """Refuse networks that do not fit, before they are made.
 
@@ -62,8 +74,10 @@ def check_memory(
         config.batch_size,
         config.encoder,
     )
-    what = f"an agent of hidden_sizes {show(hidden)}, num_critics {critics} and batch_size {batch}"
-    inputs, numbers = observation_size + action_size, 0
+    what = f"an agent of hidden_sizes {show(hidden)}, num_critics {config.num_critics} and batch_size {batch}"
+    inputs, numbers = observation_size + max(action_size, executed_size or 0), 0
+    if executed_size:
+        critics *= 2  # those of the noise too
     if pixel_shape:
         inputs += encoder.features
         numbers = _encoder_numbers(encoder, batch, pixel_shape)

@@ -127,9 +127,16 @@ def make_replay(
     config: AgentConfig,
     device: torch.device | str,
     num_envs: int | None = None,
+    action_size: int | None = None,
 ) -> Replay:
-    """The replay of this environment's observations, of as many of them; or of another number."""
-    num_envs = num_envs or env.num_envs
+    """The replay of this environment.
+
+    Args:
+        config: of the returns and pictures.
+        num_envs: environments that fill it; None: those of `env`.
+        action_size: numbers of an action in it; None: those of `env`.
+    """
+    num_envs, action_size = num_envs or env.num_envs, action_size or env.action_size
     if env.pixel_shape:
         height, width, channels = env.pixel_shape
         return FrameReplay(
@@ -138,7 +145,7 @@ def make_replay(
             (height, width, channels // env.stack),
             env.stack,
             env.observation_size,
-            env.action_size,
+            action_size,
             config.n_step,
             config.gamma,
             device,
@@ -152,7 +159,7 @@ def make_replay(
         capacity,
         num_envs,
         env.observation_size,
-        env.action_size,
+        action_size,
         config.n_step,
         config.gamma,
         env.symmetry,

@@ -109,7 +109,9 @@ class Trainer:
         self.offline_updates = demonstrations.config.steps if demonstrations else 0  # before the first step
         self.checkpoints = Checkpoints(folder / "checkpoints", "env_steps")
 
-        self.replay = make_replay(env, config.buffer_capacity, agent.config, agent.device)
+        self.replay = make_replay(
+            env, config.buffer_capacity, agent.config, agent.device, action_size=agent.executed_size
+        )
         self.smoothing = RewardSmoothing(agent.config.reward_smoothing, env.num_envs)
         self.exploration = np.random.default_rng(seeds["exploration"])
         detours = int(config.detour_share * env.num_envs)
@@ -206,7 +208,8 @@ class Trainer:
 
     def _store(self, actions: np.ndarray, step: Step, next_observations: Observations) -> None:
         """Into the replay; go on from `next_observations`, where ended episodes have begun anew."""
-        self.replay.add(self.observations, actions, self.smoothing(step), next_observations)
+        executed = actions if step.executed is None else step.executed
+        self.replay.add(self.observations, executed, self.smoothing(step), next_observations)
         self.env_steps += int(step.durations.sum())
         counted = (step.terminated | step.truncated) & ~np.isnan(step.returns)
         self.returns.extend(step.returns[counted].tolist())

@@ -53,8 +53,10 @@ class NoiseAliasing:
         self.executed_size = steering.n_action_steps * len(self.spread)
         self.size = self.inputs_size + self.executed_size  # of what stands beside what the learner sees
         directions = steering.config.bound * steering.directions.reshape(steering.action_size, -1)
-        self._directions = torch.tensor(directions, dtype=torch.float32, device=device)
-        self._spread = torch.tensor(self.spread, dtype=torch.float32, device=device)
+        self._directions, self._spread = (
+            torch.tensor(values, dtype=torch.get_default_dtype(), device=device)
+            for values in (directions, self.spread)
+        )
 
     def _measure(self, observations: RawObservation) -> np.ndarray:
         rng, count = np.random.default_rng(0), len(next(iter(observations.values())))

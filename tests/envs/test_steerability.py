@@ -35,6 +35,12 @@ class Follower:
     def chunk(self, observations, noise):
         return observations["place"][:, None] + self.gain * noise
 
+    def inputs(self, observations):
+        return observations["place"]
+
+    def chunk_of(self, inputs, noise):
+        return inputs[:, None] + self.gain * noise
+
 
 PLACES = {"place": np.random.default_rng(1).normal(100.0, 30.0, (400, 2))}
 

@@ -25,6 +25,12 @@ class Wanderer:
     def chunk(self, observations, noise):
         return observations["agent_pos"][:, None] + 20.0 * noise.cumsum(axis=1)
 
+    def inputs(self, observations):
+        return observations["agent_pos"].astype(np.float32)
+
+    def chunk_of(self, inputs, noise):
+        return inputs[:, None] + 20.0 * noise.cumsum(dim=1)
+
 
 @pytest.mark.parametrize("kind", ["full", "executed", "dct"])
 def test_directions_of_the_noise_are_orthonormal(kind):

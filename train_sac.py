@@ -159,14 +159,14 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
     pictures = {"image_size": image_size} if image_size else {}  # which a task's own need not know
     env = task.training_env(seeds["environment"], config.agent.gamma, **pictures)
     of_task = env if isinstance(env, TaskTrainingEnv) else None
-    demonstrations = None
+    demonstrations = steered = None
     if (config.offline.dataset or config.steering.policy) and not of_task:
         raise UserError(f"{task.name}: offline and steering need a training_env that is a TaskTrainingEnv")
     observation_size = env.observation_size
-    if of_task and config.offline.dataset:
-        demonstrations = OfflineData(config.offline, task, of_task, config.agent, device)
     if of_task and steering:
-        env = SteeringEnv(of_task, steering, aliasing)
+        env = steered = SteeringEnv(of_task, steering, aliasing)
+    if of_task and config.offline.dataset:
+        demonstrations = OfflineData(config.offline, task, of_task, config.agent, device, steered)
     updates = config.offline.steps + config.training.updates_due(config.total_env_steps)
     agent = SAC(
         observation_size,

@@ -4,6 +4,10 @@ The decision at frame t is made from observation t, and what it led to is observ
 store the observation after the last action: a last action that terminates has its reward computed with the
 observation before it in its place, and a discount of 0; any other last action is left out. An episode ends
 where it first terminates, also where the recorder went on.
+
+Where the replay holds chunks that a steered policy executes (`envs/aliasing.py`), each frame begins a
+decision: its chunk is what was recorded from there on. Beyond the end the last action is repeated, and not
+counted as played.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from envs.aliasing import NoiseAliasing
 from envs.interfaces import Codec, Observations, RawObservation, Step
 from envs.training import TaskTrainingEnv
 
@@ -33,7 +38,7 @@ class Decision(NamedTuple):
     """What `sac.replay.Replay.add` takes, of one environment."""
 
     observations: Observations  # (1, ...)
-    actions: np.ndarray  # (1, A) float32 of the network, in [-1, 1]
+    actions: np.ndarray  # (1, A) float32 of the network, in [-1, 1]; or executed, (1, C)
     step: Step
     next_observations: Observations  # (1, ...) where an episode ended, of the next one
 
@@ -45,12 +50,15 @@ class Conversion:
     Args:
         codec: of the task, with one slot.
         env: gives reward, discount and action repeat.
+        aliasing: of a steered policy, whose chunks the decisions are; None: they are the codec's.
 
     A decision that lasts several steps has the mean of their actions; what the codec cannot do is clipped.
+    Of a chunk nothing is.
     """
 
     codec: Codec
     env: TaskTrainingEnv
+    aliasing: NoiseAliasing | None = None
     decisions: int = 0  # so far
     clipped: int = 0  # of these, whose action the codec cannot reach
     averaged: int = 0  # of these, whose steps had different actions
@@ -74,14 +82,28 @@ class Conversion:
         if not length:
             return
         rewards = self._rewards(episode, length)
-        raw, begin = _row(episode.observations, 0), 0
+        beside = self._beside(episode)
+        for first in range(self.steps if self.aliasing else 1):
+            yield from self._decisions_from(first, episode, length, rewards, beside)
+
+    def _decisions_from(
+        self, first: int, episode: DemonstratedEpisode, length: int, rewards: np.ndarray, beside: np.ndarray
+    ) -> Iterator[Decision]:
+        """One after the other, from frame `first` on; `beside` (T, F + C) stands beside what is seen."""
+        raw, begin = _row(episode.observations, 0), first
         self.codec.reset(np.ones(1, bool), raw)
-        seen = self.codec.encode(raw)
+        if first:
+            self.codec.advance(episode.actions[:first, None], raw, np.ones(1, bool))
+            raw = _row(episode.observations, first)
+        seen = self._see(raw, beside[first : first + 1])
         while begin < length:
-            end = min(begin + self.env.action_repeat, length)
-            actions = self._encode(episode.actions[begin:end], raw)
+            end = min(begin + self.steps, length)
+            if self.aliasing:
+                actions = self._executed(episode.actions[begin:end], raw, beside[begin : begin + 1])
+            else:
+                actions = self._encode(episode.actions[begin:end], raw)
             raw = _row(episode.observations, end)
-            after = self.codec.encode(raw)
+            after = self._see(raw, _at(beside, end))
             terminated = episode.terminated[end - 1 : end]
             step = Step(
                 observations=after,
@@ -95,6 +117,32 @@ class Conversion:
             self.decisions += 1
             yield Decision(seen, actions, step, after)
             seen, begin = after, end
+
+    @property
+    def steps(self) -> int:
+        """Environment steps that a decision lasts."""
+        return self.aliasing.steering.n_action_steps if self.aliasing else self.env.action_repeat
+
+    def _beside(self, episode: DemonstratedEpisode) -> np.ndarray:
+        """What stands beside each observation in the replay, (T, F + C); or (T, 0)."""
+        frames = np.arange(len(episode.actions))
+        if not self.aliasing:
+            return np.zeros((len(frames), 0), np.float32)
+        history = self.aliasing.steering.policy.history
+        if history > 1:  # an episode's first observation stands for those before it
+            frames = np.maximum(frames[:, None] + np.arange(1 - history, 1), 0)
+        return self.aliasing.beside({name: rows[frames] for name, rows in episode.observations.items()})
+
+    def _see(self, raw: RawObservation, beside: np.ndarray) -> Observations:
+        seen = self.codec.encode(raw)
+        return np.concatenate([seen, beside], axis=1) if isinstance(seen, np.ndarray) else seen
+
+    def _executed(self, recorded: np.ndarray, raw: RawObservation, beside: np.ndarray) -> np.ndarray:
+        """The chunk (1, C) of recorded actions (k, A'), which the codec remembers as decided."""
+        assert self.aliasing
+        chunk = recorded[np.minimum(np.arange(self.steps), len(recorded) - 1)].astype(np.float64)
+        self.codec.advance(chunk[:, None], raw, np.ones(1, bool))
+        return self.aliasing.executed(chunk[None], beside)
 
     def _rewards(self, episode: DemonstratedEpisode, length: int) -> np.ndarray:
         """The learner's rewards of the first steps, (length,)."""
@@ -119,5 +167,8 @@ class Conversion:
 
 def _row(observations: RawObservation, at: int | np.ndarray) -> RawObservation:
     """Rows (k, ...) of (T, ...); the last one stands for those after it."""
-    places = np.atleast_1d(at)
-    return {name: rows[np.minimum(places, len(rows) - 1)] for name, rows in observations.items()}
+    return {name: _at(rows, at) for name, rows in observations.items()}
+
+
+def _at(rows: np.ndarray, at: int | np.ndarray) -> np.ndarray:
+    return rows[np.minimum(np.atleast_1d(at), len(rows) - 1)]

@@ -15,7 +15,8 @@ Deliberate differences, all but the first an option:
 * where the action is the noise of a frozen policy pi, the critics may judge what pi executes (DSRL-NA, arXiv
   2506.15799, algorithm 1). The target is then r + gamma (min Q(s', pi(s', w')) - alpha log pi(w' | s')), and
   critics of the noise, Q_W, which the actor follows, learn Q(s, pi(s, w)) critic by critic, for w of N(0, I)
-  within the actor's bound (`envs/aliasing.py`). No gradient passes pi.
+  within the actor's bound (`envs/aliasing.py`). No gradient passes pi. Their networks learn the difference to
+  Q(s, pi(s, 0)) alone: states differ more than noises do, and would be most of what there is to learn.
 * pictures pass an encoder first (`encoder.py`), whose features critics and actor share.
 * the learning rate may fall along a cosine, and the policy that is evaluated and saved is a moving average of
   the actor's weights: SAC's mean action changes from update to update, and the average is stable.
@@ -251,21 +252,28 @@ class SAC:
         """The learner's actions (B, A) as the critics judge them, (B, A) or (B, C)."""
         return self.aliasing.play(features, actions) if self.aliasing else actions
 
+    def _noise_q(self, features: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        """Q_W of the learner's actions (B, A), (num_critics, B)."""
+        assert self.noise_critics
+        with torch.no_grad():
+            of_noise_0 = self.critics(features, features.new_zeros(len(features), self.executed_size))
+        return of_noise_0 + self.noise_critics(features, actions)
+
     def _update_noise_critics(self, features, aliased, rates) -> dict[str, torch.Tensor]:
-        assert self.aliasing and self.noise_critics
+        assert self.aliasing
         metrics = {}
         for normal in aliased:
             actions = self.aliasing.random_actions(normal)
             with torch.no_grad():
                 target = self.critics(features, self._executed(features, actions))
-            losses = critic_loss(self.noise_critics(features, actions), target)
+            losses = critic_loss(self._noise_q(features, actions), target)
             self._step("noise_critics", losses.sum(), rates)
             metrics = {"Loss/noise_critic1": losses[0].detach()}
         return metrics
 
     def _update_actor(self, features, actions, log_prob, alpha, imitated, rates) -> dict[str, torch.Tensor]:
-        critics = self.noise_critics or self.critics
-        loss = actor_loss(critics(features, actions), log_prob, alpha)
+        q = self._noise_q(features, actions) if self.aliasing else self.critics(features, actions)
+        loss = actor_loss(q, log_prob, alpha)
         self._step("actor", loss + imitated, rates)
         return {"Loss/actor": loss.detach(), "Policy/log_prob": log_prob.detach().mean()}
 
@@ -319,8 +327,7 @@ class SAC:
             optimizer.load_state_dict(part(state, f"optimizer.{name}"))
 
     def _modules(self) -> dict[str, torch.nn.Module]:
-        of_noise = {"noise_critics": self.noise_critics} if self.noise_critics else {}
-        return of_noise | {
+        modules: dict[str, torch.nn.Module] = {
             "actor": self.actor,
             "averaged_actor": self.averaged_actor,
             "critics": self.critics,
@@ -329,6 +336,9 @@ class SAC:
             "encoder_target": self.encoder_target,
             "decoder": self.decoder,
         }
+        if self.noise_critics:
+            modules["noise_critics"] = self.noise_critics
+        return modules
 
 
 def _again(rows: torch.Tensor, times: int) -> torch.Tensor:

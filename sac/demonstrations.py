@@ -20,6 +20,7 @@ from common.untrusted import digest, load_json
 from envs.demonstrations import Conversion, DemonstratedEpisode
 from envs.interfaces import RawObservation, Task
 from envs.recording import Recordable
+from envs.steering import SteeringEnv
 from envs.summary import has_success
 from envs.tasks import FORMER, task_class
 from envs.training import TaskTrainingEnv
@@ -58,6 +59,7 @@ class OfflineData:
         env: gives the learner's reward.
         agent: settings of returns and pictures.
         device: where batches are made.
+        steered: what is trained in, where the decisions are chunks of a steered policy; None: the codec's.
 
     Raises:
         UserError: it is damaged, empty, of another task, lacks something, or does not fit into the memory.
@@ -70,11 +72,15 @@ class OfflineData:
         env: TaskTrainingEnv,
         agent: AgentConfig,
         device: torch.device | str,
+        steered: SteeringEnv | None = None,
     ) -> None:
+        aliasing = steered.aliasing if steered else None
         self.config = config
         self.device = device
         codec = task.codec(1)
-        if not all(hasattr(each, "encode_actions") for each in (codec, getattr(codec, "inner", codec))):
+        if not aliasing and not all(
+            hasattr(each, "encode_actions") for each in (codec, getattr(codec, "inner", codec))
+        ):
             raise UserError(
                 f"offline.dataset must be empty: {task.name} cannot turn recorded actions into those of a "
                 "network, because its codec has no encode_actions (envs/interfaces.py)"
@@ -82,8 +88,8 @@ class OfflineData:
         reader = DatasetReader(expanded(config.dataset), task, env)
         self.fingerprint = reader.fingerprint()
         self.episodes = len(reader.lengths)
-        self.replay = _make_replay(reader, env, agent, device)
-        self.conversion = Conversion(codec, env)
+        self.conversion = Conversion(codec, env, aliasing)
+        self.replay = self._make_replay(reader, steered or env, agent)
         smoothing = RewardSmoothing(agent.reward_smoothing, num_envs=1)
         try:
             for decision in self.conversion(reader.episodes()):
@@ -95,6 +101,20 @@ class OfflineData:
             ) from None
         if not self.replay.size:
             raise UserError(f"{config.dataset}: its episodes are too short, there is no transition in them")
+
+    def _make_replay(
+        self, reader: "DatasetReader", env: TaskTrainingEnv | SteeringEnv, agent: AgentConfig
+    ) -> Replay:
+        """With room for all of the dataset, and not more."""
+        aliasing, lengths = self.conversion.aliasing, reader.lengths
+        decisions = int(lengths.sum() if aliasing else (-(-lengths // self.conversion.steps)).sum())
+        pictures = decisions + len(lengths) + 1  # also of each end, and of the start that would follow
+        room = max(pictures, agent.n_step + env.stack + 1)
+        action_size = aliasing.executed_size if aliasing else None
+        try:
+            return make_replay(env, room, agent, self.device, num_envs=1, action_size=action_size)
+        except UserError as error:
+            raise UserError(f"{reader.root}, in place of buffer_capacity: {error}") from None
 
     def __str__(self) -> str:
         made, spoilt = self.conversion, []
@@ -270,16 +290,3 @@ def _check_task(root: Path, task: Task) -> None:
         raise UserError(f"{root / OURS}: recipe.task must be a name, got {show(name)}")
     if task_class(name) not in type(task).mro():
         raise UserError(f"{root}: this dataset is of task {name}, not of {task.name}")
-
-
-def _make_replay(
-    reader: DatasetReader, env: TaskTrainingEnv, agent: AgentConfig, device: torch.device | str
-) -> Replay:
-    """With room for all of the dataset, and not more."""
-    decisions = int((-(-reader.lengths // env.action_repeat)).sum())
-    pictures = decisions + len(reader.lengths) + 1  # also of each end, and of the start that would follow
-    least = agent.n_step + env.stack + 1
-    try:
-        return make_replay(env, max(pictures, least), agent, device, num_envs=1)
-    except UserError as error:
-        raise UserError(f"{reader.root}, in place of buffer_capacity: {error}") from None

@@ -126,17 +126,23 @@ class TextbookNA(TextbookSAC):
             played, loss = executed(self.agent, batch.observations, actions), torch.zeros(())
             for critic, taught in zip(self.critics, self.noise_critics, strict=True):
                 target = critic_value(critic, seen, played).detach()
-                loss = loss + F.mse_loss(critic_value(taught, seen, actions), target)
+                loss = loss + F.mse_loss(self.noise_value(critic, taught, seen, actions), target)
             self.descend("noise", loss)
 
         actions, log_prob = self.policy(seen, noise)
-        q = self.smallest(self.noise_critics, seen, actions)
+        both = zip(self.critics, self.noise_critics, strict=True)
+        q = torch.stack([self.noise_value(*each, seen, actions) for each in both]).min(dim=0).values
         self.descend("actor", (alpha * log_prob - q).mean())
         self.descend("alpha", (-self.log_alpha * (log_prob.detach() + self.target_entropy())).mean())
         for critic, slow in zip(self.critics, self.targets, strict=True):
             blend(slow, critic, self.config.tau)
         blend(self.averaged_actor, self.actor, 1 - self.config.actor_ema)
         self.updates += 1
+
+    def noise_value(self, critic, taught, seen, actions):
+        return critic_value(critic, seen, torch.zeros(len(seen), 2 * STEPS)).detach() + critic_value(
+            taught, seen, actions
+        )
 
 
 def test_updates_are_those_of_the_textbook(double_precision):
@@ -181,7 +187,7 @@ def test_critics_of_the_noise_learn_what_the_others_say_and_the_actor_follows():
         agent.update(Batch(observations, played, reward(played), observations, torch.zeros(64)))
     observations, actions, played = draw(500)
     with torch.no_grad():
-        taught = agent.noise_critics(observations, actions)
+        taught = agent._noise_q(observations, actions)
         teacher = agent.critics(observations, played)
         chosen = aliasing.play(observations, agent.actor.mode(observations))
     assert (taught - teacher).square().mean() < 0.1 * teacher.var()

@@ -83,7 +83,7 @@ def plain_loop(env: Crowd, agent: SAC) -> tuple[Rows, ReplayBuffer]:
             actions = detours(agent.act(torch.from_numpy(observations), num_greedy=2).numpy())
         if env_steps > 32:
             metrics = agent.update(mirror(buffer.sample(16, sampling)))
-        following, rewards, terminated, truncated, durations, _, running = env.step(actions)
+        following, rewards, terminated, truncated, durations, _, running, _ = env.step(actions)
         outcome = rewards, following, terminated, truncated, durations
         buffer.add(window.add(observations, actions, *outcome))
         ended = terminated | truncated

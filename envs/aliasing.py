@@ -20,8 +20,8 @@ class NoiseAliasing:
     """Executed actions of a steered policy, as the environment and as the critics get them.
 
     An executed action has C = n_action_steps * A numbers: the chunk that is played, minus the chunk of noise
-    0 there, divided by `spread`. So it is 0 where the noise is. An observation of the replay has D + F + C numbers: what the learner sees,
-    the frozen policy's inputs, and its chunk of noise 0.
+    0 there, divided by `spread`; so it is 0 where the noise is. An observation of the replay has D + F + C
+    numbers: what the learner sees, the frozen policy's inputs, and its chunk of noise 0.
 
     Args:
         steering: of the policy.

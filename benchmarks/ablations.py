@@ -78,6 +78,7 @@ STEERING = {
     "no_layer_norm": "--agent.no-critic-layer-norm",
     "hidden_256": "--agent.hidden-sizes 256 256",
     "gamma_0.98": "--agent.gamma 0.98",
+    "critics_of_executed_actions": "--agent.noise-aliasing --training.utd 0.1",
 }
 RECIPES = {
     "pusht": Recipe("--device cpu", PUSHT),  # about 6 minutes of one core, both being busy

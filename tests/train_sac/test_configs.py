@@ -19,9 +19,10 @@ CONFIGS = Path(train_sac.__file__).parent / "configs"
 PATHS = [*sorted(CONFIGS.glob("sac_*.yaml")), CONFIGS / "demo.yaml"]
 
 
-def test_the_first_decision_of_the_one_that_steers(tmp_path):
+@pytest.mark.parametrize("name", ["steer_pusht_human", "steer_pusht_human_na"])
+def test_the_first_decision_of_those_that_steer(name, tmp_path):
     save(tmp_path / "flow", make())
-    flags = ["--config", str(CONFIGS / "steer_pusht_human.yaml"), "--device", "cpu"]
+    flags = ["--config", str(CONFIGS / f"{name}.yaml"), "--device", "cpu", "--offline.dataset", ""]
     config = train_sac.read_config(
         [*flags, "--steering.policy", str(tmp_path / "flow"), "--steering.n-action-steps", "3"]
     )

@@ -13,7 +13,7 @@ import train_sac
 from common.untrusted import load_json
 from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import rollout
-from policies import ASSETS, load_policy
+from policies import ASSETS, EXPERT, load_policy
 from tests.act import test_diffusion, test_player
 from tests.act.tiny import IMAGE, STATE
 from tests.act.tiny_flow import make, save
@@ -59,6 +59,30 @@ def test_stopped_and_resumed_it_is_the_same_and_a_changed_policy_is_refused(
     assert f"{frozen}: not the policy that this run steers, or changed since" in refused(*more)
     shutil.rmtree(frozen)
     assert f"{frozen}: no such folder" in refused(*more)
+
+
+def test_with_noise_aliasing_and_demonstrations_it_resumes_and_its_checkpoint_is_like_any_other(
+    steer, tmp_path
+):
+    demonstrations = tmp_path / "data"
+    flags = f"--policy {EXPERT} --observations keypoints --episodes 2 --root {demonstrations}"
+    collect_dataset.main(flags.split())
+    flags = ["--agent.noise-aliasing", "--offline.dataset", str(demonstrations), "--offline.steps", "3"]
+    steer(*flags, "--run-name", "whole")
+    steer(*flags, "--total-env-steps", "300")
+    steer(*flags)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    saved = contents(tmp_path / "run")
+    assert saved["config"]["observation_size"] == 6 and saved["config"]["action_size"] == 2
+    assert saved["tensors"]["replay.actions"].shape[1] == 2 * 3, "what was executed of each chunk"
+    assert "agent.optimizer.noise_critics.0.exp_avg" in saved["tensors"]
+    policy = load_policy(tmp_path / "run")
+    (episode,) = rollout(policy.task.vector_env(1), policy, [7])
+    assert len(episode) > 3
+
+
+def test_noise_aliasing_without_a_policy_to_steer_is_refused(refused):
+    assert "agent.noise_aliasing must be false without steering.policy" in refused("--agent.noise-aliasing")
 
 
 def test_its_checkpoint_plays_wherever_it_is(steer, frozen, tmp_path, capfd):
@@ -133,6 +157,12 @@ def test_a_policy_that_noise_does_not_help_is_refused_with_what_was_measured(
         ("--steering.n-action-steps 6", "steering.n_action_steps must be at most 5, the actions of a chunk"),
         ("--steering.rank 9", "steering.rank must be at most 5, the noise's steps, got 9"),
         ("--offline.dataset data/any", "offline.dataset must be empty where steering.policy is given"),
+        (
+            "--agent.noise-aliasing --offline.dataset data/any --offline.imitation 1",
+            "offline.imitation must be 0 where steering.policy is given",
+        ),
+        ("--agent.noise-aliasing --agent.compile True", "agent.compile must be false with noise_aliasing"),
+        ("--agent.noise-aliasing --agent.distillation-steps 0", "agent.distillation_steps must be"),
         ("--task pendulum", "pendulum"),
     ],
 )

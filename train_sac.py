@@ -263,7 +263,7 @@ def start_up_table(config: Config, trainer: Trainer, frozen: str = "") -> dict[s
     table = {
         "environments": f"{env.num_envs} x {env.name}",
         **{name.replace("_", " "): _plain(value) for name, value in settings.items()},
-        "observation": _observation(trainer.env),
+        "observation": _observation(trainer.env, trainer.policy_config["observation_size"]),
         "networks": f"actor {actor_size:,} parameters, {len(critics) * config.agent.num_critics} critics "
         f"{critics_size:,}",
         "device": f"{agent.device}, {torch.get_num_threads()} CPU threads",
@@ -276,8 +276,9 @@ def start_up_table(config: Config, trainer: Trainer, frozen: str = "") -> dict[s
     return table
 
 
-def _observation(env: TrainingEnv) -> str:
-    parts = [f"{env.observation_size} numbers"] if env.observation_size or not env.pixel_shape else []
+def _observation(env: TrainingEnv, size: int) -> str:
+    """What the actor sees, of which `size` are numbers."""
+    parts = [f"{size} numbers"] if size or not env.pixel_shape else []
     if env.pixel_shape:
         height, width, channels = env.pixel_shape
         parts.insert(0, f"{env.stack} pictures of {height} x {width} x {channels // env.stack}")

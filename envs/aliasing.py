@@ -6,6 +6,8 @@ The critics ask the frozen policy what it would have executed: its inputs stand 
 learner sees.
 """
 
+import copy
+
 import numpy as np
 import torch
 
@@ -47,6 +49,8 @@ class NoiseAliasing:
                 "and that is pictures"
             )
         self.steering = steering
+        # The environment asks the policy in a thread of its own, and asking changes some kinds for a moment.
+        self._policy = copy.deepcopy(steering.policy)
         self.seen_size = seen_size
         self.inputs_size = steering.policy.inputs(observations).shape[1]
         self.spread = self._measure(observations)  # (A,) of an action over drawn noise, in the task's units
@@ -100,9 +104,8 @@ class NoiseAliasing:
         """
         beside = observations[:, self.seen_size :]
         inputs, middle = beside.split([self.inputs_size, self.executed_size], dim=1)
-        shape = self.steering.policy.noise_shape
-        noise = (actions.to(self._directions) @ self._directions).view(-1, *shape)
-        chunk = self.steering.policy.chunk_of(inputs, noise)[:, : self.steering.n_action_steps]
+        noise = (actions.to(self._directions) @ self._directions).view(-1, *self._policy.noise_shape)
+        chunk = self._policy.chunk_of(inputs, noise)[:, : self.steering.n_action_steps]
         return ((chunk - middle.view(chunk.shape)) / self._spread).flatten(1)
 
     def random_actions(self, normal: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from common.errors import UserError
 from envs.aliasing import NoiseAliasing
 from envs.pusht.task import PushT
 from envs.steering import Steering, SteeringConfig, SteeringEnv
-from tests.act import test_diffusion, tiny_flow
+from tests.act import test_diffusion, test_player, tiny_flow
 from tests.envs.test_steering import SHAPE, Wanderer
 
 TASK = PushT(num_envs=3, mirror=False)
@@ -26,6 +26,11 @@ def diffusion_player():
     return test_diffusion.player_of(test_diffusion.make(n_obs_steps=2))
 
 
+def act_player():
+    policy, *processors = test_player.make()
+    return make_player(policy, processors, TASK)
+
+
 def make_env(policy, seed=1, **settings):
     """A training environment that a learner steers in, with aliasing."""
     steering = Steering(policy, SteeringConfig(**settings))
@@ -37,9 +42,12 @@ def make_env(policy, seed=1, **settings):
     return SteeringEnv(task_env, steering, aliasing)
 
 
-@pytest.mark.parametrize("make_player", [Wanderer, flow_player, diffusion_player])
-def test_what_the_critics_compute_is_what_was_played(make_player, monkeypatch):
-    env = make_env(policy := make_player(), bound=1.5)
+@pytest.mark.parametrize(
+    ("make_player", "noise"),
+    [(Wanderer, "dct"), (flow_player, "executed"), (diffusion_player, "dct"), (act_player, "full")],
+)
+def test_what_the_critics_compute_is_what_was_played(make_player, noise, monkeypatch):
+    env = make_env(policy := make_player(), bound=1.5, noise=noise)
     played, aliasing = [], env.aliasing
     play = env.env.play
     monkeypatch.setattr(env.env, "play", lambda chunk: played.append(chunk) or play(chunk))
@@ -58,6 +66,21 @@ def test_what_the_critics_compute_is_what_was_played(make_player, monkeypatch):
         ended = step.terminated | step.truncated
         seen = env.reset(ended) if ended.any() else step.observations
     assert len(played[0]) == policy.n_action_steps and np.abs(step.executed).max() > 0.3
+
+
+@pytest.mark.parametrize("make_player", [act_player, diffusion_player])
+def test_environment_and_critics_may_ask_at_the_same_time(make_player):
+    """As from two threads: the critics ask in the middle of what the environment asks."""
+    env = make_env(policy := make_player(), noise="full")
+    seen, noise = torch.from_numpy(env.reset()), np.ones((3, *policy.noise_shape))
+    actions = torch.full((3, env.action_size), -0.5)
+    raw = env.env.history.observations if env.env.history else env.env.raw
+    alone = policy.chunk(raw, noise), env.aliasing.play(seen, actions)
+    between = []
+    *_, last = policy.policy.modules()
+    last.register_forward_pre_hook(lambda *_: between.append(env.aliasing.play(seen, actions)))
+    np.testing.assert_array_equal(policy.chunk(raw, noise), alone[0])
+    assert between and all(torch.equal(each, alone[1]) for each in between)
 
 
 def test_actions_at_the_tasks_bounds_are_clipped_for_both():

@@ -69,8 +69,10 @@ def test_a_task_is_imported_when_it_is_asked_for():
 def test_a_configuration_has_the_settings_of_its_task():
     config = from_dict(with_task(train_sac.Config, "pendulum"), {"env": {"reward_scale": 0.5}})
     assert config.env == Pendulum(reward_scale=0.5) and config.task == "pendulum"
-    with pytest.raises(UserError, match=r"env\.mirror; it is a setting of task pusht, and this is pendulum"):
-        from_dict(with_task(train_sac.Config, "pendulum"), {"env": {"mirror": True}})
+    with pytest.raises(
+        UserError, match=r"env\.curriculum; it is a setting of task pusht, and this is pendulum"
+    ):
+        from_dict(with_task(train_sac.Config, "pendulum"), {"env": {"curriculum": 0.5}})
     with pytest.raises(UserError, match=r"env\.miror; did you mean env\.mirror?"):
         from_dict(with_task(train_sac.Config, "pusht"), {"env": {"miror": True}})
 

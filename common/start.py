@@ -19,7 +19,8 @@ from types import FrameType
 from typing import NoReturn
 
 NUMBA_CONFIG = ".numba_config.yaml"
-LARGEST_REUSED = 256 << 20, 32 << 20  # bytes of a block; older versions of glibc refuse more than the second
+LARGEST_REUSED = 256 << 20  # bytes of a block of memory
+LARGEST_OF_OLDER_GLIBC = 32 << 20
 KEPT = 1 << 30  # bytes of freed memory that a process keeps at most
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -116,7 +117,8 @@ def reuse_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt and not {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & os.environ.keys():
-        any(mallopt(M_MMAP_THRESHOLD, size) for size in LARGEST_REUSED)
+        if not mallopt(M_MMAP_THRESHOLD, LARGEST_REUSED):
+            mallopt(M_MMAP_THRESHOLD, LARGEST_OF_OLDER_GLIBC)
         mallopt(M_TRIM_THRESHOLD, KEPT)
 
 

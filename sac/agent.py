@@ -58,9 +58,7 @@ class Noise(NamedTuple):
     next_actions: torch.Tensor  # (B * target views, A) normal
     pixels: torch.Tensor | None  # like the pictures, uniform in [0, 1), where they are reconstructed
     subset: torch.Tensor | None  # (target_subset,) critics, where not all of them make the target
-    aliased: torch.Tensor | None = (
-        None  # (distillation_steps, B, A) normal, where critics of noise are taught
-    )
+    aliased: torch.Tensor | None = None  # (distillation_steps, B, A) normal, for critics of the noise
 
 
 class SAC:

@@ -130,6 +130,27 @@ class Kind(Protocol):
         ...
 
 
+class PlainKind:
+    """What kinds have in common whose policy LeRobot opens as it is trained, and that have no batch norms."""
+
+    language: tuple[str, ...] = ()
+
+    def measure_data(self, policy: Any, batches: Iterable[Batch]) -> None:
+        """LeRobot's processors know it."""
+
+    def speed_up(self, policy: Any) -> None:
+        """There is nothing to."""
+
+    def export(self, policy: Any) -> Any:
+        return policy
+
+    def smallest_batch(self, policy: Any) -> int:
+        return 1
+
+    def measure_norms(self, policy: Any, batches: Iterable[Batch]) -> None:
+        """There are none."""
+
+
 def lerobot_settings(settings: Any, *without: str) -> dict[str, Any]:
     """The settings that LeRobot's configuration has too, by name: all but type, inputs and `without`."""
     return {

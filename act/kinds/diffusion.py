@@ -12,7 +12,6 @@ et al. 2021, "Denoising Diffusion Implicit Models" (arXiv 2010.02502). The netwo
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -27,7 +26,7 @@ from lerobot.utils.random_utils import set_seed
 from torch import nn
 
 from act.inputs import choose_inputs
-from act.kinds import Batch, lerobot_settings
+from act.kinds import Batch, PlainKind, lerobot_settings
 from act.optimizer import OptimizerConfig
 from common.bounds import Between, Horizon, Several, Width, Widths
 from common.errors import UserError
@@ -101,7 +100,7 @@ class Loss(nn.Module):
         return (share * mean)[None]
 
 
-class Diffusion:
+class Diffusion(PlainKind):
     """The kind: see `act.kinds.Kind`."""
 
     title = "diffusion policy"
@@ -112,7 +111,6 @@ class Diffusion:
         *("use_separate_rgb_encoder_per_camera", "normalization_mapping"),
     )
     metrics = ("Loss/diffusion",)
-    language = ()
 
     def make_config(
         self,
@@ -156,9 +154,6 @@ class Diffusion:
         steps = config.num_inference_steps or config.num_train_timesteps
         return self.open_policy(config), f"played in {steps} steps of DDIM"
 
-    def measure_data(self, policy: DiffusionPolicy, batches: Iterable[Batch]) -> None:
-        """LeRobot's processors know it."""
-
     def least_size(self, config: DiffusionConfig) -> tuple[int, int, int]:
         """The U-Net's convolutions and what conditions them; per sample the first level's activations."""
         assert config.action_feature
@@ -193,9 +188,6 @@ class Diffusion:
     def make_loss(self, policy: DiffusionPolicy) -> Loss:
         return Loss(policy)
 
-    def speed_up(self, policy: DiffusionPolicy) -> None:
-        """There is nothing to."""
-
     def noise_shape(self, config: DiffusionConfig) -> tuple[int, int]:
         """(horizon, A): what the first step denoises."""
         assert config.action_feature
@@ -208,15 +200,6 @@ class Diffusion:
         seen = model._prepare_global_conditioning(_with_pictures(config, inputs))
         chunks = model.conditional_sample(len(seen), global_cond=seen, noise=noise)
         return chunks[:, config.n_obs_steps - 1 :]
-
-    def export(self, policy: DiffusionPolicy) -> DiffusionPolicy:
-        return policy
-
-    def smallest_batch(self, policy: DiffusionPolicy) -> int:
-        return 1
-
-    def measure_norms(self, policy: DiffusionPolicy, batches: Iterable[Batch]) -> None:
-        """Its own ResNet has group norms."""
 
 
 def _flat(feature: PolicyFeature) -> bool:

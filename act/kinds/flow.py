@@ -12,7 +12,7 @@ from lerobot.utils.random_utils import set_seed
 from torch import nn
 
 from act.flow import FlowConfig, FlowPolicy
-from act.kinds import Batch, lerobot_settings
+from act.kinds import Batch, PlainKind, lerobot_settings
 from act.optimizer import OptimizerConfig
 from common.bounds import Between, Depth, Horizon, NotNegative, Several, Width
 from common.errors import UserError
@@ -73,14 +73,13 @@ class Loss(nn.Module):
         return self.policy.loss(batch, num_valid, batch_size)[None]
 
 
-class Flow:
+class Flow(PlainKind):
     """The kind: see `act.kinds.Kind`."""
 
     title = "flow policy"
     settings = PolicyConfig
     needed = ()
     metrics = ("Loss/flow",)
-    language = ()
 
     def make_config(
         self,
@@ -127,23 +126,11 @@ class Flow:
     def make_loss(self, policy: FlowPolicy) -> Loss:
         return Loss(policy)
 
-    def speed_up(self, policy: FlowPolicy) -> None:
-        """There is nothing to."""
-
     def noise_shape(self, config: FlowConfig) -> tuple[int, ...]:
         return config.noise_shape
 
     def chunks(self, policy: FlowPolicy, inputs: Batch, noise: torch.Tensor | None = None) -> torch.Tensor:
         return policy.predict_action_chunk(inputs, noise)
-
-    def export(self, policy: FlowPolicy) -> FlowPolicy:
-        return policy
-
-    def smallest_batch(self, policy: FlowPolicy) -> int:
-        return 1
-
-    def measure_norms(self, policy: FlowPolicy, batches: Iterable[Batch]) -> None:
-        """It has no batch norms."""
 
 
 KIND = Flow()

@@ -14,7 +14,6 @@ The network is `lerobot.policies.smolvla` as it is. Deliberate differences:
 """
 
 import io
-from collections.abc import Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +39,7 @@ from torch import nn
 
 from act.foreign import MOST_TOKENS, opening
 from act.inputs import choose_inputs
-from act.kinds import Batch, lerobot_settings
+from act.kinds import Batch, PlainKind, lerobot_settings
 from act.optimizer import OptimizerConfig
 from act.vlm import OFFICIAL, count_weights, read_sizes
 from common.bounds import Above, Between, Horizon, Several, Width
@@ -102,7 +101,7 @@ class Loss(nn.Module):
         return ((errors[..., :action_size] * valid).sum() / num_valid)[None]
 
 
-class SmolVLA:
+class SmolVLA(PlainKind):
     """The kind: see `act.kinds.Kind`."""
 
     title = "SmolVLA"
@@ -175,9 +174,6 @@ class SmolVLA:
         trained = sum(weights.numel() for weights in policy.parameters() if weights.requires_grad)
         return policy, f"{config.vlm_model_name}, {origin}; {trained:,} trained"
 
-    def measure_data(self, policy: SmolVLAPolicy, batches: Iterable[Batch]) -> None:
-        """LeRobot's processors know it."""
-
     def least_size(self, config: SmolVLAConfig) -> tuple[int, int, int]:
         """The matrices of VLM and expert, the expert's; per sample its activations."""
         sizes = read_sizes(config.vlm_model_name)
@@ -195,24 +191,12 @@ class SmolVLA:
     def make_loss(self, policy: SmolVLAPolicy) -> Loss:
         return Loss(policy)
 
-    def speed_up(self, policy: SmolVLAPolicy) -> None:
-        """There is nothing to."""
-
     def noise_shape(self, config: SmolVLAConfig) -> tuple[int, int]:
         """(chunk_size, max_action_dim): where the flow begins."""
         return config.chunk_size, config.max_action_dim
 
     def chunks(self, policy: SmolVLAPolicy, inputs: Batch, noise: torch.Tensor | None = None) -> torch.Tensor:
         return policy.predict_action_chunk(inputs, noise)
-
-    def export(self, policy: SmolVLAPolicy) -> SmolVLAPolicy:
-        return policy
-
-    def smallest_batch(self, policy: SmolVLAPolicy) -> int:
-        return 1
-
-    def measure_norms(self, policy: SmolVLAPolicy, batches: Iterable[Batch]) -> None:
-        """It has no batch norms."""
 
 
 def _build(config: SmolVLAConfig, load_vlm_weights: bool = False) -> SmolVLAPolicy:

@@ -1,4 +1,4 @@
-"""Datasets that the tests of `act.dataset` and of `act.frames` share."""
+"""What several test modules of `act` share: datasets, and a tiny SmolVLA."""
 
 import pytest
 
@@ -11,3 +11,18 @@ def datasets(make_dataset, tmp_path_factory):
         "image": make_dataset(folder / "image", pictures=16),
         "video": make_dataset(folder / "video", pictures=64, kind="video"),
     }
+
+
+@pytest.fixture(scope="module")
+def vlm(tmp_path_factory):
+    from tests.act.tiny_vla import make_vlm  # where transformers is installed
+
+    return make_vlm(tmp_path_factory.mktemp("vlm") / "vlm")
+
+
+@pytest.fixture(scope="module")
+def policy(vlm):
+    """A SmolVLA, not to be changed."""
+    from tests.act.tiny_vla import make
+
+    return make(vlm)

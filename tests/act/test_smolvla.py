@@ -36,17 +36,6 @@ from tests.act.tiny_vla import (
 )
 
 
-@pytest.fixture(scope="module")
-def vlm(tmp_path_factory):
-    return make_vlm(tmp_path_factory.mktemp("vlm") / "vlm")
-
-
-@pytest.fixture(scope="module")
-def policy(vlm):
-    """Not to be changed."""
-    return make(vlm)
-
-
 def valid(batch):
     return (~batch["action_is_pad"]).sum() * 2
 

@@ -20,7 +20,7 @@ from tests.act.test_interop import (
     run_lerobot,
     weights,
 )
-from tests.act.tiny_vla import make_vlm, settings
+from tests.act.tiny_vla import settings
 from tests.adam import assert_same_weights
 
 LR, LAST_LR, WARMUP = 1e-3, 1e-4, 2
@@ -30,11 +30,6 @@ LR, LAST_LR, WARMUP = 1e-3, 1e-4, 2
 def dataset(make_dataset, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("datasets")
     return make_dataset(folder / "words", pictures=16, keypoints=False, sentences=("push the T", "push"))
-
-
-@pytest.fixture(scope="module")
-def vlm(tmp_path_factory) -> Path:
-    return make_vlm(tmp_path_factory.mktemp("vlm") / "vlm")
 
 
 @pytest.fixture(autouse=True)

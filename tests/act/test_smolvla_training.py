@@ -34,25 +34,12 @@ from tests.act.tiny_vla import (
     STATS,
     TASK,
     TOKENS,
-    make,
-    make_vlm,
     noise,
     player_of,
     save,
     settings,
 )
 from tests.runs import sentence
-
-
-@pytest.fixture(scope="module")
-def vlm(tmp_path_factory):
-    return make_vlm(tmp_path_factory.mktemp("vlm") / "vlm")
-
-
-@pytest.fixture(scope="module")
-def policy(vlm):
-    """Not to be changed."""
-    return make(vlm)
 
 
 def open_frames(root, vlm, tmp_path, **changes):

@@ -50,6 +50,7 @@ class PolicyConfig:
     dropout: ShareBelow1 = 0.1  # in all transformers
     use_vae: bool = True  # encode the chunk into a latent while training
     latent_dim: Width = 32  # numbers in the latent
+    latent_dropout: ShareBelow1 = 0.0  # of the samples, whose latent is 0: a small kl_weight keeps a policy
     n_vae_encoder_layers: Depth = 4  # of the latent's encoder
     kl_weight: NotNegative = 10.0  # of the latent's divergence from a normal distribution, in the loss
     vision_backbone: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"  # of each camera
@@ -67,6 +68,8 @@ class PolicyConfig:
             raise ValueError(
                 f"n_action_steps must be 1 with temporal_ensemble_coeff, got {self.n_action_steps}"
             )
+        if self.latent_dropout and not self.use_vae:
+            raise ValueError(f"latent_dropout must be 0 without use_vae, got {self.latent_dropout}")
         if self.dim_model % self.n_heads or self.dim_model % 4:
             raise ValueError(
                 f"dim_model must be a multiple of 4 and of n_heads, {self.n_heads}, got {self.dim_model}"
@@ -86,7 +89,7 @@ def act_config(config: PolicyConfig, features: dict[str, PolicyFeature], **other
     # LeRobot's default leaves ENV out, so that it would enter in its own units.
     types = ("VISUAL", "STATE", "ENV", "ACTION")
     return ACTConfig(
-        **lerobot_settings(config, "backbone_weights"),
+        **lerobot_settings(config, "backbone_weights", "latent_dropout"),
         input_features=choose_inputs(features, config.inputs),
         output_features={ACTION: features[ACTION]},
         normalization_mapping=dict.fromkeys(types, NormalizationMode.MEAN_STD),
@@ -178,6 +181,23 @@ def skip_attention_weights(policy: ACTPolicy) -> None:
             module.register_forward_pre_hook(without_weights, with_kwargs=True)
 
 
+def drop_latents(policy: ACTPolicy, share: float) -> None:
+    """Train this share of the samples without their latent, as if it were 0.
+
+    With a small `kl_weight` the latent says where the chunk goes, and the decoder no longer reads that from the
+    observation: a latent of 0, which is what ACT plays, then is a chunk that goes nowhere. The samples without
+    latents teach it what the plain policy would do.
+    """
+
+    def without_some(module: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor | None:
+        latents = inputs[0]
+        if not module.training:
+            return None
+        return latents * (torch.rand(len(latents), 1, device=latents.device) >= share)
+
+    policy.model.encoder_latent_input_proj.register_forward_pre_hook(without_some)
+
+
 class ACT:
     """The kind: see `act.kinds.Kind`."""
 
@@ -210,6 +230,8 @@ class ACT:
         weights = settings.backbone_weights if isinstance(settings, PolicyConfig) else "none"
         trains_norms = None if saved is None else saved.get("trains_batch_norms", False)
         policy, backbone = build_policy(config, seed, weights, trains_norms)
+        if isinstance(settings, PolicyConfig) and settings.latent_dropout:
+            drop_latents(policy, settings.latent_dropout)
         return policy, f"ResNet: {backbone}"
 
     def measure_data(self, policy: ACTPolicy, batches: Iterable[Batch]) -> None:

@@ -13,6 +13,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from act.backbone import freeze_batch_norms, load_imagenet
 from act.kinds.act import (
+    KIND,
     Loss,
     PolicyConfig,
     act_config,
@@ -55,6 +56,21 @@ def test_losses_of_pieces_add_up():
     loss = Loss(policy)
     added = sum(loss(piece, num_valid(whole), 6) for piece in pieces)
     torch.testing.assert_close(added, loss(whole, num_valid(whole), 6))
+
+
+def test_a_share_of_the_samples_is_trained_with_a_latent_of_zero():
+    changes = {"dropout": 0.0, "latent_dropout": 0.25}
+    config = terms(STATE, KEYPOINTS, **changes)
+    settings = replace(CONFIG, **changes)
+    policy, _ = KIND.make_policy(config, settings, seed=1, saved=None)
+    batch = make_batch(400)
+    with torch.no_grad():
+        trained, _ = policy.train().model(batch)
+        played = KIND.chunks(policy.eval(), batch)
+        noisy = KIND.chunks(policy, batch, torch.ones(400, config.latent_dim))
+    dropped = (trained - played).abs().amax((1, 2)) < 1e-5
+    assert 60 < dropped.sum() < 140, "a quarter of 400; 40 is 4.6 standard deviations"
+    assert ((noisy - played).abs().amax((1, 2)) > 1e-5).all(), "played with every latent"
 
 
 def test_attention_is_the_same_without_returned_weights():
@@ -136,6 +152,7 @@ def test_damaged_imagenet_weights_are_a_sentence(monkeypatch, tmp_path, wanted, 
         ({"temporal_ensemble_coeff": 0.01}, "n_action_steps must be 1 with temporal_ensemble_coeff"),
         ({"n_heads": 3}, "dim_model must be a multiple of 4 and of n_heads, 3"),
         ({"latent_dim": 0}, "latent_dim must be at least 1"),
+        ({"latent_dropout": 0.5, "use_vae": False}, "latent_dropout must be 0 without use_vae, got 0.5"),
         ({"dropout": 1.0}, "dropout must be at least 0 and less than 1"),
     ],
 )
@@ -144,10 +161,10 @@ def test_impossible_settings_are_refused(changes, message):
         from_dict(PolicyConfig, to_dict(replace(CONFIG, **changes)))
 
 
-def test_every_setting_of_ours_is_lerobots_but_two():
+def test_every_setting_of_ours_is_lerobots_but_three():
     settings = terms(STATE, KEYPOINTS, kl_weight=3.0, n_decoder_layers=4, vision_backbone="resnet34")
     assert (settings.kl_weight, settings.n_decoder_layers, settings.vision_backbone) == (3.0, 4, "resnet34")
     theirs = ACTConfig()
-    differing = {"inputs", "backbone_weights", "chunk_size", "n_action_steps"}
+    differing = {"inputs", "backbone_weights", "latent_dropout", "chunk_size", "n_action_steps"}
     for name, value in vars(PolicyConfig()).items():
         assert name in differing or getattr(theirs, name) == value, name

@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from common.bounds import ParallelEnvs, Positive, Several
 from envs.gym_vector import BoxCodec, GymVectorEnv, Success
-from envs.interfaces import Codec, Episode, Metric, Policy, VectorEnv
+from envs.interfaces import Codec, Episode, Metric, Motion, Policy, VectorEnv
 from envs.plots import plot_returns
 from envs.summary import RETURN, has_success, summarize
 from envs.training import TaskTrainingEnv
@@ -27,7 +27,7 @@ class GymTask:
     metrics: ClassVar[tuple[Metric, ...]] = (RETURN,)
     progress_name: ClassVar[str] = ""
     progress_goal: ClassVar[float] = 1.0
-    must_move: ClassVar[str] = ""
+    must_move: ClassVar[Motion | None] = None
     highlights: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[tuple[str, ...]] = ("gymnasium",)
     lerobot_names: ClassVar[dict[str, str]] = {"observation.state": "state"}

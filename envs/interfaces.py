@@ -249,6 +249,13 @@ class Episode:
         return len(self.actions)
 
 
+class Motion(NamedTuple):
+    """A raw observation that moves from one decision to the next, if any of its numbers does."""
+
+    observation: str
+    least: float  # change of a number that is a motion, in its unit
+
+
 class Metric(NamedTuple):
     """A number of an evaluation, as people read it. TensorBoard has it as `Eval/<name>`."""
 
@@ -268,8 +275,7 @@ class Task(Protocol):
     fps: ClassVar[int]  # environment steps per second
     progress_name: ClassVar[str]  # of `Episode.progress`; empty: there is none
     progress_goal: ClassVar[float]  # that counts as success
-    # raw observation whose rest is no success, only a policy that is stuck; or empty
-    must_move: ClassVar[str]
+    must_move: ClassVar[Motion | None]  # whose rest is no success, only a policy that is stuck
     metrics: ClassVar[tuple[Metric, ...]]  # of an evaluation, in the order of tables
     highlights: ClassVar[tuple[str, ...]]  # settings that a training's start-up table shows
     packages: ClassVar[tuple[str, ...]]  # whose versions an evaluation notes

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 from gym_pusht.envs.pusht import PushTEnv as StockPushTEnv
 
-from envs.interfaces import RawObservation
+from envs.interfaces import Motion, RawObservation
 from envs.pusht import pose
 from envs.pusht.codec import PushTCodec
 from envs.pusht.task import PushT
@@ -125,7 +125,7 @@ class PushTPixels(PushT):
     """PushT from pictures, as the agent meets it in training."""
 
     name: ClassVar[str] = "PushT from pictures"
-    must_move: ClassVar[str] = "pixels"
+    must_move: ClassVar[Motion | None] = Motion("pixels", least=1.0)
 
     def validate(self) -> None:
         super().validate()

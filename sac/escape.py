@@ -5,16 +5,15 @@ so until time is up. A sample of the actor's own distribution gets it out. So wh
 (`Task.must_move`) has rested for `PATIENCE` decisions, noise is added to the mode, more the longer it rests.
 The noise is a function of the episode alone, so an episode can still be repeated.
 
-`PATIENCE` and `APART` were tuned on a task nearly all of whose failures are of this kind: docs/results.md has
-the measurement ("Where the mode gets stuck").
+`PATIENCE` was tuned on a task nearly all of whose failures are of this kind: docs/results.md has the
+measurement ("Where the mode gets stuck").
 """
 
 import numpy as np
 
-from envs.interfaces import RawObservation
+from envs.interfaces import Motion, RawObservation
 
 PATIENCE = 20  # decisions without a motion; what a policy does on purpose takes fewer
-APART = 1e-3  # in the raw observation's units: less is no motion
 _NOISE_ROWS = 64
 
 
@@ -22,12 +21,12 @@ class Escape:
     """Counts for how long nothing has moved, and draws the noise that is added then.
 
     Args:
-        name: of the raw observation that has to move.
+        motion: what has to move.
         action_size: A.
     """
 
-    def __init__(self, name: str, action_size: int) -> None:
-        self.name = name
+    def __init__(self, motion: Motion, action_size: int) -> None:
+        self.motion = motion
         self._noise = np.random.default_rng(0).standard_normal((_NOISE_ROWS, action_size), np.float32)
         self._before = np.empty(0)
         self._still = np.empty(0, np.int64)  # decisions
@@ -40,10 +39,10 @@ class Escape:
             begins: (n,) bool, slots whose episode begins.
             decides: (n,) bool, slots whose decision is due.
         """
-        now = raw[self.name].reshape(len(begins), -1)
+        now = raw[self.motion.observation].reshape(len(begins), -1)
         if now.shape != self._before.shape:
             self._before, self._still = np.full(now.shape, np.nan), np.zeros(len(now), np.int64)
-        moved = begins | ~(np.abs(now - self._before) < APART).all(axis=1)
+        moved = begins | ~(np.abs(now - self._before) < self.motion.least).all(axis=1)
         self._still = np.where(moved, 0, self._still + decides)
         self._before = np.where(decides[:, None], now, self._before)
         stuck = self._still >= PATIENCE

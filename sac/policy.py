@@ -57,8 +57,8 @@ class SACPolicy:
         self.device = next(actor.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.slot_generators: list[torch.Generator] = []
-        applies = escapes and deterministic and task.must_move
-        self._escape = Escape(task.must_move, self.action_size) if applies else None
+        motion = task.must_move if escapes and deterministic else None
+        self._escape = Escape(motion, self.action_size) if motion else None
         self._history = steering.new_history() if steering else None
         self._chunks = np.empty(0)  # (n_action_steps, n, A) each slot's decision, in the task's units
         self._steps_left = np.empty(0, np.int64)  # of it; -1 where an episode begins

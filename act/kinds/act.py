@@ -184,9 +184,9 @@ def skip_attention_weights(policy: ACTPolicy) -> None:
 def drop_latents(policy: ACTPolicy, share: float) -> None:
     """Train this share of the samples without their latent, as if it were 0.
 
-    With a small `kl_weight` the latent says where the chunk goes, and the decoder no longer reads that from the
-    observation: a latent of 0, which is what ACT plays, then is a chunk that goes nowhere. The samples without
-    latents teach it what the plain policy would do.
+    With a small `kl_weight` the latent says where the chunk goes, and the decoder no longer reads that from
+    the observation: a latent of 0, which is what ACT plays, then is a chunk that goes nowhere. The samples
+    without latents teach it what the plain policy would do.
     """
 
     def without_some(module: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor | None:

@@ -124,6 +124,11 @@ class Car(original.CarRacing):
         return cv2.resize(drawn, (size, size), interpolation=cv2.INTER_AREA)
 
     @property
+    def place(self) -> tuple[float, float]:
+        """Of the car, in units of length."""
+        return tuple(self._car.hull.position)
+
+    @property
     def _car(self) -> dynamics.Car:
         assert self.car is not None, "there is a car after the first reset"
         return self.car

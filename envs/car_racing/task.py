@@ -21,7 +21,7 @@ from envs.car_racing.recording import CarRacingRecording
 from envs.car_racing.vector import CarRacingVectorEnv
 from envs.gym_task import GymTask
 from envs.gym_vector import BoxCodec, Success
-from envs.interfaces import Codec, Episode, Metric, RawObservation, Symmetry
+from envs.interfaces import Codec, Episode, Metric, Motion, RawObservation, Symmetry
 from envs.pixels import PixelCodec, PixelConfig
 from envs.summary import RETURN, SUCCESS_RATE
 from envs.training import TaskTrainingEnv
@@ -71,6 +71,8 @@ class CarRacing(GymTask):
         Metric("mean_progress", "track visited", ".1f", "%", scale=100.0),
     )
     progress_name: ClassVar[str] = "visited"
+    # A driver that has left the road may brake until time is up.
+    must_move: ClassVar[Motion | None] = Motion("place", least=0.5)
     highlights: ClassVar[tuple[str, ...]] = ("axes", "action_repeat", "missed_penalty", "patience")
     DEFAULT_IF_ABSENT: ClassVar = ("mirror", "missed_penalty")  # older checkpoints have their defaults
     packages: ClassVar[tuple[str, ...]] = ("gymnasium", "box2d", "pygame")

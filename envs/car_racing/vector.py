@@ -15,6 +15,7 @@ from envs.gym_vector import GymVectorEnv, beginning
 from envs.interfaces import Infos, RawObservation
 
 MISSED_SPACE = spaces.Box(0.0, 1.0, (), np.float32)
+PLACE_SPACE = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 
 
 class CarRacingVectorEnv(GymVectorEnv):
@@ -28,6 +29,7 @@ class CarRacingVectorEnv(GymVectorEnv):
 
     Observations:
         state (n, 7) float32: see `Car`.
+        place (n, 2) float32: of the car, in units of length; it is some 5 long.
         missed (n,) float32: share of the track's tiles that were passed by.
         pixels (n, side, side, 3) uint8 RGB: when asked for; drawn where `watched` says so.
 
@@ -40,7 +42,11 @@ class CarRacingVectorEnv(GymVectorEnv):
         self.cars: list[Any] = [env.unwrapped for env in self.envs]
         self.in_vain = np.zeros(num_envs, np.int64)  # steps since the latest new tile
         self.pixels = np.zeros((num_envs, image_size, image_size, 3), np.uint8)
-        parts: dict[str, spaces.Space] = {"state": self.state_space, "missed": MISSED_SPACE}
+        parts: dict[str, spaces.Space] = {
+            "state": self.state_space,
+            "place": PLACE_SPACE,
+            "missed": MISSED_SPACE,
+        }
         if image_size:
             parts["pixels"] = spaces.Box(0, 255, self.pixels.shape[1:], np.uint8)
         self.single_observation_space = spaces.Dict(parts)
@@ -51,7 +57,7 @@ class CarRacingVectorEnv(GymVectorEnv):
         observations, infos = super().reset(seed=seed, options=options)
         mask = beginning(self.num_envs, options)
         self.in_vain[mask] = 0
-        return self._with_missed_and_pixels(observations, mask), infos
+        return self._with_more(observations, mask), infos
 
     def step(self, actions: np.ndarray) -> tuple[RawObservation, np.ndarray, np.ndarray, np.ndarray, Infos]:
         """Drive with actions (n, 3): steering from -1, left, to 1; gas and brake from 0 to 1."""
@@ -63,7 +69,7 @@ class CarRacingVectorEnv(GymVectorEnv):
         truncated &= ~terminated
         self.active &= ~truncated
         drawn = active & (self.watched | terminated | truncated)
-        return self._with_missed_and_pixels(observations, drawn), rewards, terminated, truncated, infos
+        return self._with_more(observations, drawn), rewards, terminated, truncated, infos
 
     def frames(self, size: int, slots: np.ndarray) -> np.ndarray:
         """Pictures (len(slots), size, size, 3) uint8 RGB; of Gymnasium's renderer, 3 to 2 on white."""
@@ -71,9 +77,13 @@ class CarRacingVectorEnv(GymVectorEnv):
             return super().frames(size, slots)
         return np.stack([self.cars[i].picture(size) for i in slots])
 
-    def _with_missed_and_pixels(self, observations: RawObservation, drawn: np.ndarray) -> RawObservation:
+    def _with_more(self, observations: RawObservation, drawn: np.ndarray) -> RawObservation:
         missed = [car.missed / len(car.track) if car.road else 0.0 for car in self.cars]
-        observations = observations | {"missed": np.array(missed, np.float32)}
+        places = [car.place if car.road else (0.0, 0.0) for car in self.cars]
+        observations = observations | {
+            "place": np.array(places, np.float32),
+            "missed": np.array(missed, np.float32),
+        }
         if not self.image_size:
             return observations
         for i in np.flatnonzero(drawn):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 
 from common.bounds import Above, Between, ParallelEnvs, PixelDistance, Positive, Several, Share
-from envs.interfaces import Episode, Metric, RawObservation
+from envs.interfaces import Episode, Metric, Motion, RawObservation
 from envs.pusht.actions import ActionDecoder
 from envs.pusht.codec import PushTCodec
 from envs.pusht.observations import FPS, GOAL_POSE, SUCCESS_COVERAGE, check_features
@@ -36,7 +36,7 @@ class PushT:
     fps: ClassVar[int] = FPS
     progress_name: ClassVar[str] = "coverage"
     progress_goal: ClassVar[float] = SUCCESS_COVERAGE
-    must_move: ClassVar[str] = "block_pose"
+    must_move: ClassVar[Motion | None] = Motion("block_pose", least=1e-3)
     highlights: ClassVar[tuple[str, ...]] = ("features", "action_mode", "reward")
     packages: ClassVar[tuple[str, ...]] = ("gym-pusht", "gymnasium", "pymunk")
     recording: ClassVar[Recording] = PushTRecording()

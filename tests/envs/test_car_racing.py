@@ -66,9 +66,10 @@ def test_physics_tracks_and_rewards_are_gymnasiums():
             np.testing.assert_array_equal(bodies(env.cars[slot]), bodies(car))
             hull = car.car.hull
             assert observations["state"][slot, 0] == pytest.approx(np.hypot(*hull.linearVelocity))
+            np.testing.assert_allclose(observations["place"][slot], hull.position, rtol=1e-6)
             assert observations["state"][slot, 6] == pytest.approx(hull.angularVelocity)
             assert infos["is_success"][slot] == info.get("lap_finished", False)
-        assert set(infos) == {"is_success", "progress"} and set(observations) == {"state", "missed"}
+        assert set(infos) == {"is_success", "progress"} and set(observations) == {"state", "place", "missed"}
     assert min(progress.values()) > 0.1
 
 

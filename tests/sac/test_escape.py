@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from envs.interfaces import Motion
 from envs.pusht.task import PushT
 from sac.actor import Actor
 from sac.escape import PATIENCE, Escape
@@ -12,7 +13,7 @@ from sac.policy import SACPolicy
 def test_noise_comes_after_so_many_decisions_without_a_motion(repeat):
     """Slot by slot, counted on the fingers; an episode begins now and then."""
     rng = np.random.default_rng(0)
-    escape, steps = Escape("block", action_size=2), 150 * repeat
+    escape, steps = Escape(Motion("block", least=1e-3), action_size=2), 150 * repeat
     positions = np.zeros((steps, 3, 2))
     for t in range(1, steps):
         moves = rng.random(3) < (0.0, 0.02 / repeat, 0.5)

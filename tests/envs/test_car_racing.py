@@ -16,6 +16,7 @@ from envs.interfaces import Episode
 from envs.pixels import PixelConfig, luminance
 from envs.rollout import rollout
 from envs.tasks import task_class
+from sac.escape import PATIENCE, Escape
 from sac.policy import SACConfig, decode_config
 
 SMALL = PixelConfig(size=16)
@@ -214,6 +215,25 @@ def test_patience_is_for_training_and_counts_from_the_latest_tile():
     assert 40 <= durations.index(True) + 1 <= 42
     assert CarRacing(patience=40).vector_env(1).patience == 0
     assert task.training_env(0, 0.99).env.patience == 40
+
+
+@pytest.mark.slow
+def test_a_car_that_stands_escapes_and_one_that_drives_does_not():
+    """The first brakes after some steps, and steers; the other is driven along the road."""
+    env, motion = CarRacing(num_envs=2).vector_env(2), CarRacing.must_move
+    assert motion
+    escape, every = Escape(motion, action_size=2), np.ones(2, bool)
+    observations, _ = env.reset(seed=[3, 3])
+    for decision in range(60):
+        noise = escape.noise(observations, np.full(2, decision == 0), every)
+        if decision > 45:
+            assert noise is not None and noise[0].any() and not noise[1].any()
+        elif decision < 15 + PATIENCE:
+            assert noise is None
+        for t in range(4):
+            wiggling = np.array([np.sin(4 * decision + t), 0.0, 0.8])
+            driven = drive(env.cars[1])
+            observations, *_ = env.step(np.stack([wiggling if decision >= 15 else driven, driven]))
 
 
 def test_the_stock_picture_is_gymnasiums():

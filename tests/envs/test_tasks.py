@@ -25,6 +25,15 @@ def test_tasks_are_found_by_their_files():
     assert task_class("pusht") is PushT and task_class("pendulum") is Pendulum
 
 
+def test_what_must_move_in_a_task_is_observed():
+    for name in names():
+        task = task_class(name)()
+        assert (
+            not task.must_move
+            or task.must_move.observation in task.vector_env(1).single_observation_space.keys()
+        )
+
+
 def test_an_unknown_task_leads_to_the_nearest():
     with pytest.raises(
         UserError,

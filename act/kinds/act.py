@@ -50,7 +50,7 @@ class PolicyConfig:
     dropout: ShareBelow1 = 0.1  # in all transformers
     use_vae: bool = True  # encode the chunk into a latent while training
     latent_dim: Width = 32  # numbers in the latent
-    latent_dropout: ShareBelow1 = 0.0  # of the samples, whose latent is 0: a small kl_weight keeps a policy
+    latent_dropout: ShareBelow1 = 0.0  # of the samples, trained with a latent of 0: see `drop_latents`
     n_vae_encoder_layers: Depth = 4  # of the latent's encoder
     kl_weight: NotNegative = 10.0  # of the latent's divergence from a normal distribution, in the loss
     vision_backbone: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"  # of each camera

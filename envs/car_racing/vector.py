@@ -57,7 +57,7 @@ class CarRacingVectorEnv(GymVectorEnv):
         observations, infos = super().reset(seed=seed, options=options)
         mask = beginning(self.num_envs, options)
         self.in_vain[mask] = 0
-        return self._with_more(observations, mask), infos
+        return self._with_own_parts(observations, mask), infos
 
     def step(self, actions: np.ndarray) -> tuple[RawObservation, np.ndarray, np.ndarray, np.ndarray, Infos]:
         """Drive with actions (n, 3): steering from -1, left, to 1; gas and brake from 0 to 1."""
@@ -69,7 +69,7 @@ class CarRacingVectorEnv(GymVectorEnv):
         truncated &= ~terminated
         self.active &= ~truncated
         drawn = active & (self.watched | terminated | truncated)
-        return self._with_more(observations, drawn), rewards, terminated, truncated, infos
+        return self._with_own_parts(observations, drawn), rewards, terminated, truncated, infos
 
     def frames(self, size: int, slots: np.ndarray) -> np.ndarray:
         """Pictures (len(slots), size, size, 3) uint8 RGB; of Gymnasium's renderer, 3 to 2 on white."""
@@ -77,7 +77,7 @@ class CarRacingVectorEnv(GymVectorEnv):
             return super().frames(size, slots)
         return np.stack([self.cars[i].picture(size) for i in slots])
 
-    def _with_more(self, observations: RawObservation, drawn: np.ndarray) -> RawObservation:
+    def _with_own_parts(self, observations: RawObservation, drawn: np.ndarray) -> RawObservation:
         missed = [car.missed / len(car.track) if car.road else 0.0 for car in self.cars]
         places = [car.place if car.road else (0.0, 0.0) for car in self.cars]
         observations = observations | {

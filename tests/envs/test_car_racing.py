@@ -1,10 +1,8 @@
-"""CarRacing: physics and pictures beside Gymnasium's own, and what is drawn when."""
+"""CarRacing: physics, tracks and rewards beside Gymnasium's own, and what a learner is told of them."""
 
 import sys
-import time
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 import pytest
 
@@ -13,31 +11,13 @@ from common.errors import UserError
 from envs.car_racing.car import Car, original
 from envs.car_racing.task import CarRacing, mirror_image
 from envs.interfaces import Episode
-from envs.pixels import PixelConfig, luminance
-from envs.rollout import rollout
+from envs.pixels import PixelConfig
 from envs.tasks import task_class
 from sac.escape import PATIENCE, Escape
 from sac.policy import SACConfig, decode_config
+from tests.envs.driving import drive, undrawn_stock
 
-SMALL = PixelConfig(size=16)
-
-
-def undrawn_stock() -> original.CarRacing:
-    """Gymnasium's environment, whose pictures nobody sees."""
-    env = original.CarRacing()
-    env._render = lambda mode: np.zeros(0)
-    return env
-
-
-def drive(car: original.CarRacing, tiles: int = 5) -> np.ndarray:
-    """Steering, gas and brake (3,) of somebody who sees the track: towards a tile so many ahead."""
-    track, here = np.array(car.track)[:, 2:], np.array(car.car.hull.position)
-    nearest = np.linalg.norm(track - here, axis=1).argmin()
-    ahead = track[(nearest + tiles) % len(track)] - here
-    turn = np.arctan2(ahead[1], ahead[0]) - car.car.hull.angle - np.pi / 2
-    steering = np.clip(-2 * ((turn + np.pi) % (2 * np.pi) - np.pi), -1, 1)
-    speed = np.linalg.norm(car.car.hull.linearVelocity)
-    return np.array([steering, 0.4 * (speed < 45), 0.1 * (speed > 50)])
+SMALL = PixelConfig(size=16)  # nobody looks at them
 
 
 def bodies(car: original.CarRacing) -> np.ndarray:
@@ -234,147 +214,6 @@ def test_a_car_that_stands_escapes_and_one_that_drives_does_not():
             wiggling = np.array([np.sin(4 * decision + t), 0.0, 0.8])
             driven = drive(env.cars[1])
             observations, *_ = env.step(np.stack([wiggling if decision >= 15 else driven, driven]))
-
-
-def test_the_stock_picture_is_gymnasiums():
-    ours = CarRacing().vector_env(1, image_size=96, stock=True)
-    theirs = gymnasium.make("CarRacing-v3").unwrapped
-    ours.reset(seed=[3])
-    theirs.reset(seed=3)
-    theirs.t = 1.0
-    for _ in range(8):
-        action = drive(theirs)
-        observations, *_ = ours.step(action[None])
-        np.testing.assert_array_equal(observations["pixels"][0], theirs.step(action)[0])
-    frames = ours.frames(60, np.arange(1))
-    assert frames.shape == (1, 60, 60, 3) and (frames[0, :9] == 255).all()  # 3 to 2 on white
-    half = CarRacing().vector_env(1, image_size=48, stock=True)
-    observations, _ = half.reset(seed=[3])
-    expected = half.cars[0].stock_picture(96).reshape(48, 2, 48, 2, 3).mean(axis=(1, 3))
-    assert np.abs(observations["pixels"][0] - expected).max() <= 1
-
-
-@pytest.mark.parametrize("seed", [3, 8])
-def test_the_own_picture_looks_like_the_stock_one(seed):
-    """In the scene, in the bar but for the score, and in the exact colours of tiles that were visited."""
-    env = CarRacing().vector_env(1, image_size=96)
-    env.reset(seed=[seed])
-    car, theirs = env.cars[0], undrawn_stock()
-    theirs.reset(seed=seed)
-    for step in range(300):
-        action = drive(theirs)
-        env.step(action[None])
-        theirs.step(action)
-        if step % 50:
-            continue
-        off = np.abs(env.pixels[0].astype(int) - car.stock_picture(96))
-        scene, around_the_car, bar = off[:84], off[66:78, 43:53], off[84:, 13:]
-        assert scene.mean() < 1 and (scene.max(axis=-1) > 16).mean() < 0.015
-        assert around_the_car.mean() < 12 and bar.mean() < 4
-        assert env.pixels[0, 66:78, 43:53, 0].max() > 150  # there is a red car
-    assert env.pixels[0, 84:, 13:].any()
-    expected = [np.array(colour, int) for _, colour in theirs.road_poly]
-    np.testing.assert_array_equal(car._colours[-len(expected) :].astype(int), expected)
-    fresh = CarRacing().vector_env(1)
-    fresh.reset(seed=[seed])
-    assert (fresh.cars[0]._colours != car._colours).any()  # visits change them
-
-
-def test_the_own_picture_is_drawn_several_times_as_fast():
-    env = CarRacing().vector_env(1, image_size=64)
-    env.reset(seed=[0])
-    car, seconds = env.cars[0], {"own": [], "stock": []}
-    for _ in range(8):
-        for name, draw in (("own", car.picture), ("stock", car.stock_picture)):
-            started = time.process_time()
-            draw(64)
-            seconds[name].append(time.process_time() - started)
-    assert np.median(seconds["stock"]) > 4 * np.median(seconds["own"])
-
-
-@pytest.fixture
-def drawn(monkeypatch) -> list[int]:
-    """The sizes of all pictures that are drawn from now on."""
-    sizes, picture = [], Car.picture
-    monkeypatch.setattr(Car, "picture", lambda self, size: (sizes.append(size), picture(self, size))[1])
-    return sizes
-
-
-def test_skipped_steps_are_not_drawn_and_training_resumes_exactly(drawn):
-    task = CarRacing(num_envs=2, pixels=SMALL)
-    env, rng = task.training_env(0, 0.99), np.random.default_rng(0)
-    observations = env.reset()
-    assert env.pixel_shape == (16, 16, 3) and len(drawn) == 2
-    expected = np.tile(luminance(env.env.pixels), 3)
-    for decision in range(12):
-        np.testing.assert_array_equal(observations.pixels, expected)
-        if decision == 6:
-            observations = env.reset(np.array([False, True]))
-            begun = np.stack([car.picture(16) for car in env.env.cars])
-            expected[1] = np.tile(luminance(begun[1]), 3)
-            np.testing.assert_array_equal(observations.pixels, expected)
-        before = len(drawn)
-        step = env.step(rng.uniform(-1, 1, (2, 2)))
-        assert len(drawn) == before + 2 and step.durations.tolist() == [4, 4]
-        now = np.stack([car.picture(16) for car in env.env.cars])  # as if every step had been drawn
-        expected = np.concatenate([expected[..., 1:], luminance(now)], axis=-1)
-        observations = step.observations
-
-    before, restarted = len(drawn), task.training_env(5, 0.99)
-    np.testing.assert_array_equal(restarted.load_state_dict(*env.state_dict()).pixels, observations.pixels)
-    assert len(drawn) == before + 4  # both starts, both ends
-    for _ in range(5):
-        actions = rng.uniform(-1, 1, (2, 2))
-        ours, theirs = env.step(actions), restarted.step(actions)
-        np.testing.assert_array_equal(ours.observations.pixels, theirs.observations.pixels)
-        np.testing.assert_array_equal(ours.rewards, theirs.rewards)
-
-
-class Looker:
-    """Decides every three steps, by what it sees then."""
-
-    n_action_steps, image_size, history = 3, 16, 1
-
-    def __init__(self, slots: int) -> None:
-        self.age, self.actions = np.zeros(slots, int), np.zeros((slots, 3))
-
-    def seed_slots(self, seeds) -> None:
-        pass
-
-    def reset(self, slots: np.ndarray) -> None:
-        self.age[slots] = 0
-
-    def act(self, observations: dict[str, np.ndarray]) -> np.ndarray:
-        seen = observations["pixels"][:, ::3, ::5].astype(float).sum(axis=(1, 2, 3))
-        steering = np.sin(seen)
-        decided = np.stack([steering, 0.6 + 0 * seen, 0 * seen], axis=1)
-        self.actions = np.where((self.age % 3 == 0)[:, None], decided, self.actions)
-        self.age += 1
-        return self.actions
-
-
-def play(monkeypatch, keep_pixels: bool) -> dict[int, Episode]:
-    env = CarRacing().vector_env(2, image_size=16)
-    for single, steps in zip(env.envs, (25, 40), strict=True):
-        monkeypatch.setattr(single, "_max_episode_steps", steps)
-    episodes = rollout(env, Looker(2), [1, 2, 3], keep_pixels=keep_pixels)
-    return {episode.seed: episode for episode in episodes}
-
-
-def test_an_evaluation_draws_what_the_policy_decides_on(drawn, monkeypatch):
-    """And plays the same episodes as one that draws and keeps everything."""
-    every = play(monkeypatch, keep_pixels=True)
-    assert len(drawn) == sum(len(episode) + 1 for episode in every.values())
-    drawn.clear()
-    needed = play(monkeypatch, keep_pixels=False)
-    assert len(drawn) < 0.4 * sum(len(episode) + 1 for episode in every.values()) + 2 * len(every)
-    for seed, episode in every.items():
-        np.testing.assert_array_equal(needed[seed].actions, episode.actions)
-        np.testing.assert_array_equal(needed[seed].rewards, episode.rewards)
-        np.testing.assert_array_equal(needed[seed].progress, episode.progress)
-        assert "pixels" not in needed[seed].observations
-        assert episode.observations["pixels"].shape == (len(episode) + 1, 16, 16, 3)
-        assert len(np.unique(episode.observations["pixels"], axis=0)) > 0.9 * len(episode)
 
 
 def test_actions_of_two_and_of_three_axes():

@@ -244,3 +244,46 @@ def test_without_box2d_there_is_a_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "Box2D", None)
     with pytest.raises(UserError, match="task car_racing needs Box2D, .*: pip install --no-deps box2d=="):
         task_class("car_racing")
+
+
+def test_an_episode_off_the_road_is_the_lap_of_a_car_that_was_put_there():
+    """Where it stands, what it has visited, and the first tile that pays, against the track itself."""
+    env = CarRacing().vector_env(3)
+    states = np.array([[0.5, 10.0, 1.0], [np.nan] * 3, [0.25, 0.0, 0.0]])
+    raw, infos = env.reset(seed=[5, 6, 7], options={"states": states})
+    car, own, on_road = env.cars
+    tile = len(car.track) // 2
+    _, angle, x, y = car.track[tile]
+    right = np.array([np.cos(angle), np.sin(angle)])
+    np.testing.assert_allclose(raw["place"][0], [x, y] + 10.0 * right, atol=0.2)
+    assert car.car.hull.angle == pytest.approx(angle + 1.0, abs=0.05)
+    assert raw["state"][0, 0] < 1.0 and not any(wheel.tiles for wheel in car.car.wheels)
+    assert [each.road_visited for each in car.road] == [i <= tile for i in range(len(car.road))]
+    np.testing.assert_allclose(infos["progress"][0], (tile + 1) / len(car.track))
+    alone = CarRacing().vector_env(1)
+    alone.reset(seed=[6])
+    np.testing.assert_array_equal(bodies(own), bodies(alone.cars[0]))
+    before = on_road.tile_visited_count
+    for step in range(60):
+        _, rewards, *_ = env.step(np.tile([0.0, 0.5, 0.0], (3, 1)))
+        assert rewards[0] == pytest.approx(-0.1) or step > 10, "it stands beside the road"
+    assert on_road.tile_visited_count > before and not on_road.missed, "the tiles behind count as driven"
+
+
+def test_starts_off_the_road_are_a_share_of_those_of_training_and_have_more_patience():
+    starts, lengths = [], []
+    for share in (0.0, 0.5, 1.0):
+        task = CarRacing(num_envs=4, pixels=SMALL, patience=12, off_road_starts=share)
+        env = task.training_env(seed=1, gamma=0.9)
+        env.reset()
+        for _ in range(20):
+            env.reset()
+            starts.append((share, ~np.isnan(env.start_states).any(axis=1)))
+        while not env.step(np.tile([0.0, -1.0], (4, 1))).truncated.any():
+            pass
+        lengths.append(env.lengths.max())
+    drawn = {
+        share: np.concatenate([one for other, one in starts if other == share]).mean() for share, _ in starts
+    }
+    assert drawn[0.0] == 0.0 and 0.3 < drawn[0.5] < 0.7 and drawn[1.0] == 1.0
+    assert lengths == [12, lengths[1], 24]

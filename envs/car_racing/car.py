@@ -86,29 +86,6 @@ class Car(original.CarRacing):
         self.t = 1.0  # s, which only the zoom depends on
         return observation, info
 
-    def put(self, share: float, aside: float, turn: float) -> np.ndarray:
-        """After a reset, have the car stand elsewhere; returns its observation.
-
-        Args:
-            share: of the track that counts as visited; there the car stands,
-            aside: units of length to the right of the road's middle,
-            turn: rad to the left of the road's direction.
-        """
-        tiles = self.road or []
-        self._foremost = self._judged = int(share * len(tiles))
-        for tile in tiles[: self._foremost + 1]:
-            self.tile_visited_count += not tile.road_visited
-            tile.road_visited = True
-            tile.color[:] = self.road_color
-        _, angle, x, y = self.track[self._foremost]
-        self._car.destroy()
-        self.car = dynamics.Car(
-            self.world, angle + turn, x + aside * math.cos(angle), y + aside * math.sin(angle)
-        )
-        observation, *_ = super().step(None)  # lets the wheels settle, as in a reset
-        self.prev_reward = self.reward  # nothing of this was driven
-        return observation
-
     def step(self, action: Any) -> Any:
         """Success is a lap."""
         observation, reward, terminated, truncated, info = super().step(action)

@@ -24,9 +24,7 @@ from envs.gym_vector import BoxCodec, Success
 from envs.interfaces import Codec, Episode, Metric, Motion, RawObservation, Symmetry
 from envs.pixels import PixelCodec, PixelConfig
 from envs.summary import RETURN, SUCCESS_RATE
-from envs.training import TaskTrainingEnv, own_start
-
-OFF_ROAD = 12.0  # units of length from its middle, one sigma of such a start; the road's edge is at 6.7
+from envs.training import TaskTrainingEnv
 
 
 class PedalCodec(BoxCodec):
@@ -75,18 +73,8 @@ class CarRacing(GymTask):
     progress_name: ClassVar[str] = "visited"
     # A driver that has left the road may brake until time is up.
     must_move: ClassVar[Motion | None] = Motion("place", least=0.5)
-    highlights: ClassVar[tuple[str, ...]] = (
-        "axes",
-        "action_repeat",
-        "missed_penalty",
-        "patience",
-        "off_road_starts",
-    )
-    DEFAULT_IF_ABSENT: ClassVar = (
-        "mirror",
-        "missed_penalty",
-        "off_road_starts",
-    )  # older checkpoints have their defaults
+    highlights: ClassVar[tuple[str, ...]] = ("axes", "action_repeat", "missed_penalty", "patience")
+    DEFAULT_IF_ABSENT: ClassVar = ("mirror", "missed_penalty")  # older checkpoints have their defaults
     packages: ClassVar[tuple[str, ...]] = ("gymnasium", "box2d", "pygame")
     recording: ClassVar[CarRacingRecording] = CarRacingRecording()
     lerobot_names: ClassVar[dict[str, str]] = {"observation.state": "state", "observation.image": "pixels"}
@@ -101,7 +89,6 @@ class CarRacing(GymTask):
     mirror: bool = False  # half of each batch is mirrored: pictures flipped, steering negated
     missed_penalty: NotNegative = 0.0  # for each tile passed by, times what it pays; recorded laps miss none
     patience: CountOrZero = 100  # steps without a new tile that truncate an episode of training; 0: never
-    off_road_starts: Share = 0.0  # share of episodes of training that start at rest, anywhere by the road
 
     def vector_env(self, num_envs: int, image_size: int = 0, stock: bool = False) -> CarRacingVectorEnv:
         return CarRacingVectorEnv(num_envs, image_size, stock)
@@ -124,14 +111,7 @@ class CarRacing(GymTask):
             return stock - self.missed_penalty * TRACK_REWARD * (after["missed"] - before["missed"])
 
         scale, symmetry = self.reward_scale, mirror_image(self.axes) if self.mirror else None
-        start = self._off_road_start if self.off_road_starts else own_start
-        return TaskTrainingEnv(self, env, seed, gamma, reward, scale, start, symmetry)
-
-    def _off_road_start(self, rng: np.random.Generator) -> np.ndarray:
-        """A start state (3,), see `Car.put`; NaN for the seed's own."""
-        if not rng.random() < self.off_road_starts:
-            return np.full(3, np.nan)
-        return np.array([rng.uniform(0, 0.9), rng.normal(0, OFF_ROAD), rng.uniform(-np.pi, np.pi)])
+        return TaskTrainingEnv(self, env, seed, gamma, reward=reward, reward_scale=scale, symmetry=symmetry)
 
     def scripted_policy(self) -> Driver:
         return Driver()

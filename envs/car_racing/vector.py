@@ -33,9 +33,6 @@ class CarRacingVectorEnv(GymVectorEnv):
         missed (n,) float32: share of the track's tiles that were passed by.
         pixels (n, side, side, 3) uint8 RGB: when asked for; drawn where `watched` says so.
 
-    Start states (n, 3) float, see `Car.put`, are for training: where patience is limited, such an episode has
-    twice as much at first.
-
     Infos: `progress`, the share of the track's tiles that were visited, and `is_success`, a lap.
     """
 
@@ -57,16 +54,10 @@ class CarRacingVectorEnv(GymVectorEnv):
     def reset(
         self, *, seed: Sequence[int] | np.ndarray, options: dict[str, Any] | None = None
     ) -> tuple[RawObservation, Infos]:
-        others = dict(options or {})
-        states = np.broadcast_to(others.pop("states", np.nan), (self.num_envs, 3))
-        super().reset(seed=seed, options=others)
-        mask = beginning(self.num_envs, others)
+        observations, infos = super().reset(seed=seed, options=options)
+        mask = beginning(self.num_envs, options)
         self.in_vain[mask] = 0
-        for i in np.flatnonzero(mask & ~np.isnan(states).any(axis=1)):
-            self._states[i] = self.cars[i].put(*states[i])
-            self.in_vain[i] = -self.patience
-        infos = self._infos(np.zeros(self.num_envs, bool))
-        return self._with_own_parts({"state": self._states.copy()}, mask), infos
+        return self._with_own_parts(observations, mask), infos
 
     def step(self, actions: np.ndarray) -> tuple[RawObservation, np.ndarray, np.ndarray, np.ndarray, Infos]:
         """Drive with actions (n, 3): steering from -1, left, to 1; gas and brake from 0 to 1."""

@@ -50,6 +50,8 @@ class PolicyConfig:
     n_groups: Width = 8  # of its group norms; they divide each of down_dims
     diffusion_step_embed_dim: Annotated[int, Between(4, 1_024)] = 128  # of the denoising step's number
     use_film_scale_modulation: bool = True  # what it sees scales and shifts; False: it shifts
+    # What it tells of a chunk with noise: the chunk, or the noise, which of noise 0 alone tells little.
+    prediction_type: Literal["sample", "epsilon"] = "sample"
     num_train_timesteps: Several = 100  # levels of noise that it learns to remove
     num_inference_steps: Annotated[int | None, Between(1, 1_000)] = 10  # denoising steps; None: all levels
     vision_backbone: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"  # of each camera

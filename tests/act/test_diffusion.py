@@ -106,18 +106,21 @@ def test_losses_of_pieces_add_up(masked, monkeypatch):
     torch.testing.assert_close(added, loss(whole, valid(whole), 6), rtol=1e-5, atol=0)
 
 
-def test_a_chunk_is_the_end_of_ddims_steps():
-    """Song et al. 2021, equation 12 without its noise; what is predicted is clipped."""
-    policy, batch, noise = make(), samples(), torch.randn(6, HORIZON, 2)
+@pytest.mark.parametrize("prediction", ["sample", "epsilon"])
+def test_a_chunk_is_the_end_of_ddims_steps(prediction):
+    """Song et al. 2021, equation 12 without its noise; the chunk that is predicted is clipped."""
+    policy, batch, noise = make(prediction_type=prediction), samples(), torch.randn(6, HORIZON, 2)
     scheduler, seen = policy.diffusion.noise_scheduler, torch.cat([samples()[STATE], samples()[KEYPOINTS]], 2)
     kept = scheduler.alphas_cumprod
     x, times = noise, [6, 3, 0]
     with torch.no_grad():
         for time, following in zip(times, [*times[1:], None], strict=True):
             predicted = policy.diffusion.unet(x, torch.full((6,), time), global_cond=seen.flatten(1))
-            clean = ((x - (1 - kept[time]).sqrt() * predicted) / kept[time].sqrt()).clamp(-5, 5)
+            clean, noisy = kept[time].sqrt(), (1 - kept[time]).sqrt()
+            chunk = predicted if prediction == "sample" else (x - noisy * predicted) / clean
+            removed = (x - clean * chunk) / noisy
             left = torch.tensor(1.0) if following is None else kept[following]
-            x = left.sqrt() * clean + (1 - left).sqrt() * predicted
+            x = left.sqrt() * chunk.clamp(-5, 5) + (1 - left).sqrt() * removed
         chunks = KIND.chunks(policy, batch, noise)
         theirs = policy.predict_action_chunk(batch, noise)
     torch.testing.assert_close(chunks, x[:, 1:], rtol=1e-4, atol=1e-5)

@@ -1,6 +1,5 @@
 """The flow policy against the same written out, sample by sample; resume, players, lerobot-eval."""
 
-import json
 import os
 import subprocess
 import sys
@@ -13,34 +12,36 @@ import torch.nn.functional as F
 from lerobot.policies import make_pre_post_processors
 
 import evaluate
-import train_act
 from act.dataset import DatasetConfig, open_dataset, read_vectors
 from act.flow import FlowPolicy
 from act.frames import Frames
-from act.opening import load_player, make_player
+from act.opening import load_player
 from act.optimizer import OptimizerConfig
 from act.steerable import SteerablePlayer
 from common.errors import UserError
 from common.paths import REPOSITORY
 from common.untrusted import load_json, load_tensors
-from envs.pusht.task import PushT
 from envs.pusht.vector import PushTVectorEnv
-from tests.act.tiny import CHUNK, IMAGE, KEYPOINTS, STATE, features, make_batch
-from tests.act.tiny_flow import KIND, SETTINGS, make, pixels, save
-
-TASK = PushT()
-
-
-def observations(num_slots=3, seed=0):
-    rng = np.random.default_rng(seed)
-    return {
-        "agent_pos": rng.uniform(100, 400, (num_slots, 2)),
-        "keypoints": rng.uniform(100, 400, (num_slots, 8, 2)),
-    }
-
-
-def player_of(policy) -> SteerablePlayer:
-    return make_player(policy, make_pre_post_processors(policy.config), TASK)
+from tests.act.checks import (
+    assert_losses_add_up,
+    assert_plays_the_same_opened_again,
+    assert_resumes_exactly_and_plays,
+    assert_slots_play_as_lerobots_alone,
+)
+from tests.act.interop import EVALUATION, KEYPOINTS_ENV, assert_evaluate_agrees
+from tests.act.tiny import (
+    CHUNK,
+    IMAGE,
+    KEYPOINTS,
+    STATE,
+    TASK,
+    features,
+    make_batch,
+    observations,
+    player_of,
+    save,
+)
+from tests.act.tiny_flow import KIND, SETTINGS, make, pixels
 
 
 def velocity(weights, seen, chunk, time):
@@ -88,13 +89,7 @@ def test_loss_is_the_squared_error_of_the_velocity(relative, masked):
 def test_losses_of_pieces_add_up(masked, monkeypatch):
     monkeypatch.setattr(torch, "randn_like", lambda tensor: 0.1 * tensor)
     monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, 0.3))
-    policy, whole = make(do_mask_loss_for_padding=masked), pixels(make_batch())
-    num_valid = (~whole["action_is_pad"]).sum() * 2
-    pieces = [{name: tensor[i : i + 4] for name, tensor in whole.items()} for i in (0, 4)]
-    loss = KIND.make_loss(policy)
-    torch.testing.assert_close(
-        sum(loss(piece, num_valid, 6) for piece in pieces), loss(whole, num_valid, 6), rtol=1e-5, atol=0
-    )
+    assert_losses_add_up(make(do_mask_loss_for_padding=masked), pixels(make_batch()))
 
 
 @pytest.mark.parametrize("relative", [True, False])
@@ -180,39 +175,19 @@ def test_it_plays_noise_0_or_draws_each_slots_own():
 
 
 def test_slots_play_as_lerobots_policy_does_alone():
-    policy = make()
-    pre, post = make_pre_post_processors(policy.config)
-    player = make_player(policy, (pre, post), TASK)
-    raws = [observations(2, seed) for seed in range(5)]
-    player.reset(np.arange(2))
-    together = [player.act(raw) for raw in raws]
-    for slot in range(2):
-        policy.reset()
-        for raw, actions in zip(raws, together, strict=True):
-            one = {
-                STATE: torch.from_numpy(raw["agent_pos"][slot : slot + 1]).float(),
-                KEYPOINTS: torch.from_numpy(raw["keypoints"][slot : slot + 1]).flatten(1).float(),
-            }
-            action = post(policy.select_action(pre(one)))[0]
-            np.testing.assert_allclose(actions[slot], np.clip(action, 0, 512), atol=1e-2)
+    assert_slots_play_as_lerobots_alone(make())
 
 
 def test_saved_and_opened_again_it_plays_the_same(tmp_path):
-    save(tmp_path, make())
-    ours, raw = player_of(make()), observations()
-    noise = np.random.default_rng(1).standard_normal((3, CHUNK, 2))
-    for chunk in (
-        load_player(tmp_path, TASK).chunk(raw, noise),
-        player_of(FlowPolicy.from_pretrained(tmp_path)).chunk(raw, noise),
-    ):
-        assert np.array_equal(chunk, ours.chunk(raw, noise))
+    assert_plays_the_same_opened_again(make(), tmp_path)
+    raw = observations()
     draws = [load_player(tmp_path, TASK, sampled=True, seed=seed).act(raw) for seed in (1, 1, 2)]
     assert np.array_equal(draws[0], draws[1]) and not np.array_equal(draws[0], draws[2])
 
 
 def test_evaluate_measures_how_far_it_can_be_steered(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("envs.pusht.task.PushTVectorEnv", lambda *a: PushTVectorEnv(*a, max_episode_steps=8))
-    save(folder := tmp_path / "flow", make())
+    folder = save(make(), tmp_path / "flow")
     flags = (
         f"--policy {folder} --episodes 3 --num-envs 3 --output {tmp_path} --steerability --best-of 2".split()
     )
@@ -223,7 +198,7 @@ def test_evaluate_measures_how_far_it_can_be_steered(tmp_path, monkeypatch, caps
     assert f"authority         {numbers['authority']:.2f}" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir() if path.name != "flow"] == ["steerability_flow.json"]
     (dull := make()).chunk_std[:] = 1e-3
-    save(folder, dull)
+    save(dull, folder)
     with pytest.raises(SystemExit):
         evaluate.main(flags)
     assert "cannot be steered: noise moves its actions by" in capsys.readouterr().err
@@ -237,31 +212,15 @@ def test_it_has_at_least_the_weights_that_are_counted(changes):
     assert 0.5 * built < counted < built
 
 
-TINY = "--policy.type flow --policy.hidden-size 8 --policy.n-layers 1 --policy.chunk-size 4 --batch-size 4"
-TINY += " --policy.n-action-steps 2 --device cpu --optimizer.schedule constant --optimizer.warmup-steps 0"
-TINY += " --training.eval-every 0 --training.eval-episodes 1 --training.video-every 0 --dataset.mirror"
-
-
-@pytest.fixture
-def train(make_dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("envs.pusht.task.PushTVectorEnv", lambda *a: PushTVectorEnv(*a, max_episode_steps=6))
-    (config := tmp_path / "flow.yaml").write_text(f"logs: {tmp_path}\nrun_name: run")
-    root = make_dataset(tmp_path / "data")
-    usual = ["--config", str(config), "--dataset.root", str(root), *TINY.split()]
-    return lambda *flags: train_act.main([*usual, *flags])
+TINY = "--dataset.mirror --policy.type flow --policy.hidden-size 8 --policy.n-layers 1 --policy.chunk-size 4"
+TINY += " --policy.n-action-steps 2"
 
 
 @pytest.mark.slow
-def test_a_training_that_stopped_goes_on_exactly(train, tmp_path):
-    train("--steps", "10")
-    train("--steps", "20")
-    train("--steps", "20", "--run-name", "whole")
-    folders = [tmp_path / name / "checkpoints" / "last" for name in ("run", "whole")]
-    for file in ("pretrained_model/model.safetensors", "training_state/trainer.safetensors"):
-        resumed, whole = (load_tensors(folder / file) for folder in folders)
-        assert resumed.keys() == whole.keys()
-        assert all(torch.equal(resumed[name], whole[name]) for name in whole), file
-    assert load_tensors(folders[0] / "pretrained_model/model.safetensors")["num_measured"] == 52
+def test_a_training_that_stopped_goes_on_exactly_and_plays(short_training, tmp_path):
+    command_line = [*short_training, *TINY.split()]
+    last = assert_resumes_exactly_and_plays(command_line, tmp_path, 10, n_action_steps=2)
+    assert load_tensors(last / "pretrained_model/model.safetensors")["num_measured"] == 52
 
 
 @pytest.mark.parametrize(
@@ -299,20 +258,10 @@ def test_lerobot_eval_opens_it_and_agrees_with_evaluate(tmp_path):
     """In a process of its own, which knows the policy as a plugin alone."""
     policy = make(relative=False)
     policy.chunk_mean[:], policy.chunk_std[:] = torch.tensor([419.0, 286.0]), 5.0  # right through the T
-    save(folder := tmp_path / "policy", policy)
-    numbers = tmp_path / "numbers.json"
-    flags = f"--policy {folder} --env stock --episodes 1 --seed 1000 --output {tmp_path} --json {numbers}"
-    evaluate.main(flags.split())
+    folder = save(policy, tmp_path / "policy")
     command = [sys.executable, "-m", "lerobot.scripts.lerobot_eval", f"--policy.path={folder}"]
-    command += "--policy.device=cpu --env.type=pusht --env.obs_type=environment_state_agent_pos".split()
-    command += "--eval.n_episodes=1 --eval.batch_size=1 --eval.use_async_envs=false --seed=1000".split()
+    command += [*EVALUATION, KEYPOINTS_ENV, f"--output_dir={tmp_path / 'lerobot'}"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(
-        [*command, f"--output_dir={tmp_path / 'lerobot'}"], env=environment, cwd=tmp_path, capture_output=True
-    )
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()[-2000:]
-    lerobots = json.loads((tmp_path / "lerobot" / "eval_info.json").read_text())["overall"]
-    measured = load_json(numbers)
-    assert measured["avg_sum_reward"] != pytest.approx(300 * measured["avg_max_reward"], rel=0.02), "it moved"
-    for key in ("pc_success", "avg_max_reward", "avg_sum_reward"):
-        assert measured[key] == pytest.approx(lerobots[key], rel=1e-3, abs=1e-3), key
+    assert_evaluate_agrees(folder, tmp_path, load_json(tmp_path / "lerobot" / "eval_info.json")["overall"])

@@ -22,17 +22,14 @@ from act.kinds.act import (
 )
 from common.config import from_dict, to_dict
 from common.errors import UserError
-from tests.act.tiny import CHUNK, IMAGE, KEYPOINTS, SIZES, STATE, features, make_batch
+from tests.act.checks import assert_losses_add_up
+from tests.act.tiny import CHUNK, IMAGE, KEYPOINTS, SIZES, STATE, features, make_batch, num_valid
 
 CONFIG = PolicyConfig(chunk_size=CHUNK, n_action_steps=2, **SIZES)
 
 
 def terms(*inputs: str, **changes) -> ACTConfig:
     return act_config(replace(CONFIG, inputs=inputs, **changes), features(), device="cpu")
-
-
-def num_valid(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    return (~batch["action_is_pad"]).sum() * 2
 
 
 @pytest.mark.parametrize("use_vae", [True, False])
@@ -51,11 +48,7 @@ def test_loss_is_lerobots(inputs, use_vae):
 
 def test_losses_of_pieces_add_up():
     policy, _ = build_policy(terms(STATE, KEYPOINTS, use_vae=False, dropout=0.0), 1, "none")
-    whole = make_batch()
-    pieces = [{name: tensor[i : i + 2] for name, tensor in whole.items()} for i in range(0, 6, 2)]
-    loss = Loss(policy)
-    added = sum(loss(piece, num_valid(whole), 6) for piece in pieces)
-    torch.testing.assert_close(added, loss(whole, num_valid(whole), 6))
+    assert_losses_add_up(policy, make_batch())
 
 
 def test_a_share_of_the_samples_is_trained_with_a_latent_of_zero():

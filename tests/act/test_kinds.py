@@ -17,11 +17,10 @@ from act.opening import load_player
 from common.untrusted import load_json, load_tensors
 from envs.pendulum import Pendulum
 from envs.pusht.task import PushT
-from envs.pusht.vector import PushTVectorEnv
-from tests.runs import metrics, sentence
+from tests.act.checks import assert_resumes_exactly_and_plays
+from tests.runs import last_of_each, metrics, sentence
 
-FLAGS = "--policy.type linear --optimizer.warmup-steps 0 --batch-size 4 --device cpu --training.log-every 5"
-FLAGS += " --training.eval-every 0 --training.eval-episodes 1 --training.video-every 0 --optimizer.ema 0"
+LINEAR = "--policy.type linear --optimizer.ema 0 --training.log-every 5".split()
 INPUTS = ("observation.state", "observation.environment_state")
 
 
@@ -30,32 +29,15 @@ def more_kinds(monkeypatch):
     monkeypatch.setattr(act.kinds, "__path__", [*act.kinds.__path__, str(Path(__file__).parent / "kinds")])
 
 
-@pytest.fixture
-def config(tmp_path, make_dataset) -> Path:
-    root = make_dataset(tmp_path / "data")
-    file = tmp_path / "linear.yaml"
-    file.write_text(f"dataset: {{root: {root}}}\nlogs: {tmp_path}\nrun_name: run")
-    return file
-
-
 @pytest.mark.slow
-def test_it_trains_resumes_and_plays(more_kinds, config, tmp_path, monkeypatch):
-    monkeypatch.setattr("envs.pusht.task.PushTVectorEnv", lambda *a: PushTVectorEnv(*a, max_episode_steps=6))
-    train = ["--config", str(config), *FLAGS.split()]
-    constant = ["--optimizer.schedule", "constant"]
-    assert train_act.main([*train, *constant, "--steps", "10"])
-    assert train_act.main([*train, *constant, "--steps", "20"])
-    assert train_act.main([*train, *constant, "--steps", "20", "--run-name", "whole"])
-    last, whole = (tmp_path / name / "checkpoints" / "last" / "pretrained_model" for name in ("run", "whole"))
-    resumed, at_once = (load_tensors(folder / "model.safetensors") for folder in (last, whole))
-    assert all(torch.equal(resumed[name], at_once[name]) for name in at_once)
+def test_it_trains_resumes_and_plays(more_kinds, short_training, tmp_path):
+    command_line = [*short_training, *LINEAR]
+    last = assert_resumes_exactly_and_plays(command_line, tmp_path, 10, n_action_steps=2)
+    last /= "pretrained_model"
     assert [int(row["step"]) for row in metrics(tmp_path / "run") if row.get("Loss/mse")] == [5, 10, 15, 20]
-    numbers = tmp_path / "numbers.json"
-    evaluate.main(f"--policy {last} --episodes 2 --output {tmp_path} --json {numbers}".split())
-    assert load_json(numbers)["n_action_steps"] == 2
 
     # What it plays, written out: the observations of now and of the step before, times the weights.
-    player, weights = load_player(last, PushT()), at_once
+    player, weights = load_player(last, PushT()), load_tensors(last / "model.safetensors")
     stats = open_dataset(DatasetConfig(root=tmp_path / "data"), PushT()).stats
     rng, seen, chunk = np.random.default_rng(0), None, None
     player.reset(np.arange(3))
@@ -73,11 +55,12 @@ def test_it_trains_resumes_and_plays(more_kinds, config, tmp_path, monkeypatch):
         np.testing.assert_allclose(player.act(raw), np.clip(chunk[:, step % 2], 0, 512), atol=1e-2)
 
 
-def test_it_learns_another_task_which_its_checkpoint_names(more_kinds, config, make_dataset, tmp_path):
+def test_it_learns_another_task_which_its_checkpoint_names(
+    more_kinds, short_training, make_dataset, tmp_path
+):
     root = make_dataset(tmp_path / "pendulum", fps=20, state_size=3, action_size=1, keypoints=False)
-    flags = f"--task pendulum --policy.inputs observation.state --dataset.root {root} --logs {tmp_path}"
-    flags += f" --config {config} {FLAGS}"
-    assert train_act.main([*flags.split(), "--steps", "2", "--run-name", "run"])
+    flags = f"--task pendulum --policy.inputs observation.state --dataset.root {root} --steps 2"
+    assert train_act.main(last_of_each([*short_training, *LINEAR, *flags.split()]))
     numbers = tmp_path / "numbers.json"
     evaluate.main(f"--policy {tmp_path / 'run'} --episodes 1 --output {tmp_path} --json {numbers}".split())
     assert load_json(numbers)["task"] == "Pendulum-v1" and load_json(numbers)["avg_sum_reward"] < 0.0
@@ -86,10 +69,10 @@ def test_it_learns_another_task_which_its_checkpoint_names(more_kinds, config, m
     assert set(np.abs(actions).ravel()) == {2.0}, "the action space's bounds"
 
 
-def test_a_sample_is_what_the_policy_asks_for(more_kinds, config, tmp_path):
+def test_a_sample_is_what_the_policy_asks_for(more_kinds, make_dataset, tmp_path):
     """Two observations, of which an episode's first is repeated, as in LeRobot's dataset."""
     kind, task = act.kinds.find_kind("linear"), PushT()
-    dataset = DatasetConfig(root=tmp_path / "data")
+    dataset = DatasetConfig(root=make_dataset(tmp_path / "data"))
     meta = open_dataset(dataset, task)
     with_history = kind.make_config(kind.settings(), features_of(meta), train_act.Config().optimizer, "cpu")
     without = act_config(PolicyConfig(chunk_size=4, n_action_steps=2), features_of(meta), device="cpu")
@@ -117,25 +100,24 @@ def test_a_sample_is_what_the_policy_asks_for(more_kinds, config, tmp_path):
         ("--policy.horizon 3", "unknown flag --policy.horizon"),
     ],
 )
-def test_wrong_names_are_sentences(more_kinds, config, capfd, flags, words):
+def test_wrong_names_are_sentences(more_kinds, short_training, capfd, flags, words):
     with pytest.raises(SystemExit) as stopped:
-        train_act.main(["--config", str(config), *flags.split()])
+        train_act.main([*short_training, *flags.split()])
     assert stopped.value.code == 2 and words in sentence(capfd.readouterr().err)
 
 
-def test_a_kind_whose_package_is_missing_says_how_to_install_it(config, capfd, monkeypatch):
+def test_a_kind_whose_package_is_missing_says_how_to_install_it(short_training, capfd, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     monkeypatch.delitem(sys.modules, "act.kinds.smolvla", raising=False)
     with pytest.raises(SystemExit) as stopped:
-        train_act.main(["--config", str(config), "--policy.type", "smolvla"])
+        train_act.main([*short_training, "--policy.type", "smolvla"])
     said = "needs the package transformers, which is not installed: make setup-vla"
     assert stopped.value.code == 2 and said in sentence(capfd.readouterr().err)
 
 
-def test_a_run_of_another_kind_is_not_resumed(more_kinds, config, capfd, monkeypatch):
-    monkeypatch.setattr("envs.pusht.task.PushTVectorEnv", lambda *a: PushTVectorEnv(*a, max_episode_steps=6))
-    train_act.main(["--config", str(config), *FLAGS.split(), "--steps", "1"])
+def test_a_run_of_another_kind_is_not_resumed(more_kinds, short_training, capfd):
+    train_act.main([*short_training, *LINEAR, "--steps", "1"])
     capfd.readouterr()
     with pytest.raises(SystemExit) as stopped:
-        train_act.main(["--config", str(config), "--steps", "2"])
+        train_act.main([*short_training, "--steps", "2"])
     assert stopped.value.code == 2 and "config.yaml" in sentence(capfd.readouterr().err)

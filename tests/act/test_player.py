@@ -9,58 +9,30 @@ import torch
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.envs.configs import PushtEnv
 from lerobot.envs.factory import make_env
-from lerobot.policies import make_pre_post_processors
 from lerobot.processor import PolicyProcessorPipeline
 from lerobot.scripts.lerobot_eval import eval_policy
 from safetensors.torch import load_file, save_file
 
 import evaluate
-from act.kinds.act import KIND, PolicyConfig, act_config, build_policy
+from act.kinds.act import KIND
 from act.opening import load_player, make_player
 from act.player import ChunkPlayer, lerobot_observation
 from act.steerable import SteerablePlayer
 from common.errors import UserError
 from envs.interfaces import Steerable
 from envs.pendulum import Pendulum
-from envs.pusht.task import PushT
 from envs.pusht.vector import PushTVectorEnv, StockPushTVectorEnv
 from envs.rollout import rollout
 from envs.summary import summarize
-from tests.act.tiny import IMAGE, KEYPOINTS, SIZES, STATE, features
-
-TASK = PushT()
-FEATURES = features(side=96)
-STATS = {
-    STATE: {"mean": torch.full((2,), 250.0), "std": torch.full((2,), 100.0)},
-    KEYPOINTS: {"mean": torch.full((16,), 250.0), "std": torch.full((16,), 90.0)},
-    IMAGE: {"mean": torch.full((3, 1, 1), 0.9), "std": torch.full((3, 1, 1), 0.2)},
-    "action": {"mean": torch.full((2,), 250.0), "std": torch.full((2,), 60.0)},
-}
+from tests.act import tiny_act
+from tests.act.tiny import IMAGE, KEYPOINTS, STATE, TASK, observations, player_of, processors_of, save
+from tests.act.tiny_act import FEATURES
 
 
-def make(folder=None, inputs=(STATE, KEYPOINTS), available=FEATURES, n_action_steps=3, **changes):
-    """A policy of random weights and its processors, saved to a folder if one is given."""
-    config = PolicyConfig(inputs, chunk_size=6, n_action_steps=n_action_steps, **(SIZES | changes))
-    terms = act_config(config, available, device="cpu")
-    policy, _ = build_policy(terms, 1, "none", trains_norms=False)
-    processors = make_pre_post_processors(terms, dataset_stats=STATS)
-    if folder:
-        for part in (policy, *processors):
-            part.save_pretrained(folder)
-    return policy.eval(), *processors
-
-
-def observations(steps=8, num_slots=5, seed=0):
-    rng = np.random.default_rng(seed)
-    for _ in range(steps):
-        yield {
-            "agent_pos": rng.uniform(0, 512, (num_slots, 2)),
-            "keypoints": rng.uniform(0, 512, (num_slots, 8, 2)),
-        }
-
-
-def observed(raw, policy):
-    return lerobot_observation(raw, policy.config.input_features, TASK.lerobot_names)
+def make(*args, **kwargs):
+    """A policy of random weights and its processors."""
+    policy = tiny_act.make(*args, **kwargs)
+    return policy, *processors_of(policy)
 
 
 @pytest.mark.parametrize("coeff", [None, 0.01])
@@ -71,7 +43,7 @@ def test_slots_play_as_lerobots_policy_does_alone(coeff):
     policy, pre, post = parts
     alone = [deepcopy(policy) for _ in range(5)]
     begins = {0: range(5), 2: [1], 4: [0, 3]}
-    for step, raw in enumerate(observations()):
+    for step, raw in enumerate(observations(5, seed) for seed in range(8)):
         player.reset(np.array(begins.get(step, []), int))
         for slot in begins.get(step, []):
             alone[slot].reset()
@@ -88,7 +60,7 @@ def test_slots_play_as_lerobots_policy_does_alone(coeff):
 
 def test_n_action_steps_can_be_chosen():
     policy, pre, post = make()
-    raws = list(observations(steps=6))
+    raws = [observations(5, seed) for seed in range(6)]
     for n in (1, 2, 6):
         player = ChunkPlayer(policy, pre, post, TASK, n_action_steps=n)
         assert player.n_action_steps == n
@@ -116,7 +88,7 @@ def test_an_episode_is_the_same_whatever_plays_beside_it():
 @pytest.mark.slow
 @pytest.mark.parametrize("inputs", [(STATE, KEYPOINTS), (STATE, IMAGE)])
 def test_success_and_rewards_are_lerobot_evals(tmp_path, inputs):
-    make(tmp_path, inputs)
+    save(tiny_act.make(inputs), tmp_path)
     player = load_player(tmp_path, TASK)
     assert player.image_size == (96 if IMAGE in inputs else 0)
     seeds = range(1000, 1003)
@@ -162,7 +134,7 @@ def test_a_policy_for_another_robot_is_refused(changed, inputs, message):
 
 
 def test_a_policy_for_another_task_is_refused(tmp_path):
-    make(tmp_path)
+    save(tiny_act.make(), tmp_path)
     message = r"looks at observation.state \(2,\), which Pendulum-v1 does not show"
     with pytest.raises(UserError, match=message):
         load_player(tmp_path, Pendulum())
@@ -187,7 +159,7 @@ def test_a_policy_for_another_task_is_refused(tmp_path):
     ],
 )
 def test_a_config_unlike_its_weights_is_refused_unbuilt(tmp_path, monkeypatch, changes, message):
-    make(tmp_path)
+    save(tiny_act.make(), tmp_path)
     monkeypatch.setattr("act.kinds.act.ACT.open_policy", lambda *_: pytest.fail("built"))
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | changes))
@@ -197,7 +169,7 @@ def test_a_config_unlike_its_weights_is_refused_unbuilt(tmp_path, monkeypatch, c
 
 
 def test_the_normalisation_of_former_versions_is_called_by_its_name(tmp_path):
-    make(tmp_path)
+    save(tiny_act.make(), tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     save_file(weights | {"normalize_inputs.buffer_x.mean": torch.zeros(2)}, tmp_path / "model.safetensors")
     for file in tmp_path.glob("policy_*"):
@@ -211,7 +183,7 @@ def test_the_normalisation_of_former_versions_is_called_by_its_name(tmp_path):
     "changes", [{}, {"use_vae": False}, {"n_decoder_layers": 3, "n_vae_encoder_layers": 2}]
 )
 def test_a_policy_has_at_least_the_weights_that_are_counted(changes):
-    policy, *_ = make(**changes)
+    policy = tiny_act.make(**changes)
     counted, built = KIND.least_size(policy.config)[0], sum(p.numel() for p in policy.parameters())
     assert 0.5 * built < counted < built
 
@@ -247,7 +219,7 @@ def test_acts_noise_is_its_latent():
     policy, *processors = make()
     player, plain = make_player(policy, processors, TASK), ChunkPlayer(*make(), TASK)
     assert isinstance(player, SteerablePlayer) and player.noise_shape == (4,)
-    (raw,) = observations(steps=1)
+    raw = observations(5)
     for each in (player, plain):
         each.reset(np.arange(5))
     actions = np.stack([plain.act(raw) for _ in range(3)], axis=1)
@@ -256,7 +228,7 @@ def test_acts_noise_is_its_latent():
 
     noise = np.random.default_rng(0).standard_normal((5, 4))
     projection = deepcopy(policy.model.encoder_latent_input_proj)
-    shifted = make()[0]  # whose latent 0 is this noise
+    shifted = tiny_act.make()  # whose latent 0 is this noise
     for slot in range(5):
         with torch.no_grad():
             moved = projection.bias + projection.weight @ torch.from_numpy(noise[slot]).float()
@@ -267,8 +239,8 @@ def test_acts_noise_is_its_latent():
 
 
 def test_without_a_latent_there_is_nothing_to_sample(tmp_path):
-    policy, *processors = make(tmp_path, use_vae=False)
-    assert not isinstance(make_player(policy, processors, TASK), Steerable)
+    save(policy := tiny_act.make(use_vae=False), tmp_path)
+    assert not isinstance(player_of(policy), Steerable)
     with pytest.raises(
         UserError, match="this ACT makes its chunks of no noise, so there is nothing to sample"
     ):

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from lerobot.policies import make_pre_post_processors
 
 import act.vlm
 import train_act
@@ -17,27 +16,24 @@ from common.errors import UserError
 from common.paths import REPOSITORY
 from common.untrusted import load_json, load_tensors
 from envs.pusht.task import PushT
-from tests.act.tiny import CHUNK, IMAGE, KEYPOINTS, STATE, features
-from tests.act.tiny_vla import (
-    KIND,
-    MASK,
-    STATS,
+from tests.act.checks import (
+    assert_losses_add_up,
+    assert_plays_the_same_opened_again,
+    assert_slots_play_as_lerobots_alone,
+)
+from tests.act.tiny import (
+    CHUNK,
+    IMAGE,
+    KEYPOINTS,
+    STATE,
     TASK,
-    TOKENS,
-    SmolVLAPolicy,
-    make,
-    make_vlm,
-    noise,
+    features,
+    num_valid,
     observations,
     player_of,
-    samples,
     save,
-    settings,
 )
-
-
-def valid(batch):
-    return (~batch["action_is_pad"]).sum() * 2
+from tests.act.tiny_vla import KIND, MASK, TOKENS, SmolVLAPolicy, make, make_vlm, noise, samples, settings
 
 
 def inputs(batch):
@@ -51,7 +47,7 @@ def test_loss_is_lerobots(vlm, all_trained):
 
     def loss(batch):
         torch.manual_seed(3)
-        return KIND.make_loss(policy)(batch, valid(batch), 6)[0]
+        return KIND.make_loss(policy)(batch, num_valid(batch), 6)[0]
 
     torch.manual_seed(3)
     theirs, _ = policy.forward(batch)
@@ -77,13 +73,9 @@ def test_loss_is_lerobots(vlm, all_trained):
 
 
 def test_losses_of_pieces_add_up(policy, monkeypatch):
-    whole = samples()
     monkeypatch.setattr(policy.model, "sample_noise", lambda shape, _: torch.full(shape, 0.3))
     monkeypatch.setattr(policy.model, "sample_time", lambda size, _: torch.full((size,), 0.6))
-    pieces = [{name: tensor[i : i + 4] for name, tensor in whole.items()} for i in (0, 4)]
-    loss = KIND.make_loss(policy)
-    added = sum(loss(piece, valid(whole), 6) for piece in pieces)
-    torch.testing.assert_close(added, loss(whole, valid(whole), 6), rtol=1e-5, atol=0)
+    assert_losses_add_up(policy, samples())
 
 
 def test_a_chunk_is_the_end_of_eulers_steps(policy):
@@ -103,41 +95,24 @@ def test_a_chunk_is_the_end_of_eulers_steps(policy):
 
 @pytest.mark.slow
 def test_slots_play_as_lerobots_policy_does_alone(policy):
-    pre, post = make_pre_post_processors(policy.config, dataset_stats=STATS)
-    player = player_of(policy)
-    raws = [observations(2, seed) for seed in range(5)]
-    player.reset(np.arange(2))
-    together = [player.act(raw) for raw in raws]
-    for slot in range(2):
-        policy.reset()
-        for raw, actions in zip(raws, together, strict=True):
-            picture = torch.from_numpy(raw["pixels"][slot : slot + 1]).movedim(-1, 1).float() / 255
-            one = {STATE: torch.from_numpy(raw["agent_pos"][slot : slot + 1]).float(), IMAGE: picture}
-            normal = pre(
-                one | {"task": "Push the T-shaped blue block onto the T-shaped green target surface."}
-            )
-            action = post(policy.select_action(normal, noise=torch.zeros(1, CHUNK, 4)))[0]
-            np.testing.assert_allclose(actions[slot], np.clip(action, 0, 512), atol=1e-2)
+    assert_slots_play_as_lerobots_alone(policy, side=32)
 
 
 def test_it_hears_the_tasks_sentence(policy):
     other = player_of(policy)
     other.task = type("Other", (PushT,), {"sentence": "push the T away"})()
-    raw = observations()
+    raw = observations(side=32)
     assert np.abs(other.chunk(raw, noise()) - player_of(policy).chunk(raw, noise())).max() > 1e-3
 
 
 @pytest.mark.slow
 def test_saved_and_opened_again_it_plays_the_same(policy, tmp_path, capfd):
-    save(tmp_path, policy, STATS)
-    raw, chunk = observations(), player_of(policy).chunk(observations(), noise())
-    ours = load_player(tmp_path, TASK)
+    assert_plays_the_same_opened_again(policy, tmp_path, side=32)
+    capfd.readouterr()
+    ours, raw = load_player(tmp_path, TASK), observations(side=32)
     assert capfd.readouterr().out == "", "what LeRobot prints of layers is no output of ours"
-    assert ours.noise_shape == (CHUNK, 4) and np.array_equal(ours.chunk(raw, noise()), chunk)
-    assert np.array_equal(ours.chunk(raw, noise()), chunk), "twice"
-    theirs = SmolVLAPolicy.from_pretrained(tmp_path)
-    assert np.array_equal(player_of(theirs).chunk(raw, noise()), chunk)
-    assert np.abs(chunk - ours.chunk(raw, -noise())).max() > 1.0
+    assert ours.noise_shape == (CHUNK, 4)
+    assert np.array_equal(ours.chunk(raw, noise()), ours.chunk(raw, noise())), "twice"
     player = load_player(tmp_path, TASK, sampled=True, seed=3)
     assert not np.allclose(player.act(raw), ours.act(raw))
 
@@ -162,8 +137,7 @@ def test_a_frozen_vlm_is_bfloat16_as_lerobots_and_the_expert_float32(vlm, tmp_pa
     ours = policy.model.vlm_with_expert.get_vlm_model().text_model.embed_tokens.weight
     assert torch.equal(ours, own.bfloat16())
 
-    folder, raw = tmp_path / "policy", observations()
-    save(folder, policy, STATS)
+    folder, raw = save(policy, tmp_path / "policy"), observations(side=32)
     chunk = player_of(policy.eval()).chunk(raw, noise())
     theirs = player_of(SmolVLAPolicy.from_pretrained(folder)).chunk(raw, noise())
     np.testing.assert_allclose(theirs, chunk, atol=2.0)  # of 100 px: their expert is bfloat16
@@ -182,7 +156,7 @@ def test_a_vlm_that_is_trained_is_float32(policy, vlm):
 
 def test_it_begins_with_the_weights_of_another(policy, vlm, tmp_path):
     """And its own data's statistics."""
-    save(tmp_path, policy, STATS)
+    save(policy, tmp_path)
     frozen = {"train_expert_only": True, "freeze_vision_encoder": True, "pretrained": tmp_path}
     begun = make(vlm, seed=2, **frozen)
     for name, weights in policy.state_dict().items():

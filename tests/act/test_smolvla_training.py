@@ -3,14 +3,12 @@
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.policies import make_pre_post_processors
 from torch.utils.data import default_collate
 
-import evaluate
 import train_act
 from act.dataset import DatasetConfig, features_of, open_dataset
 from act.frames import Frames
@@ -20,25 +18,13 @@ from act.optimizer import OptimizerConfig
 from common.config import to_dict
 from common.errors import UserError
 from common.untrusted import load_json, load_tensors
-from envs.pusht.task import PushT
-from envs.pusht.vector import PushTVectorEnv
-from envs.rollout import rollout
-from envs.steering import Steering, SteeringConfig, SteeringEnv
-from sac.policy import SACPolicy
 from tests.act.changed import change_column, damage
-from tests.act.tiny import CHUNK, IMAGE, KEYPOINTS, STATE
-from tests.act.tiny_vla import (
-    KIND,
-    MASK,
-    SENTENCES,
-    STATS,
-    TASK,
-    TOKENS,
-    noise,
-    player_of,
-    save,
-    settings,
+from tests.act.checks import (
+    assert_noise_0_plays_as_unsteered,
+    assert_resumes_exactly_and_plays,
 )
+from tests.act.tiny import CHUNK, IMAGE, KEYPOINTS, STATE, TASK, save
+from tests.act.tiny_vla import KIND, MASK, SENTENCES, TOKENS, settings
 from tests.runs import sentence
 
 
@@ -136,7 +122,7 @@ def refused_by(capfd):
 
 
 @pytest.fixture
-def usual(dataset, vlm, tmp_path):
+def usual(dataset, vlm, tmp_path, short_episodes):
     """The command line of a short training."""
     policy = to_dict(replace(settings(vlm), inputs=()))
     content = {
@@ -155,24 +141,16 @@ def usual(dataset, vlm, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("all_trained", [True, False])
-def test_a_training_that_stopped_goes_on_exactly_and_plays(usual, policy, tmp_path, monkeypatch, all_trained):
-    monkeypatch.setattr("envs.pusht.task.PushTVectorEnv", lambda *a: PushTVectorEnv(*a, max_episode_steps=6))
+def test_a_training_that_stopped_goes_on_exactly_and_plays(usual, policy, tmp_path, all_trained):
     if not all_trained:
-        save(tmp_path / "other", policy, STATS)
-        usual += ["--policy.pretrained", str(tmp_path / "other"), "--policy.train-expert-only"]
-    for flags in ("--steps 3", "--steps 6", "--steps 6 --run-name whole"):
-        train_act.main([*usual, *flags.split()])
-    folders = [tmp_path / name / "checkpoints" / "last" for name in ("run", "whole")]
-    for file in ("pretrained_model/model.safetensors", "training_state/trainer.safetensors"):
-        resumed, whole = (load_tensors(folder / file) for folder in folders)
-        assert resumed.keys() == whole.keys()
-        assert all(torch.equal(resumed[name], whole[name]) for name in whole), file
-    average, weights = load_tensors(folders[0] / "pretrained_model/model.safetensors"), resumed
+        usual += ["--policy.pretrained", str(save(policy, tmp_path / "other")), "--policy.train-expert-only"]
+    last = assert_resumes_exactly_and_plays(usual, tmp_path, 3, n_action_steps=2)
+    average, weights = (
+        load_tensors(last / file)
+        for file in ("pretrained_model/model.safetensors", "training_state/trainer.safetensors")
+    )
     moved = {name for name in average if not torch.equal(average[name], weights[f"weights.{name}"])}
     assert moved and any(".vlm." in name for name in moved) == all_trained
-    numbers = tmp_path / "numbers.json"
-    evaluate.main(f"--policy {folders[0]} --episodes 2 --output {tmp_path} --json {numbers}".split())
-    assert load_json(numbers)["n_action_steps"] == 2
 
 
 @pytest.mark.slow
@@ -198,38 +176,9 @@ def test_a_strangers_training_is_started_from_as_its_policy_is_opened(usual, tmp
             assert train_act.main(start)
 
 
-class Rest(torch.nn.Module):
-    """An actor whose noise is 0."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-
-    def mode(self, observations):
-        return torch.zeros(len(observations), 8)
-
-
 @pytest.mark.slow
 def test_steered_by_noise_0_it_plays_as_it_does_alone(policy):
-    task = PushT(num_envs=2, mirror=False, curriculum=0.0)
-    steering = Steering(player_of(policy), SteeringConfig(rank=2))
-    steered = SACPolicy(Rest(), task, escapes=False, steering=steering)
-    alone, env = player_of(policy), PushTVectorEnv(2, 32, max_episode_steps=6)
-    ours, theirs = (
-        {episode.seed: episode for episode in rollout(env, policy, range(3))} for policy in (steered, alone)
-    )
-    for seed, episode in theirs.items():
-        np.testing.assert_allclose(ours[seed].actions, episode.actions, atol=1e-2)
-    training = SteeringEnv(task.training_env(1, gamma=0.98, image_size=32), steering)
-    training.reset()
-    beside, _ = (env := PushTVectorEnv(2, 32)).reset(seed=training.env.seeds)
-    alone.reset(np.arange(2))
-    training.step(np.zeros((2, 8)))
-    for _ in range(steering.n_action_steps):
-        beside, *_ = env.step(alone.act(beside))
-    np.testing.assert_allclose(training.env.raw["agent_pos"], beside["agent_pos"], atol=1e-2)
-    moved = steering.policy.chunk(beside, noise(2)) - steering.policy.chunk(beside, -noise(2))
-    assert np.abs(moved).max() > 1.0
+    assert_noise_0_plays_as_unsteered(policy, side=32)
 
 
 def test_a_random_vlm_that_would_stay_random_is_a_sentence(usual, refused_by):

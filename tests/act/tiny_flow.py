@@ -1,10 +1,8 @@
 """A flow policy of random weights."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import torch
-from lerobot.policies import make_pre_post_processors
 
 from act.flow import FlowPolicy
 from act.kinds import find_kind
@@ -27,8 +25,3 @@ def make(seed=1, **changes) -> FlowPolicy:
 
 def pixels(batch):
     return {name: v if v.dtype == torch.bool else 250 + 100 * v for name, v in batch.items()}
-
-
-def save(folder: Path, policy: FlowPolicy) -> None:
-    for part in (policy, *make_pre_post_processors(policy.config)):
-        part.save_pretrained(folder)

@@ -9,21 +9,17 @@ import torch
 
 pytest.importorskip("transformers", reason="SmolVLA needs transformers: make setup-vla")
 
-from lerobot.policies import make_pre_post_processors
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
 from act.kinds import find_kind
 from act.kinds.smolvla import PolicyConfig
-from act.opening import make_player
 from act.optimizer import OptimizerConfig
 from act.vlm import CONFIG, describe
 from common.checkpoint import save_json
-from envs.pusht.task import PushT
 from tests.act.tiny import CHUNK, IMAGE, STATE, features, make_batch
 
-KIND, TASK = find_kind("smolvla"), PushT()
+KIND = find_kind("smolvla")
 TOKENS, MASK = KIND.language
-STATS = {name: {"mean": np.full(2, 250.0), "std": np.full(2, 100.0)} for name in (STATE, "action")}
 SENTENCES = "push the T", "push the green T away"
 SIDE = 16  # pixels
 
@@ -76,21 +72,6 @@ def samples(size: int = 6, seed: int = 0) -> dict[str, torch.Tensor]:
     seen = {STATE: batch[STATE][:, None], IMAGE: torch.rand(size, 1, 3, 32, 32, generator=generator)}
     rest = {name: batch[name] for name in ("action", "action_is_pad")}
     return seen | rest | dict(zip(KIND.language, (tokens, mask), strict=True))
-
-
-def save(folder: Path, policy: SmolVLAPolicy, stats: dict | None = None) -> None:
-    for part in (policy, *make_pre_post_processors(policy.config, dataset_stats=stats)):
-        part.save_pretrained(folder)
-
-
-def player_of(policy):
-    return make_player(policy, make_pre_post_processors(policy.config, dataset_stats=STATS), TASK)
-
-
-def observations(num_slots=3, seed=0):
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 256, (num_slots, 32, 32, 3), np.uint8)
-    return {"agent_pos": rng.uniform(100, 400, (num_slots, 2)), "pixels": pixels}
 
 
 def noise(num_slots=3, seed=0):

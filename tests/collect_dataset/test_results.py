@@ -15,9 +15,9 @@ import collect_dataset
 from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import rollout
 from policies import load_policy
-from tests.act.test_interop import lerobot_trains
-from tests.act.test_player import make as make_act
-from tests.act.tiny import IMAGE, KEYPOINTS, STATE
+from tests.act.interop import lerobot_trains
+from tests.act.tiny import IMAGE, KEYPOINTS, STATE, save
+from tests.act.tiny_act import make
 from tests.collect_dataset.runs import REPOSITORY, SMALL, content, notes, record
 from tests.runs import last_of_each
 
@@ -46,7 +46,7 @@ def test_failures_are_kept_when_asked_for(tmp_path, short_blocks):
 def test_an_act_is_recorded_as_it_plays(tmp_path, short_blocks, forked_workers, monkeypatch, inputs):
     """In episodes of 20 steps; two of them are the second worker's."""
     monkeypatch.setattr("envs.pusht.recording.MAX_EPISODE_STEPS", 20)
-    make_act(tmp_path / "act", inputs)
+    save(make(inputs), tmp_path / "act")
     flags = f"--policy {tmp_path / 'act'} --all --episodes 6 --observations keypoints"
     record(tmp_path / "data", f"{flags} --workers 2")
     policy = load_policy(str(tmp_path / "act"))

@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from lerobot.policies import make_pre_post_processors
 
-from act.opening import make_player
 from common.errors import UserError
 from envs.aliasing import NoiseAliasing
 from envs.pusht.task import PushT
 from envs.steering import Steering, SteeringConfig, SteeringEnv
-from tests.act import test_diffusion, test_player, tiny_flow
+from tests.act import tiny_act, tiny_diffusion, tiny_flow
+from tests.act.tiny import player_of
 from tests.envs.test_steering import SHAPE, Wanderer
 
 TASK = PushT(num_envs=3, mirror=False)
@@ -18,17 +17,15 @@ SEEN_SIZE = TASK.codec(0).observation_size
 
 
 def flow_player():
-    policy = tiny_flow.make()
-    return make_player(policy, make_pre_post_processors(policy.config), TASK)
+    return player_of(tiny_flow.make())
 
 
 def diffusion_player():
-    return test_diffusion.player_of(test_diffusion.make(n_obs_steps=2))
+    return player_of(tiny_diffusion.make(n_obs_steps=2))
 
 
 def act_player():
-    policy, *processors = test_player.make()
-    return make_player(policy, processors, TASK)
+    return player_of(tiny_act.make())
 
 
 def make_env(policy, seed=1, **settings):

@@ -2,15 +2,13 @@
 
 import numpy as np
 import pytest
-from lerobot.policies import make_pre_post_processors
 
-from act.opening import make_player
 from common.errors import UserError
 from envs.interfaces import Episode, Steerable
-from envs.pusht.task import PushT
 from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import rollout
 from envs.steerability import check_authority, check_headroom, spreads, successes, table, trial
+from tests.act.tiny import player_of
 from tests.act.tiny_flow import make
 
 
@@ -103,10 +101,7 @@ def test_a_policy_that_noise_does_not_help_is_refused_with_the_figures(best, dra
 
 def test_a_trial_plays_the_seeds_with_noise_0_and_with_four_draws():
     """Against the same episodes in the order of their seeds, from a player that draws the same."""
-    players = []
-    for _ in range(2):
-        policy = make()
-        players.append(make_player(policy, make_pre_post_processors(policy.config), PushT()))
+    players = [player_of(make()) for _ in range(2)]
     env = PushTVectorEnv(32, max_episode_steps=6)
     env.envs[0].success_threshold = 0.05  # of the goal's area: some starts overlap it
     numbers = trial(players[0], env, first_seed=7)
@@ -124,8 +119,7 @@ def test_a_trial_plays_the_seeds_with_noise_0_and_with_four_draws():
 
 
 def test_a_trial_stops_after_the_episode_in_which_it_is_asked_to():
-    policy = make()
-    player = make_player(policy, make_pre_post_processors(policy.config), PushT())
+    player = player_of(make())
     asked = iter([False] * 40 + [True])
     with pytest.raises(UserError, match="stopped in the trial of steering.policy"):
         trial(player, PushTVectorEnv(32, max_episode_steps=3), first_seed=7, stop=asked.__next__)

@@ -7,15 +7,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from lerobot.policies import make_pre_post_processors
 
 import train_act
 import train_sac
-from act.kinds.act import PolicyConfig, act_config, build_policy
 from common.checkpoint import save_json
 from common.errors import UserError
 from envs.pusht.vector import PushTVectorEnv
-from tests.act.tiny import KEYPOINTS, SIZES, STATE, features
+from tests.act.tiny import save
+from tests.act.tiny_act import make
 from tests.runs import sentence
 from tests.train_act import runs as act_runs
 from tests.train_sac import runs as sac_runs
@@ -37,14 +36,7 @@ def episodes_are_short():
 
 @pytest.fixture(scope="session")
 def whole_policy(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("policy")
-    config = PolicyConfig((STATE, KEYPOINTS), chunk_size=6, n_action_steps=3, **SIZES)
-    terms = act_config(config, features(), device="cpu")
-    policy, _ = build_policy(terms, 1, "none", trains_norms=False)
-    stats = {name: {"mean": [250.0] * size, "std": [90.0] * size} for name, size in
-             ((STATE, 2), (KEYPOINTS, 16), ("action", 2))}  # fmt: skip
-    for part in (policy, *make_pre_post_processors(terms, dataset_stats=stats)):
-        part.save_pretrained(folder)
+    folder = save(make(), tmp_path_factory.mktemp("policy"))
     save_json(folder / "task.json", {"task": "pusht"})
     return folder
 

@@ -227,7 +227,7 @@ UNNORMALISED = {  # changes of the step that normalises
         norm_map=dict.fromkeys(step["config"]["norm_map"], "MIN_MAX")
     ),
     "other keys": lambda step, _: step["config"].update(normalize_observation_keys=["other"]),
-    "of another": rewrite_statistics(lambda values: values.repeat(2)),
+    "of another": rewrite_statistics(lambda values: torch.cat([values, values])),
     "one for all": rewrite_statistics(lambda values: values[:1].clone()),
     "infinite": rewrite_statistics(lambda values: values / 0),
     "levelled": lambda step, _: step["config"].update(eps=1e9),

@@ -9,6 +9,7 @@ import pytest
 from act.vlm import CONFIG, OFFICIAL, PROCESSOR, TOKENIZER, TOKENIZER_CONFIG, describe, main, read_sizes
 from common.checkpoint import save_json
 from common.errors import UserError
+from tests.act.tiny import save
 from tests.security.payloads import pickled
 
 
@@ -155,8 +156,7 @@ def test_what_the_command_writes_is_opened_and_what_stands_there_is_kept(tmp_pat
 def whole_vla(tmp_path_factory):
     tiny = pytest.importorskip("tests.act.tiny_vla", reason="SmolVLA needs transformers: make setup-vla")
     vlm = tiny.make_vlm(tmp_path_factory.mktemp("vlm") / "vlm")
-    stats = {name: {"mean": [250.0] * 2, "std": [90.0] * 2} for name in (tiny.STATE, "action")}
-    tiny.save(folder := tmp_path_factory.mktemp("vla") / "policy", tiny.make(vlm), stats)
+    folder = save(tiny.make(vlm), tmp_path_factory.mktemp("vla") / "policy")
     save_json(folder / "task.json", {"task": "pusht"})
     return folder
 

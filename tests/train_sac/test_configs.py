@@ -11,7 +11,8 @@ from common.config import load_yaml
 from common.logger import Logger
 from policies import load_policy
 from recording.workers import BlockRecorder
-from tests.act.tiny_flow import make, save
+from tests.act.tiny import save
+from tests.act.tiny_flow import make
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +22,7 @@ PATHS = [*sorted(CONFIGS.glob("sac_*.yaml")), CONFIGS / "demo.yaml"]
 
 @pytest.mark.parametrize("name", ["steer_pusht_human", "steer_pusht_human_na"])
 def test_the_first_decision_of_those_that_steer(name, tmp_path):
-    save(tmp_path / "flow", make())
+    save(make(), tmp_path / "flow")
     flags = ["--config", str(CONFIGS / f"{name}.yaml"), "--device", "cpu", "--offline.dataset", ""]
     config = train_sac.read_config(
         [*flags, "--steering.policy", str(tmp_path / "flow"), "--steering.n-action-steps", "3"]

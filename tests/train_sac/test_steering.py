@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-from lerobot.policies import make_pre_post_processors
 
 import collect_dataset
 import evaluate
@@ -14,9 +13,9 @@ from common.untrusted import load_json
 from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import rollout
 from policies import ASSETS, EXPERT, load_policy
-from tests.act import test_diffusion, test_player
-from tests.act.tiny import IMAGE, STATE
-from tests.act.tiny_flow import make, save
+from tests.act import tiny_act, tiny_diffusion
+from tests.act.tiny import IMAGE, STATE, save
+from tests.act.tiny_flow import make
 from tests.runs import metrics, sentence
 from tests.train_sac.runs import assert_same_run, contents
 
@@ -28,8 +27,7 @@ FLAGS += " --steering.rank 1 --total-env-steps 600 --training.eval-every 300 --e
 
 @pytest.fixture
 def frozen(tmp_path):
-    save(folder := tmp_path / "flow", make())
-    return folder
+    return save(make(), tmp_path / "flow")
 
 
 @pytest.fixture
@@ -135,7 +133,7 @@ def test_noise_that_moves_nothing_is_refused_with_what_was_measured(frozen, stee
     flow = make()
     torch.nn.init.zeros_(flow.net.first.weight)
     flow.chunk_std *= 1e-4
-    save(frozen, flow)
+    save(flow, frozen)
     assert "cannot be steered: noise moves its actions by" in refused(*steering)
 
 
@@ -174,14 +172,11 @@ def test_what_cannot_be_steered_is_refused_and_nothing_trained(steering, refused
 @pytest.fixture(params=["act", "diffusion"])
 def frozen_of_pictures(request, tmp_path):
     """ACT with a latent, and a diffusion policy of the last two pictures."""
-    folder = tmp_path / request.param
     if request.param == "act":
-        test_player.make(folder, (IMAGE, STATE), n_action_steps=3, use_vae=True)
-        return folder
-    policy = test_diffusion.make(inputs=(IMAGE, STATE))
-    for part in (policy, *make_pre_post_processors(policy.config, dataset_stats=test_diffusion.STATS)):
-        part.save_pretrained(folder)
-    return folder
+        policy = tiny_act.make((IMAGE, STATE))
+    else:
+        policy = tiny_diffusion.make(inputs=(IMAGE, STATE))
+    return save(policy, tmp_path / request.param)
 
 
 def test_a_policy_of_pictures_is_steered_by_the_state(frozen_of_pictures, train, tmp_path, monkeypatch):

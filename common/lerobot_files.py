@@ -2,7 +2,7 @@
 
 LeRobot does not check them: it asks the Hub for a missing one, formats paths that they contain, and takes an
 episode's length from one and its frames from another. Here their sizes have limits, and they must agree.
-`act` and `recording` share this module; it needs Parquet and pictures, but not LeRobot.
+`act`, `sac` and `recording` share this module; it needs Parquet and pictures, but not LeRobot.
 """
 
 import re
@@ -26,6 +26,7 @@ from common.memory import free_bytes
 from common.untrusted import load_json, open_regular
 
 INFO, STATS, TASKS = Path("meta/info.json"), Path("meta/stats.json"), Path("meta/tasks.parquet")
+NOTES = Path("meta/recording.json")  # ours: how collect_dataset.py recorded it
 FOLDERS = "data", "meta", "videos"
 VERSION = "v3.0"
 CONVERTER = "python -m lerobot.scripts.convert_dataset_v21_to_v30"

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from envs.aliasing import NoiseAliasing
+from envs.history import frames_seen
 from envs.interfaces import Codec, Observations, RawObservation, Step
 from envs.training import TaskTrainingEnv
 
@@ -128,9 +129,7 @@ class Conversion:
         frames = np.arange(len(episode.actions))
         if not self.aliasing:
             return np.zeros((len(frames), 0), np.float32)
-        history = self.aliasing.steering.policy.history
-        if history > 1:  # an episode's first observation stands for those before it
-            frames = np.maximum(frames[:, None] + np.arange(1 - history, 1), 0)
+        frames = frames_seen(frames, self.aliasing.steering.policy.history)
         return self.aliasing.beside({name: rows[frames] for name, rows in episode.observations.items()})
 
     def _see(self, raw: RawObservation, beside: np.ndarray) -> Observations:

@@ -5,6 +5,11 @@ import numpy as np
 from envs.interfaces import RawObservation
 
 
+def frames_seen(frames: np.ndarray, history: int) -> np.ndarray:
+    """Which frames of an episode a policy sees at `frames` (k,): (k, history), oldest first; of 1 (k,)."""
+    return frames if history == 1 else np.maximum(frames[:, None] + np.arange(1 - history, 1), 0)
+
+
 class History:
     """The latest `length` raw observations of n slots, oldest first.
 

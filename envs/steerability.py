@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.errors import UserError
+from envs.history import frames_seen
 from envs.interfaces import Episode, RawObservation, Steerable, VectorEnv
 from envs.rollout import rollout
 from envs.summary import wilson_interval
@@ -28,9 +29,7 @@ def visited(env: VectorEnv, policy: Steerable, seeds: Sequence[int]) -> RawObser
     for episode in rollout(env, policy, seeds, keep_pixels=policy.image_size > 0):
         for name, values in episode.observations.items():
             decided = np.arange(0, len(values) - 1, policy.n_action_steps)
-            if policy.history > 1:  # an episode's first observation stands for those before it
-                decided = np.maximum(decided[:, None] + np.arange(1 - policy.history, 1), 0)
-            seen.setdefault(name, []).append(values[decided])
+            seen.setdefault(name, []).append(values[frames_seen(decided, policy.history)])
     together = {name: np.concatenate(parts) for name, parts in seen.items()}
     count = len(next(iter(together.values())))
     chosen = np.linspace(0, count - 1, min(STATES, count)).astype(int)

@@ -15,6 +15,7 @@ from common.config import differences, from_dict, to_dict
 from common.errors import UserError
 from common.lerobot_files import (
     INFO,
+    NOTES,
     REPAIR,
     STATS,
     TASKS,
@@ -30,7 +31,7 @@ from common.lerobot_files import (
 )
 from common.untrusted import load_json
 from envs.tasks import FORMER
-from recording.dataset import NOTES, Dataset, Notes
+from recording.dataset import Dataset, Notes
 from recording.files import NumberedFile, count_frames, foreign_file
 from recording.schema import IMAGE, NO_SEED, Recipe
 

@@ -31,7 +31,7 @@ from pandas import DataFrame, Index
 
 from common.checkpoint import save_json
 from common.errors import UserError
-from common.lerobot_files import INFO, STATS, TASKS, parquet_files, read_table
+from common.lerobot_files import INFO, NOTES, STATS, TASKS, parquet_files, read_table
 from common.signals import deferring_stop_signals
 from common.untrusted import read_text
 from envs.recording import Recordable
@@ -49,7 +49,6 @@ from recording.versions import link_all, next_version, remove
 
 FRAMES_PER_FILE = 10_000  # 13 MB of pictures of 96 x 96; the most that an `append` writes again
 EPISODES_PER_FILE = 1_000
-NOTES = Path("meta/recording.json")
 SUMMARY = INFO, STATS, TASKS, NOTES
 README = Path("README.md")
 CARD = README, *(Path("card", name) for name in ("contact_sheet.png", "episodes.mp4", "lengths.png"))

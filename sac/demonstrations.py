@@ -14,7 +14,7 @@ import torch
 
 from common.bounds import NotNegative, Share, Steps
 from common.errors import UserError, show
-from common.lerobot_files import INFO, check_extremes, numbers, parquet_files, read_table, reading
+from common.lerobot_files import INFO, NOTES, check_extremes, numbers, parquet_files, read_table, reading
 from common.paths import expanded
 from common.untrusted import digest, load_json
 from envs.demonstrations import Conversion, DemonstratedEpisode
@@ -31,7 +31,6 @@ from sac.smoothing import RewardSmoothing
 
 Drawn = tuple[Batch, torch.Tensor | None]  # and how much each of its actions is imitated, see `SAC.update`
 PIXELS = "pixels"  # the raw observation that is a picture
-OURS = Path("meta/recording.json")  # where collect_dataset.py says what it recorded
 
 
 @dataclass(frozen=True)
@@ -282,11 +281,11 @@ class DatasetReader:
 
 def _check_task(root: Path, task: Task) -> None:
     """Raise UserError where collect_dataset.py recorded another task."""
-    if not (root / OURS).is_file():
+    if not (root / NOTES).is_file():
         return
-    recipe = load_json(root / OURS).get("recipe", {})
+    recipe = load_json(root / NOTES).get("recipe", {})
     name = recipe.get("task", FORMER) if isinstance(recipe, dict) else None
     if not isinstance(name, str):
-        raise UserError(f"{root / OURS}: recipe.task must be a name, got {show(name)}")
+        raise UserError(f"{root / NOTES}: recipe.task must be a name, got {show(name)}")
     if task_class(name) not in type(task).mro():
         raise UserError(f"{root}: this dataset is of task {name}, not of {task.name}")

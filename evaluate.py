@@ -53,8 +53,8 @@ class Config:
     steerability: bool = False  # measure instead how far the policy can be steered by its noise
     best_of: Several = 8  # draws of noise from the same start, with --steerability
     escape: bool = True  # a SAC's mode gets away from where it is stuck (sac/escape.py)
-    n_action_steps: int | None = None  # of an ACT's chunk played before it looks again; None: as trained
-    temporal_ensemble_coeff: float | None = None  # average an ACT's overlapping chunks; its authors: 0.01
+    n_action_steps: int | None = None  # of a chunk played before the policy looks again; None: as trained
+    temporal_ensemble_coeff: float | None = None  # average overlapping chunks; ACT's authors: 0.01
     record: bool = False  # write videos
     videos: CountOrZero = 10  # episodes recorded with --record, from the first seed on; six share a GIF
     failure_videos: CountOrZero = 3  # failed episodes recorded besides

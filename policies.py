@@ -53,8 +53,8 @@ def load_policy(
         device: of the networks.
         deterministic: act with the policy's mode, or with noise 0; False samples.
         seed: of all randomness in the policy.
-        n_action_steps: of an ACT's chunk are played; None: as it was trained to.
-        temporal_ensemble_coeff: of an ACT whose chunks are averaged; None: as it was trained to.
+        n_action_steps, temporal_ensemble_coeff: how the chunks of an imitation policy are played, see
+            `act.player.ChunkPlayer`; None: as it was trained to.
         task: that it is to play; None: its own (`task_of`).
         escapes: the mode of a SAC policy gets away from where it is stuck, see sac/escape.py.
 

@@ -304,9 +304,8 @@ def main(argv: list[str] | None = None) -> bool:
             trainer.load(run.last)
             env = trainer.env
             steps = env.steering.n_action_steps if isinstance(env, SteeringEnv) else config.env.action_repeat
-            if (
-                trainer.env_steps >= config.total_env_steps + steps * env.num_envs
-            ):  # its last decision ends later
+            last_decision = steps * env.num_envs  # with which a training may end later
+            if trainer.env_steps >= config.total_env_steps + last_decision:
                 raise UserError(
                     f"{run.folder} has been trained for {trainer.env_steps:,} env steps already: "
                     f"total_env_steps must be more, got {config.total_env_steps}"

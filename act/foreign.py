@@ -174,9 +174,9 @@ def check_tokenizer(
 def check_normalised(
     config: PreTrainedConfig, pipelines: Sequence[PolicyProcessorPipeline], folder: Path
 ) -> None:
-    """Refuse processors that pass what a policy sees or does on in other units than its configuration says.
+    """Refuse processors that do not convert a policy's inputs and actions as its configuration says.
 
-    LeRobot does the same without a word where a step, a feature or its statistics are missing.
+    Where a step, a feature or its statistics are missing, LeRobot passes on other units without a warning.
 
     Args:
         config: of the policy.

@@ -89,7 +89,7 @@ class Frames:
 
         language = find_kind(policy_config.type).language
         self.sentences: list[str] = []  # of the dataset, where the policy reads what is to be done
-        self.which = torch.zeros(0, dtype=torch.int64)  # of them each recorded frame has
+        self.sentence_of = torch.zeros(0, dtype=torch.int64)  # the number of each recorded frame's
 
         inputs = policy_config.input_features or {}
         _check_features(meta, inputs)
@@ -107,7 +107,7 @@ class Frames:
         normal = preprocessor(points | self._said())  # per number and sentence, so once for all
         self.vectors = {name: normal[name].to(device) for name in vectors}
         self.tokens = {name: normal[name].to(device) for name in language}  # (sentences, longest) each
-        self.which = self.which.to(device)
+        self.sentence_of = self.sentence_of.to(device)
         self.pictures = {name: _place(pictures, device) for name, pictures in self.pictures.items()}
 
     def _read(
@@ -115,7 +115,7 @@ class Frames:
     ) -> dict[str, np.ndarray]:
         """Fill `pictures`, set `fingerprint`, and return the vectors, each (num_frames, k), as recorded.
 
-        With language also set `sentences` and `which`; without, they are no part of the fingerprint.
+        With language also set `sentences` and `sentence_of`; without, they are no part of the fingerprint.
         """
         digest = hashlib.sha256(ends.tobytes())
         for name in (*self.pictures, *vectors):  # by what they are normalised
@@ -130,7 +130,7 @@ class Frames:
                 read_pictures(meta, name, self.lengths, np.asarray(pictures), digest)
             if with_language:
                 self.sentences, which = read_sentences(meta.root, self.num_recorded)
-                self.which = torch.from_numpy(which)
+                self.sentence_of = torch.from_numpy(which)
                 digest.update(json.dumps(self.sentences).encode())
                 digest.update(which.tobytes())
         if self.mirror:
@@ -161,7 +161,9 @@ class Frames:
         batch = {name: vector[seen] for name, vector in self.vectors.items() if name != ACTION}
         if self.pictures:
             batch |= self._draw(self._seen(indices, self.bounds), seen)
-        batch |= {name: tokens[self.which[here % self.num_recorded]] for name, tokens in self.tokens.items()}
+        if self.tokens:
+            which = self.sentence_of[here % self.num_recorded]
+            batch |= {name: tokens[which] for name, tokens in self.tokens.items()}
         first, last = self.device_bounds[:, here, None]
         steps = here[:, None] + self.action_offsets
         batch[ACTION] = self.vectors[ACTION][steps.clamp(first, last)]

@@ -30,8 +30,6 @@ LOOP_SETTINGS_BEFORE = {  # names that `train_act.py` had for them
     "training.save_freq": "training.keep_every",
     "training.video_freq": "training.video_every",
 }
-
-
 LARGEST = 1e15  # number of an evaluation that is believed
 
 

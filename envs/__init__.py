@@ -1,4 +1,4 @@
-"""PushT, fast and equal to the original: importing this package registers `pusht_fast/PushT-v0`."""
+"""Tasks and what plays them. Importing this package registers `pusht_fast/PushT-v0` at Gymnasium."""
 
 import gymnasium
 

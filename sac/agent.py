@@ -8,9 +8,8 @@ Deliberate differences, all but the first an option:
 * the temperature's loss is log alpha times the entropy's shortfall, as in the authors' code (equation 18 has
   alpha), and critics and actor of one update use the temperature from before it.
 * n-step returns (`replay_buffer.py`): the batch holds the summed rewards and gamma^(environment steps).
-* any number of critics; a random subset of them makes the target (REDQ, arXiv:2101.05982; its
-  actor follows their mean, ours their minimum), and critics may be
-  normalised layer by layer (RLPD, arXiv:2302.02948).
+* any number of critics, of which a random subset makes the target (REDQ, arXiv:2101.05982; its actor follows
+  their mean, ours their minimum). They may be normalised layer by layer (RLPD, arXiv:2302.02948).
 * the target entropy may fall late in the training, so that the policy learns to do without its noise.
 * where the action is the noise of a frozen policy pi, the critics may judge what pi executes (DSRL-NA, arXiv
   2506.15799, algorithm 1). The target is then r + gamma (min Q(s', pi(s', w')) - alpha log pi(w' | s')), and

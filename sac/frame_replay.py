@@ -265,12 +265,11 @@ class FrameReplay:
         self.written[:] = state["written"].numpy()
         used = min(int(self.written.max()), self.ring)
         for name, array in self._arrays().items():
-            values = state[name].numpy()
-            if (
-                values.shape != array[:, :used].shape or values.dtype != array.dtype
-            ):  # else they were repeated
+            values, held = state[name].numpy(), array[:, :used]
+            # NumPy would repeat or cast any others.
+            if (values.shape, values.dtype) != (held.shape, held.dtype):
                 raise ValueError(f"{name} has the shape {values.shape} of {values.dtype}")
-            array[:, :used] = values
+            held[:] = values
         self.position, self.size = position, int(np.count_nonzero(self.steps))
 
     def _arrays(self) -> dict[str, np.ndarray]:

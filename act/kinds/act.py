@@ -2,11 +2,12 @@
 
 Zhao et al. 2023, "Learning Fine-Grained Bimanual Manipulation with Low-Cost Hardware" (arXiv 2304.13705). The
 network is `lerobot.policies.act` as it is. What is different here changes no checkpoint and, but for trained
-batch norms, no equation:
+batch norms and dropped latents, no equation:
 
 * `Loss` is `ACTPolicy.forward` without its two host syncs, and can be computed in micro-batches.
 * The attention layers do not return their weights, which nobody reads: PyTorch's fast path.
 * LeRobot's ResNet has frozen batch norms, which from scratch are none at all: see `act/backbone.py`.
+* A share of the samples may be trained without their latent: see `drop_latents`.
 """
 
 from collections.abc import Iterable

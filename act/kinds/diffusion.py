@@ -42,7 +42,7 @@ class PolicyConfig:
 
     type: Literal["diffusion"] = field(default="diffusion", kw_only=True)  # kind of policy, see act/kinds/
     inputs: tuple[str, ...] = ()  # dataset features; none: cameras and observation.state, or all states
-    n_obs_steps: Annotated[int, Between(1, 16)] = 2  # observations that it sees; 1: it can be steered
+    n_obs_steps: Annotated[int, Between(1, 16)] = 2  # latest observations that it sees
     horizon: Horizon = 16  # environment steps that it predicts, from the first of those observations on
     n_action_steps: Horizon = 8  # of those are played before it looks again
     down_dims: Widths = (64, 128)  # channels of the U-Net, each level at half of the time steps

@@ -1,6 +1,7 @@
 """What lies between PushT and a network: features of the board in, the meaning of its actions out."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -24,7 +25,9 @@ class PushTCodec:
     pixel_shape: tuple[int, int, int] | None = None
     stack = 0
 
-    def __init__(self, num_envs: int, feature_names: tuple[str, ...], decoders) -> None:
+    def __init__(
+        self, num_envs: int, feature_names: tuple[str, ...], decoders: Callable[[float], ActionDecoder]
+    ) -> None:
         self.feature_names = feature_names
         self.decoders = decoders
         self.observation_size = feature_size(feature_names)
@@ -38,8 +41,7 @@ class PushTCodec:
         return features(raw | {"last_target": self.last_target}, self.feature_names)
 
     def decode(self, actions: np.ndarray, raw: RawObservation, slots: np.ndarray) -> np.ndarray:
-        decoder: ActionDecoder = self.decoders(self.env_steps)
-        targets = decoder(actions, raw | {"last_target": self.last_target})
+        targets = self.decoders(self.env_steps)(actions, raw | {"last_target": self.last_target})
         self.advance(targets[None], raw, slots)
         return self.last_target.copy()
 

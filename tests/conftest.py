@@ -116,14 +116,20 @@ def make_dataset() -> Callable[..., Path]:
 
 
 @pytest.fixture
-def refused(train, capfd) -> Callable[..., str]:
-    """Trains, expects to be refused as a person should be, and returns the sentence."""
+def refused_by(capfd) -> Callable[..., str]:
+    """Calls a script, expects to be refused as a person should be, and returns the sentence."""
 
-    def refused(*flags: str) -> str:
+    def refused_by(main: Callable[..., object], *arguments: object) -> str:
         capfd.readouterr()
         with pytest.raises(SystemExit) as stopped:
-            train(*flags)
+            main(*arguments)
         assert stopped.value.code == 2
         return sentence(capfd.readouterr().err)
 
-    return refused
+    return refused_by
+
+
+@pytest.fixture
+def refused(train, refused_by) -> Callable[..., str]:
+    """`refused_by` a training with these flags."""
+    return lambda *flags: refused_by(train, *flags)

@@ -133,15 +133,13 @@ def test_a_policy_for_another_robot_is_refused(changed, inputs, message):
         ChunkPlayer(*make(inputs=inputs, available=FEATURES | changed), TASK)
 
 
-def test_a_policy_for_another_task_is_refused(tmp_path):
+def test_a_policy_for_another_task_is_refused(tmp_path, refused_by):
     save(tiny_act.make(), tmp_path)
     message = r"looks at observation.state \(2,\), which Pendulum-v1 does not show"
     with pytest.raises(UserError, match=message):
         load_player(tmp_path, Pendulum())
     numbers = ["--episodes", "1", "--output", str(tmp_path)]
-    with pytest.raises(SystemExit) as stopped:
-        evaluate.main(["--policy", str(tmp_path), "--task", "pendulum", *numbers])
-    assert stopped.value.code == 2
+    refused_by(evaluate.main, ["--policy", str(tmp_path), "--task", "pendulum", *numbers])
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,6 @@ from tests.act.checks import (
 )
 from tests.act.tiny import CHUNK, IMAGE, KEYPOINTS, STATE, TASK, save
 from tests.act.tiny_vla import KIND, MASK, SENTENCES, TOKENS, settings
-from tests.runs import sentence
 
 
 def open_frames(root, vlm, tmp_path, **changes):
@@ -105,20 +104,6 @@ def test_the_fingerprint_knows_the_sentences_where_they_are_read(dataset, vlm, t
 def test_sentences_that_are_none_are_refused(dataset, vlm, tmp_path, pattern, column, values, message):
     with pytest.raises(UserError, match=f"damaged .*{message}"):
         open_frames(damage(dataset, tmp_path, change_column(pattern, column, values)), vlm, tmp_path)
-
-
-@pytest.fixture
-def refused_by(capfd):
-    """Calls a script that is to refuse, and returns its sentence."""
-
-    def refused_by(main, flags):
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main(flags)
-        assert stopped.value.code == 2
-        return sentence(capfd.readouterr().err)
-
-    return refused_by
 
 
 @pytest.fixture

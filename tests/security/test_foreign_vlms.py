@@ -133,7 +133,7 @@ def test_no_other_name_is_fetched(tmp_path, monkeypatch, name):
         read_sizes(name or "nowhere")
 
 
-def test_what_the_command_writes_is_opened_and_what_stands_there_is_kept(tmp_path, capfd):
+def test_what_the_command_writes_is_opened_and_what_stands_there_is_kept(tmp_path, capfd, refused_by):
     flags = ["--folder", str(tmp_path / "a/vlm"), "--task", "pendulum"]
     main(flags)
     assert capfd.readouterr().out == f"wrote {tmp_path}/a/vlm, 15 tokens\n"
@@ -144,9 +144,7 @@ def test_what_the_command_writes_is_opened_and_what_stands_there_is_kept(tmp_pat
         (flags, "exists already; choose another --folder"),
         (["--task", "x"], "task must be"),
     ):
-        with pytest.raises(SystemExit) as stopped:
-            main(wrong)
-        assert stopped.value.code == 2 and said in capfd.readouterr().err
+        assert said in refused_by(main, wrong)
 
 
 # A policy on such a folder, where transformers is installed.

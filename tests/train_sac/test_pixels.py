@@ -17,7 +17,6 @@ import train_sac
 from common.checkpoint import save_json, save_tensors
 from common.untrusted import load_json, load_tensors
 from envs.training import TaskTrainingEnv
-from tests.runs import sentence
 from tests.train_sac.runs import assert_same_run, command_line
 
 pytestmark = pytest.mark.slow
@@ -119,11 +118,9 @@ def test_its_checkpoint_is_evaluated_and_filmed(uninterrupted, tmp_path):
     assert load_json(tmp_path / "numbers.json")["avg_sum_reward"] == trained["avg_sum_reward"]
 
 
-def test_it_is_not_recorded_yet(uninterrupted, tmp_path, capfd):
-    with pytest.raises(SystemExit) as stopped:
-        collect_dataset.main(["--policy", str(uninterrupted), "--root", str(tmp_path / "data")])
-    assert stopped.value.code == 2
-    assert "VisualPendulum cannot be recorded yet" in sentence(capfd.readouterr().err)
+def test_it_is_not_recorded_yet(uninterrupted, refused_by, tmp_path):
+    flags = ["--policy", str(uninterrupted), "--root", str(tmp_path / "data")]
+    assert "VisualPendulum cannot be recorded yet" in refused_by(collect_dataset.main, flags)
 
 
 ENCODER = "--agent.encoder"
@@ -169,15 +166,10 @@ def test_bad_flags(refused, flags, words):
     assert [word for word in words if word not in told] == []
 
 
-def test_an_encoder_where_there_are_no_pictures(tmp_path, capfd):
-    with pytest.raises(SystemExit) as stopped:
-        train_sac.main(["--task", "pendulum", "--logs", str(tmp_path), f"{ENCODER}.features", "20"])
-    assert stopped.value.code == 2
-    told = sentence(capfd.readouterr().err)
-    assert (
-        "agent.encoder must be left out, because task pendulum has no pictures, got features: 50 -> 20"
-        in told
-    )
+def test_an_encoder_where_there_are_no_pictures(tmp_path, refused_by):
+    flags = ["--task", "pendulum", "--logs", str(tmp_path), f"{ENCODER}.features", "20"]
+    said = "agent.encoder must be left out, because task pendulum has no pictures, got features: 50 -> 20"
+    assert said in refused_by(train_sac.main, flags)
 
 
 @pytest.mark.parametrize(("name", "value", "old"), [("size", "16", "12"), ("stack", "3", "2")])
@@ -195,7 +187,7 @@ def test_a_state_of_another_encoder(refused, started):
 
 
 @pytest.mark.parametrize("part", ["weights", "filters", "layers"])
-def test_a_policy_of_another_encoder(started, capfd, part):
+def test_a_policy_of_another_encoder(started, refused_by, part):
     folder = started / "checkpoints/last"
     if part == "weights":
         tensors = load_tensors(folder / "model.safetensors")
@@ -205,10 +197,7 @@ def test_a_policy_of_another_encoder(started, capfd, part):
         config = load_json(folder / "config.json")
         config["encoder"] |= {"filters": [4, 9]} if part == "filters" else {"strides": [9, 9]}
         save_json(folder / "config.json", config)
-    with pytest.raises(SystemExit) as stopped:
-        evaluate.main(["--policy", str(folder), "--episodes", "1"])
-    assert stopped.value.code == 2
-    told = sentence(capfd.readouterr().err)
+    told = refused_by(evaluate.main, ["--policy", str(folder), "--episodes", "1"])
     if part == "layers":
         assert "config.json: encoder.filters, kernels and strides must be fewer" in told
     else:

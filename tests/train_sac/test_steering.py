@@ -16,7 +16,7 @@ from policies import ASSETS, EXPERT, load_policy
 from tests.act import tiny_act, tiny_diffusion
 from tests.act.tiny import IMAGE, STATE, save
 from tests.act.tiny_flow import make
-from tests.runs import metrics, sentence
+from tests.runs import metrics
 from tests.train_sac.runs import assert_same_run, contents
 
 pytestmark = pytest.mark.slow
@@ -83,7 +83,7 @@ def test_noise_aliasing_without_a_policy_to_steer_is_refused(refused):
     assert "agent.noise_aliasing must be false without steering.policy" in refused("--agent.noise-aliasing")
 
 
-def test_its_checkpoint_plays_wherever_it_is(steer, frozen, tmp_path, capfd):
+def test_its_checkpoint_plays_wherever_it_is(steer, frozen, refused_by, tmp_path):
     steer()
     checkpoint = tmp_path / "elsewhere"
     shutil.copytree(tmp_path / "run/checkpoints/last", checkpoint)
@@ -96,6 +96,7 @@ def test_its_checkpoint_plays_wherever_it_is(steer, frozen, tmp_path, capfd):
     (episode,) = rollout(policy.task.vector_env(1), policy, [7])
     assert len({tuple(action) for action in episode.actions}) > len(episode) / 2, "each step has its own"
 
+    play = ["--policy", str(checkpoint), "--episodes", "1"]
     settings = load_json(checkpoint / "config.json")
     for broken, expected in (
         ({"bound": 1.5}, "n_action_steps missing in steering, without which it cannot steer"),
@@ -108,25 +109,18 @@ def test_its_checkpoint_plays_wherever_it_is(steer, frozen, tmp_path, capfd):
             else {name: value for name, value in settings.items() if name != "steering"}
         )
         (checkpoint / "config.json").write_text(json.dumps(changed))
-        assert expected in refused_to_play(checkpoint, capfd)
+        assert expected in refused_by(evaluate.main, play)
     (checkpoint / "config.json").write_text(json.dumps(settings))
 
     weights = checkpoint / "frozen/model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    message = refused_to_play(checkpoint, capfd)
+    message = refused_by(evaluate.main, play)
     assert f"{checkpoint}/frozen: not the policy that {checkpoint} was trained to steer" in message
     shutil.rmtree(checkpoint / "frozen")
     shutil.copytree(ASSETS / "sac_expert", checkpoint / "frozen")
-    assert "frozen: a policy of SAC draws no noise" in refused_to_play(checkpoint, capfd)
-
-
-def refused_to_play(checkpoint, capfd):
-    with pytest.raises(SystemExit) as stopped:
-        evaluate.main(["--policy", str(checkpoint), "--episodes", "1"])
-    assert stopped.value.code == 2
-    return sentence(capfd.readouterr().err)
+    assert "frozen: a policy of SAC draws no noise" in refused_by(evaluate.main, play)
 
 
 def test_noise_that_moves_nothing_is_refused_with_what_was_measured(frozen, steering, refused):

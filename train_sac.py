@@ -228,7 +228,7 @@ def open_frozen(config: Config, device: torch.device) -> tuple[Steering, Frozen,
         starts = History(policy.history).add(starts, begins=np.ones(AUTHORITY_STARTS, bool))
     check_authority(spreads(policy, starts, np.random.default_rng(0)), path)
     frozen = Frozen(path, policy_files(path), fingerprint(path))
-    steering, aliasing = Steering(policy, config.steering), None
+    steering, aliasing = Steering(policy, config.steering, config.env), None
     if config.agent.noise_aliasing:
         aliasing = NoiseAliasing(steering, starts, config.env.codec(0).observation_size, device)
     return steering, frozen, aliasing

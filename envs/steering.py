@@ -8,14 +8,15 @@ counts as the environment steps that it took (`envs.interfaces.Step.durations`).
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from common.bounds import Above, Between, Several
 from common.errors import UserError
 from envs.history import History
-from envs.interfaces import Codec, Observations, RawObservation, Steerable, Step, Symmetry
+from envs.interfaces import Codec, Observations, RawObservation, Steerable, Step, Symmetry, Task
+from envs.symmetric import SymmetricChunks
 from envs.training import TaskTrainingEnv
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class SteeringConfig:
     noise: Literal["full", "executed", "dct", "repeated"] = "dct"  # what an action chooses, see `directions`
     rank: Several = 2  # cosines over the chunk, of dct
     bound: Annotated[float, Above(0, 100)] = 2.0  # of an action, in standard deviations of the noise
+    symmetric: bool = False  # make that policy its own mirror image, which env.mirror asks for
+
+    DEFAULT_IF_ABSENT: ClassVar = ("symmetric",)  # older checkpoints were trained with the default
 
 
 def directions(config: SteeringConfig, noise_shape: tuple[int, ...], n_action_steps: int) -> np.ndarray:
@@ -85,12 +89,14 @@ class Steering:
     Args:
         policy: is steered.
         config: by which part of its noise.
+        task: that it plays.
 
     Raises:
-        UserError: its chunks are shorter than `n_action_steps`, or averaged, or its noise does not fit.
+        UserError: its chunks are shorter than `n_action_steps`, or averaged, or its noise does not fit; or it
+            cannot be made its own mirror image.
     """
 
-    def __init__(self, policy: Steerable, config: SteeringConfig) -> None:
+    def __init__(self, policy: Steerable, config: SteeringConfig, task: Task) -> None:
         self.policy = policy
         self.config = config
         self.n_action_steps = config.n_action_steps or policy.n_action_steps
@@ -103,6 +109,7 @@ class Steering:
             raise UserError("steering.policy must not average its chunks, and has a temporal_ensemble_coeff")
         self.directions = directions(config, policy.noise_shape, self.n_action_steps)
         self.action_size = len(self.directions)
+        self.symmetric = SymmetricChunks(policy, task) if config.symmetric else None
 
     def image_size(self, codec: Codec) -> int:
         """Side of the pictures that the policy and what steers it see, 0 for none.
@@ -147,7 +154,8 @@ class Steering:
         rows = np.flatnonzero(slots)
         shown = history.observations if history else raw
         seen = {name: values[rows] for name, values in shown.items()}
-        chosen = self.policy.chunk(seen, self.noise(actions[rows]))[:, : self.n_action_steps]
+        chunk = self.symmetric or self.policy.chunk
+        chosen = chunk(seen, self.noise(actions[rows]))[:, : self.n_action_steps]
         if not np.isfinite(chosen).all():
             raise UserError("steering.policy returned actions that are not finite numbers")
         chunks = np.zeros((self.n_action_steps, len(slots), *chosen.shape[2:]))
@@ -172,20 +180,21 @@ class SteeringEnv:
         aliasing: what the replay holds in place of the noise, see `envs/aliasing.py`; None: the noise.
 
     Raises:
-        UserError: the environment repeats actions or has a mirror, which a chunk has not; or it shows
-            pictures, where there is `aliasing`.
+        UserError: the environment repeats actions, or has a mirror that the frozen policy has not; or the
+            frozen policy is made one, or the learner sees pictures, where there is `aliasing`.
     """
-
-    symmetry: Symmetry | None = None
 
     def __init__(
         self, env: TaskTrainingEnv, steering: Steering, aliasing: "NoiseAliasing | None" = None
     ) -> None:
         if env.action_repeat > 1:
             raise UserError(f"env.action_repeat must be 1 with steering.policy, got {env.action_repeat}")
-        if env.symmetry is not None:
+        if aliasing and steering.symmetric:
+            raise UserError("steering.symmetric must be false with agent.noise_aliasing")
+        if env.symmetry and not steering.symmetric:
             raise UserError(
-                "env.mirror must be false with steering.policy, which need not be its own mirror image"
+                "env.mirror must be false with steering.policy, which need not be its own mirror image; "
+                "--steering.symmetric makes it one"
             )
         if aliasing and env.pixel_shape:
             raise UserError("agent.noise_aliasing must be false where the learner sees pictures")
@@ -197,6 +206,9 @@ class SteeringEnv:
         self.observation_size = env.observation_size + (aliasing.size if aliasing else 0)
         self.pixel_shape, self.stack = env.pixel_shape, env.stack
         self.action_size = steering.action_size
+        self.symmetry: Symmetry | None = None
+        if env.symmetry and steering.symmetric:
+            self.symmetry = steering.symmetric.symmetry(env.symmetry, steering.directions)
 
     def random_actions(self, rng: np.random.Generator) -> np.ndarray:
         return self.steering.random_actions(rng, self.num_envs)

@@ -155,7 +155,8 @@ def decode_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
         raise UserError(f"{file}: {', '.join(missing)} missing, without which the policy cannot be opened")
     if "steering" in config:
         steering = config["steering"] if isinstance(config["steering"], dict) else {}
-        missing = [field.name for field in fields(SteeringConfig) if field.name not in steering]
+        known = {*steering, *SteeringConfig.DEFAULT_IF_ABSENT}
+        missing = [field.name for field in fields(SteeringConfig) if field.name not in known]
         if missing or not steering["policy"]:
             raise UserError(
                 f"{file}: {(missing or ['policy'])[0]} missing in steering, without which it cannot steer"
@@ -222,7 +223,7 @@ def load_sac(
         raise UserError(f"{folder}: this policy was trained on {task.name}, not on {wanted.name}")
     steering = None
     if frozen:
-        steering = Steering(frozen, settings.steering)
+        steering = Steering(frozen, settings.steering, task)
         _check_size(file, settings, "action_size", steering.action_size)
     sizes = (settings.observation_size, settings.action_size, settings.hidden_sizes)
     network = (*sizes, task.codec(0).pixel_shape, settings.encoder)

@@ -106,7 +106,7 @@ class Rest(torch.nn.Module):
 def assert_noise_0_plays_as_unsteered(policy: PreTrainedPolicy, side: int = 0) -> None:
     """In evaluation and in training, where it looks again in the middle of an episode; so it does resumed."""
     task = PushT(num_envs=3, mirror=False, curriculum=0.0)
-    steering = Steering(player_of(policy), SteeringConfig(rank=2))
+    steering = Steering(player_of(policy), SteeringConfig(rank=2), PushT())
     steered = SACPolicy(Rest(steering.action_size), task, escapes=False, steering=steering)
     alone, env = player_of(policy), PushTVectorEnv(2, side, max_episode_steps=14)
     ours, theirs = (

@@ -30,7 +30,7 @@ def act_player():
 
 def make_env(policy, seed=1, **settings):
     """A training environment that a learner steers in, with aliasing."""
-    steering = Steering(policy, SteeringConfig(**settings))
+    steering = Steering(policy, SteeringConfig(**settings), TASK)
     task_env = TASK.training_env(seed, gamma=0.9)
     task_env.env.max_episode_steps = 7
     task_env.history = history = steering.new_history()
@@ -122,9 +122,9 @@ def test_pictures_are_refused():
     with pytest.raises(
         UserError, match="noise_aliasing must be false: the replay holds what steering.policy"
     ):
-        NoiseAliasing(Steering(policy, SteeringConfig()), starts, SEEN_SIZE)
+        NoiseAliasing(Steering(policy, SteeringConfig(), TASK), starts, SEEN_SIZE)
     env = TASK.training_env(1, gamma=0.9)
     env.pixel_shape = (8, 8, 3)
-    steering = Steering(Wanderer(), SteeringConfig())
+    steering = Steering(Wanderer(), SteeringConfig(), TASK)
     with pytest.raises(UserError, match="noise_aliasing must be false where the learner sees pictures"):
         SteeringEnv(env, steering, NoiseAliasing(steering, starts, SEEN_SIZE))

@@ -55,7 +55,7 @@ def test_the_slow_ones_are_opencvs_cosines_and_the_repeated_one_is_far_from_unit
 
 def test_actions_are_the_noise_in_standard_deviations_and_those_drawn_are_the_policys_own():
     config = SteeringConfig(noise="full", bound=3.0)
-    steering = Steering(Wanderer(), config)
+    steering = Steering(Wanderer(), config, PushT())
     actions = np.random.default_rng(0).uniform(-1, 1, (5, 12))
     np.testing.assert_allclose(steering.noise(actions), 3.0 * actions.reshape(5, *SHAPE))
     noise = steering.noise(steering.random_actions(np.random.default_rng(1), 4_000))
@@ -66,7 +66,7 @@ def test_actions_are_the_noise_in_standard_deviations_and_those_drawn_are_the_po
 def test_a_decision_is_its_chunk_played_step_by_step(n_action_steps):
     """Rewards discounted step by step, nothing after the end, as many steps as were played."""
     task = PushT(num_envs=3, features=SEEN, mirror=False, curriculum=1.0)
-    steering = Steering(Wanderer(), SteeringConfig(n_action_steps=n_action_steps, noise="full"))
+    steering = Steering(Wanderer(), SteeringConfig(n_action_steps=n_action_steps, noise="full"), PushT())
     env = SteeringEnv(task.training_env(seed=5, gamma=0.9), steering)
     env.env.env.max_episode_steps = 10
     twin = task.training_env(seed=5, gamma=0.9)
@@ -99,7 +99,8 @@ def test_a_decision_is_its_chunk_played_step_by_step(n_action_steps):
 def test_its_state_is_restored_in_the_middle_of_an_episode():
     def make():
         return SteeringEnv(
-            PushT(num_envs=2, mirror=False).training_env(3, 0.9), Steering(Wanderer(), SteeringConfig())
+            PushT(num_envs=2, mirror=False).training_env(3, 0.9),
+            Steering(Wanderer(), SteeringConfig(), PushT()),
         )
 
     env, again = make(), make()
@@ -113,7 +114,10 @@ def test_its_state_is_restored_in_the_middle_of_an_episode():
 
 def test_a_steered_policy_plays_chunk_after_chunk_from_its_own_features():
     torch.manual_seed(0)
-    task, steering = PushT(features=SEEN, mirror=False), Steering(Wanderer(), SteeringConfig(bound=1.0))
+    task, steering = (
+        PushT(features=SEEN, mirror=False),
+        Steering(Wanderer(), SteeringConfig(bound=1.0), PushT()),
+    )
     actor = Actor(task.codec(0).observation_size, steering.action_size, [8])
     policy = SACPolicy(actor, task, escapes=False, steering=steering)
     seeds = range(500, 503)
@@ -134,7 +138,7 @@ def test_a_steered_policy_plays_chunk_after_chunk_from_its_own_features():
 
 
 def test_an_environment_that_repeats_or_mirrors_is_refused():
-    steering = Steering(Wanderer(), SteeringConfig())
+    steering = Steering(Wanderer(), SteeringConfig(), PushT())
     for task, message in (
         (PushT(num_envs=1), "env.mirror must be false with steering.policy"),
         (
@@ -149,7 +153,7 @@ def test_an_environment_that_repeats_or_mirrors_is_refused():
 def test_actions_that_are_not_finite_are_not_played():
     policy = Wanderer()
     policy.chunk = lambda observations, noise: np.full((len(noise), 6, 2), np.nan)
-    steering = Steering(policy, SteeringConfig())
+    steering = Steering(policy, SteeringConfig(), PushT())
     with pytest.raises(UserError, match="returned actions that are not finite numbers"):
         steering.decode(
             PushT().codec(2), np.zeros((2, 4)), {"agent_pos": np.zeros((2, 2))}, np.array([True, False])
@@ -177,4 +181,4 @@ def test_noise_that_does_not_fit_is_refused(settings, shape, message):
     policy = Wanderer()
     policy.noise_shape = shape
     with pytest.raises(UserError, match=message):
-        Steering(policy, SteeringConfig(**settings))
+        Steering(policy, SteeringConfig(**settings), PushT())

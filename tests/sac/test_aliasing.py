@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from envs.aliasing import NoiseAliasing
+from envs.pusht.task import PushT
 from envs.steering import Steering, SteeringConfig
 from sac.agent import SAC
 from sac.config import AgentConfig
@@ -52,7 +53,7 @@ class Bent:
 
 
 def make_agent(config: AgentConfig = CONFIG, seed: int = 0, total_updates: int = 20) -> SAC:
-    steering = Steering(Bent(), SteeringConfig(rank=2, bound=BOUND))
+    steering = Steering(Bent(), SteeringConfig(rank=2, bound=BOUND), PushT())
     starts = {"x": np.random.default_rng(0).normal(size=(32, INPUTS))}
     aliasing = NoiseAliasing(steering, starts, SEEN)
     return SAC(SEEN, steering.action_size, config, total_updates, seed, aliasing=aliasing)

@@ -1,0 +1,84 @@
+"""A policy that is made its own mirror image, so that a learner that steers it may mirror its decisions.
+
+Of two observations that are mirror images of each other it sees always the same one, and where that was the
+other one, its chunk is mirrored back.
+"""
+
+import math
+
+import numpy as np
+import torch
+
+from common.errors import UserError
+from envs.interfaces import MirroredTask, RawObservation, Steerable, Symmetry, Task
+
+PIXELS = "pixels"  # the raw observation that is a picture
+
+
+class SymmetricChunks:
+    """Makes them, as `Steerable.chunk` does.
+
+    Noise that has a number for each of an action is mirrored as actions are; a latent stays as it is.
+
+    Args:
+        policy: is asked for chunks.
+        task: has the mirror, and is what the policy plays.
+
+    Raises:
+        UserError: the task has no mirror.
+    """
+
+    def __init__(self, policy: Steerable, task: Task) -> None:
+        if not isinstance(task, MirroredTask):
+            raise UserError(f"steering.symmetric must be false: {task.name} has no mirror image")
+        self.policy, self.task = policy, task
+        env = task.vector_env(1, policy.image_size)
+        spaces, action_size = env.single_observation_space, env.single_action_space.shape[0]
+        seen = [name for name in task.lerobot_names.values() if name in spaces.keys()]
+        self.sizes = {name: math.prod(spaces[name].shape or ()) for name in seen} | {"action": action_size}
+        here = task.mirror_feature("action", np.zeros((1, action_size)), drawn=False)
+        self.linear = (
+            task.mirror_feature("action", np.eye(action_size), drawn=False) - here
+        )  # v -> v @ linear
+        if policy.noise_shape[1:] != (action_size,):
+            self.linear = np.eye(policy.noise_shape[-1])
+
+    def __call__(self, observations: RawObservation, noise: np.ndarray) -> np.ndarray:
+        seen = {name: values for name, values in observations.items() if name in self.sizes}
+        mirrored = {name: self._mirrored(name, values) for name, values in seen.items()}
+        swapped = _sum(seen) < _sum(mirrored)
+        chosen = {name: _where(swapped, mirrored[name], values) for name, values in seen.items()}
+        chunks = self.policy.chunk(chosen, _where(swapped, noise @ self.linear, noise))
+        return _where(swapped, self._mirrored("action", chunks), chunks)
+
+    def symmetry(self, of_task: Symmetry, directions: np.ndarray) -> Symmetry:
+        """Of what the learner sees, and of actions that choose among directions (D, *noise_shape).
+
+        Args:
+            of_task: of what the learner sees, and of actions that are not used here.
+            directions: of the noise; the mirror image of each is one of them, or its opposite.
+        """
+        flat = directions.reshape(len(directions), -1)
+        image = (directions @ self.linear).reshape(flat.shape) @ flat.T / (flat**2).sum(axis=1)
+        order = np.abs(image).argmax(axis=0)
+        signs = np.sign(image[order, np.arange(len(order))]).astype(np.float32)
+        return of_task._replace(action_order=order, action_signs=signs)
+
+    def _mirrored(self, name: str, values: np.ndarray) -> np.ndarray:
+        """Values (n, ...) of a raw observation or of `action` in the mirror; more axes may lead."""
+        assert isinstance(self.task, MirroredTask)
+        if name == PIXELS:
+            return self.task.mirror_pictures(torch.from_numpy(values).movedim(-1, -3)).movedim(-3, -1).numpy()
+        flat = values.reshape(-1, self.sizes[name])
+        return self.task.mirror_feature(name, flat, drawn=self.policy.image_size > 0).reshape(values.shape)
+
+
+def _sum(observations: RawObservation) -> np.ndarray:
+    """(n,): of all numbers but pictures, which tells an observation from its mirror image."""
+    numbers = [values.reshape(len(values), -1) for name, values in observations.items() if name != PIXELS]
+    return np.concatenate(numbers, axis=1).sum(axis=1, dtype=float)
+
+
+def _where(rows: np.ndarray, values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(n, ...): of `values` where `rows` (n,) bool, of `others` elsewhere."""
+    return np.where(rows.reshape(-1, *[1] * (values.ndim - 1)), values, others)

@@ -70,6 +70,7 @@ STEERING = {
     "bound_3": "--steering.bound 3",
     "4_steps_of_a_chunk": "--steering.n-action-steps 4",
     "16_steps_of_a_chunk": "--steering.n-action-steps 16",
+    "no_mirror": "--env.no-mirror --steering.no-symmetric",
     "no_curriculum": "--env.curriculum 0",
     "prefill_of_5000": "--training.start-steps 5_000",
     "quarter_of_utd": "--training.utd 0.1",
@@ -78,7 +79,8 @@ STEERING = {
     "no_layer_norm": "--agent.no-critic-layer-norm",
     "hidden_256": "--agent.hidden-sizes 256 256",
     "gamma_0.98": "--agent.gamma 0.98",
-    "critics_of_executed_actions": "--agent.noise-aliasing --training.utd 0.1",
+    "critics_of_executed_actions": "--agent.noise-aliasing --training.utd 0.1 "
+    "--env.no-mirror --steering.no-symmetric",
 }
 RECIPES = {
     "pusht": Recipe("--device cpu", PUSHT),  # about 6 minutes of one core, both being busy

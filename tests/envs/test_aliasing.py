@@ -10,7 +10,7 @@ from envs.pusht.task import PushT
 from envs.steering import Steering, SteeringConfig, SteeringEnv
 from tests.act import tiny_act, tiny_diffusion, tiny_flow
 from tests.act.tiny import player_of
-from tests.envs.test_steering import SHAPE, Wanderer
+from tests.envs.wanderer import SHAPE, Wanderer
 
 TASK = PushT(num_envs=3, mirror=False)
 SEEN_SIZE = TASK.codec(0).observation_size

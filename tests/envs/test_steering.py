@@ -11,25 +11,9 @@ from envs.rollout import rollout
 from envs.steering import Steering, SteeringConfig, SteeringEnv, directions
 from sac.actor import Actor
 from sac.policy import SACPolicy
+from tests.envs.wanderer import SHAPE, Wanderer
 
-SHAPE = (6, 2)
 SEEN = ("agent_pos", "block_pos", "block_rotation", "target_lead")
-
-
-class Wanderer:
-    """Chunks of six steps, which lead away from the agent by the sum of the noise up to there."""
-
-    noise_shape, chunk_size, n_action_steps, image_size, sampled = SHAPE, 6, 4, 0, False
-    history = 1
-
-    def chunk(self, observations, noise):
-        return observations["agent_pos"][:, None] + 20.0 * noise.cumsum(axis=1)
-
-    def inputs(self, observations):
-        return observations["agent_pos"].astype(np.float32)
-
-    def chunk_of(self, inputs, noise):
-        return inputs[:, None] + 20.0 * noise.cumsum(dim=1)
 
 
 @pytest.mark.parametrize("kind", ["full", "executed", "dct"])

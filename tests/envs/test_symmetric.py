@@ -9,7 +9,7 @@ from envs.pusht.symmetry import mirror_points
 from envs.pusht.task import PushT
 from envs.steering import Steering, SteeringConfig, SteeringEnv
 from envs.symmetric import SymmetricChunks
-from tests.envs.test_steering import SHAPE, Wanderer
+from tests.envs.wanderer import SHAPE, Wanderer
 
 NOISE = [{"noise": "full"}, {"noise": "executed"}, {"rank": 3}, {"noise": "repeated"}]
 STATES = np.array([[100.0, 300.0, 200.0, 250.0, 0.3], [400.0, 150.0, 330.0, 300.0, -1.0]])

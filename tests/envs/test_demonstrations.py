@@ -13,7 +13,7 @@ from sac.agent import AgentConfig
 from sac.demonstrations import OfflineConfig, OfflineData
 from tests.envs.test_aliasing import TASK as STEERED
 from tests.envs.test_aliasing import diffusion_player, make_env
-from tests.envs.test_steering import Wanderer
+from tests.envs.wanderer import Wanderer
 
 BOARD = {"action_frame": "board", "mirror": False}
 TASKS = {

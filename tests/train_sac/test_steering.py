@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -77,6 +78,28 @@ def test_with_noise_aliasing_and_demonstrations_it_resumes_and_its_checkpoint_is
     policy = load_policy(tmp_path / "run")
     (episode,) = rollout(policy.task.vector_env(1), policy, [7])
     assert len(episode) > 3
+
+
+def test_mirrored_it_resumes_and_plays_as_in_training(steering, train, refused, tmp_path):
+    mirrored = [flag for flag in steering if flag != "--env.no-mirror"]
+    assert "env.mirror must be false with steering.policy" in refused(*mirrored)
+    mirrored.append("--steering.symmetric")
+    train(*mirrored, "--run-name", "whole")
+    train(*mirrored, "--total-env-steps", "300")
+    train(*mirrored)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    file = tmp_path / "run/checkpoints/last/config.json"
+    settings, played = load_json(file), []
+    without = {name: value for name, value in settings["steering"].items() if name != "symmetric"}
+    for steering in (settings["steering"], without | {"symmetric": False}, without):
+        file.write_text(json.dumps(settings | {"steering": steering}))
+        policy = load_policy(file.parent)
+        env, seeds = policy.task.vector_env(1), range(7, 11)
+        played.append([episode.actions for episode in rollout(env, policy, seeds)])
+    symmetric, as_it_is, of_an_older_checkpoint = played
+    assert any(not np.array_equal(a, b) for a, b in zip(symmetric, as_it_is, strict=True))
+    for a, b in zip(as_it_is, of_an_older_checkpoint, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_noise_aliasing_without_a_policy_to_steer_is_refused(refused):
@@ -155,6 +178,10 @@ def test_a_policy_that_noise_does_not_help_is_refused_with_what_was_measured(
         ),
         ("--agent.noise-aliasing --agent.compile True", "agent.compile must be false with noise_aliasing"),
         ("--agent.noise-aliasing --agent.distillation-steps 0", "agent.distillation_steps must be"),
+        (
+            "--agent.noise-aliasing --steering.symmetric",
+            "steering.symmetric must be false with agent.noise_al",
+        ),
         ("--task pendulum", "pendulum"),
     ],
 )

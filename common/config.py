@@ -7,7 +7,9 @@ or list of those, one of those or None, or another config class; `Annotated` add
 In JSON also a dict, of whatever it holds. A setting is given once, by one of its spellings. `~` in a path is
 the home.
 
-A config class may define `RENAMED`, a dict from former dotted names to today's; both are understood.
+A config class may define `RENAMED`, a dict from former dotted names to today's; both are understood. And
+`IF_ABSENT`, from its own fields to the value that a saved run without that setting was trained with, where
+that is not today's default (`common/run.py`).
 
 It may define `validate()`, raising `ValueError("<field> must be ..., got ...")`: it is called
 once, on the final values. `__post_init__` may raise the same, but must derive nothing: it also runs on the

@@ -4,6 +4,7 @@ Chi et al. 2023, "Diffusion Policy: Visuomotor Policy Learning via Action Diffus
 et al. 2021, "Denoising Diffusion Implicit Models" (arXiv 2010.02502). The network and the loss are
 `lerobot.policies.diffusion` as they are. Deliberate differences from LeRobot's defaults:
 
+* It predicts the clean chunk, not the noise (`prediction_type`): from noise 0 that plays better.
 * It is played with DDIM, also where LeRobot would play it with DDPM, whose training is the same: a chunk is
   then a function of its first noise, which can be chosen.
 * Numbers are normalised by mean and standard deviation, environment states too: a mirrored dataset reaches
@@ -14,7 +15,7 @@ et al. 2021, "Denoising Diffusion Implicit Models" (arXiv 2010.02502). The netwo
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import diffusers  # noqa: F401  LeRobot misses it only when a policy is built
 import torch
@@ -50,13 +51,14 @@ class PolicyConfig:
     n_groups: Width = 8  # of its group norms; they divide each of down_dims
     diffusion_step_embed_dim: Annotated[int, Between(4, 1_024)] = 128  # of the denoising step's number
     use_film_scale_modulation: bool = True  # what it sees scales and shifts; False: it shifts
-    # What it tells of a chunk with noise: the chunk, or the noise, which of noise 0 alone tells little.
-    prediction_type: Literal["sample", "epsilon"] = "sample"
+    prediction_type: Literal["sample", "epsilon"] = "sample"  # predicts the clean chunk, or the noise in it
     num_train_timesteps: Several = 100  # levels of noise that it learns to remove
     num_inference_steps: Annotated[int | None, Between(1, 1_000)] = 10  # denoising steps; None: all levels
     vision_backbone: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"  # of each camera
     spatial_softmax_num_keypoints: Several = 32  # points that it finds in a picture
     do_mask_loss_for_padding: bool = False  # learn nothing of the last action, repeated beyond the end
+
+    IF_ABSENT: ClassVar = {"prediction_type": "epsilon"}  # of runs from before this was a setting
 
     def validate(self) -> None:
         if self.n_obs_steps > self.horizon:
@@ -88,7 +90,7 @@ class PolicyConfig:
 
 
 class Loss(nn.Module):
-    """LeRobot's: the mean squared error of the noise that was added to a chunk, (1,)."""
+    """LeRobot's: the mean squared error of the chunk, or of the noise that was added to it, (1,)."""
 
     def __init__(self, policy: DiffusionPolicy) -> None:
         super().__init__()

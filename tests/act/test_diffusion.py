@@ -6,12 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import yaml
 from lerobot.configs.types import FeatureType, PolicyFeature
 
+import train_act
 from act.kinds.diffusion import PolicyConfig
 from act.opening import load_player
 from act.optimizer import OptimizerConfig
-from common.config import from_dict, to_dict
+from common.config import from_dict, load_yaml, to_dict
 from common.errors import UserError
 from common.untrusted import load_json
 from envs.pusht.vector import PushTVectorEnv
@@ -196,6 +198,20 @@ def test_impossible_settings_are_refused(changes, message):
 TINY = "--policy.type diffusion --policy.down-dims 8 16 --policy.n-groups 4 --policy.horizon 8"
 TINY += " --policy.diffusion-step-embed-dim 8 --policy.num-train-timesteps 10 --policy.num-inference-steps 2"
 TINY += " --policy.n-action-steps 3 --dataset.mirror"
+
+
+@pytest.mark.slow
+def test_a_run_from_before_prediction_type_predicts_the_noise(short_training, tmp_path, refused_by):
+    """To predict the chunk with its weights would be silently wrong."""
+    command_line, noise = [*short_training, *TINY.split()], ["--policy.prediction-type", "epsilon"]
+    assert train_act.main([*command_line, *noise, "--steps", "1"])
+    file = tmp_path / "run" / "config.yaml"
+    config = load_yaml(file)
+    assert config["policy"].pop("prediction_type") == "epsilon"
+    file.write_text(yaml.safe_dump(config))
+    said = refused_by(train_act.main, [*command_line, "--steps", "2"])
+    assert "policy.prediction_type: epsilon -> sample" in said
+    assert train_act.main([*command_line, *noise, "--steps", "2"])
 
 
 @pytest.mark.slow

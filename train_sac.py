@@ -91,6 +91,8 @@ class Config:
             )
         if self.agent.noise_aliasing and not self.steering.policy:
             raise ValueError("agent.noise_aliasing must be false without steering.policy, whose noise it is")
+        if self.steering.symmetric and not self.steering.policy:
+            raise ValueError("steering.symmetric must be false without steering.policy, which it mirrors")
         if self.offline.dataset and self.steering.policy and not self.agent.noise_aliasing:
             raise ValueError(
                 "offline.dataset must be empty where steering.policy is given: its noise is unknown, "

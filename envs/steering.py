@@ -36,7 +36,7 @@ class SteeringConfig:
     noise: Literal["full", "executed", "dct", "repeated"] = "dct"  # what an action chooses, see `directions`
     rank: Several = 2  # cosines over the chunk, of dct
     bound: Annotated[float, Above(0, 100)] = 2.0  # of an action, in standard deviations of the noise
-    symmetric: bool = False  # make that policy its own mirror image, which env.mirror asks for
+    symmetric: bool = False  # make the frozen policy its own mirror image, as env.mirror needs it
 
     DEFAULT_IF_ABSENT: ClassVar = ("symmetric",)  # older checkpoints were trained with the default
 
@@ -180,8 +180,8 @@ class SteeringEnv:
         aliasing: what the replay holds in place of the noise, see `envs/aliasing.py`; None: the noise.
 
     Raises:
-        UserError: the environment repeats actions, or has a mirror that the frozen policy has not; or the
-            frozen policy is made one, or the learner sees pictures, where there is `aliasing`.
+        UserError: the environment repeats actions, or has a mirror that the frozen policy has not; or,
+            with `aliasing`, the frozen policy is made its own mirror image, or the learner sees pictures.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class SteeringEnv:
         if env.symmetry and not steering.symmetric:
             raise UserError(
                 "env.mirror must be false with steering.policy, which need not be its own mirror image; "
-                "--steering.symmetric makes it one"
+                "--steering.symmetric makes it one, where the task can mirror what it sees"
             )
         if aliasing and env.pixel_shape:
             raise UserError("agent.noise_aliasing must be false where the learner sees pictures")

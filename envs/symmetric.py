@@ -1,7 +1,7 @@
 """A policy that is made its own mirror image, so that a learner that steers it may mirror its decisions.
 
-Of two observations that are mirror images of each other it sees always the same one, and where that was the
-other one, its chunk is mirrored back.
+Of an observation and its mirror image the policy always sees the same one, whichever of the two is there.
+Where it saw the mirror image, its chunk is mirrored back.
 """
 
 import math
@@ -16,40 +16,41 @@ PIXELS = "pixels"  # the raw observation that is a picture
 
 
 class SymmetricChunks:
-    """Makes them, as `Steerable.chunk` does.
+    """The chunks of a policy that is made its own mirror image; called as `Steerable.chunk` is.
 
-    Noise that has a number for each of an action is mirrored as actions are; a latent stays as it is.
+    Noise of the shape (steps, A), with A numbers as an action, is mirrored as actions are. Other noise, such
+    as a latent, stays as it is.
 
     Args:
         policy: is asked for chunks.
         task: has the mirror, and is what the policy plays.
 
     Raises:
-        UserError: the task has no mirror.
+        UserError: the task cannot mirror what the policy sees.
     """
 
     def __init__(self, policy: Steerable, task: Task) -> None:
         if not isinstance(task, MirroredTask):
-            raise UserError(f"steering.symmetric must be false: {task.name} has no mirror image")
+            raise UserError(f"steering.symmetric must be false: {task.name} cannot mirror what policies see")
         self.policy, self.task = policy, task
         env = task.vector_env(1, policy.image_size)
         spaces, action_size = env.single_observation_space, env.single_action_space.shape[0]
         seen = [name for name in task.lerobot_names.values() if name in spaces.keys()]
         self.sizes = {name: math.prod(spaces[name].shape or ()) for name in seen} | {"action": action_size}
-        here = task.mirror_feature("action", np.zeros((1, action_size)), drawn=False)
-        self.linear = (
-            task.mirror_feature("action", np.eye(action_size), drawn=False) - here
-        )  # v -> v @ linear
-        if policy.noise_shape[1:] != (action_size,):
-            self.linear = np.eye(policy.noise_shape[-1])
+        self.lowest, self.highest = env.single_action_space.low, env.single_action_space.high  # (A,) each
+        self.linear = np.eye(policy.noise_shape[-1])  # noise -> noise @ linear in the mirror
+        if policy.noise_shape[1:] == (action_size,):
+            origin = task.mirror_feature("action", np.zeros((1, action_size)), drawn=False)
+            self.linear = task.mirror_feature("action", np.eye(action_size), drawn=False) - origin
 
     def __call__(self, observations: RawObservation, noise: np.ndarray) -> np.ndarray:
         seen = {name: values for name, values in observations.items() if name in self.sizes}
         mirrored = {name: self._mirrored(name, values) for name, values in seen.items()}
-        swapped = _sum(seen) < _sum(mirrored)
+        swapped = _sum(seen) < _sum(mirrored)  # the one with the larger sum is seen
         chosen = {name: _where(swapped, mirrored[name], values) for name, values in seen.items()}
         chunks = self.policy.chunk(chosen, _where(swapped, noise @ self.linear, noise))
-        return _where(swapped, self._mirrored("action", chunks), chunks)
+        played = _where(swapped, self._mirrored("action", chunks), chunks)
+        return np.clip(played, self.lowest, self.highest)  # the mirror of pictures may lead a pixel out
 
     def symmetry(self, of_task: Symmetry, directions: np.ndarray) -> Symmetry:
         """Of what the learner sees, and of actions that choose among directions (D, *noise_shape).

@@ -103,6 +103,16 @@ def test_pictures_are_flipped_with_what_else_it_sees(history):
     assert (np.abs(here["pixels"].astype(int) - there["pixels"]) > 40).mean() > 0.03
 
 
-def test_what_has_no_mirror_is_refused():
-    with pytest.raises(UserError, match="steering.symmetric must be false: Pendulum-v1 has no mirror image"):
+def test_what_pictures_lead_to_stays_on_the_board():
+    """Their mirror exchanges 0 with 511, so 512 would become -1."""
+    policy, task = Wanderer(), PushT()
+    policy.image_size = 96
+    policy.chunk = lambda observations, noise: np.full((len(noise), 6, 2), 512.0)
+    raw, _ = task.vector_env(2, 96).reset(seed=[0, 0], options={"states": STATES})
+    chunks = SymmetricChunks(policy, task)(raw, np.zeros((2, *SHAPE)))
+    assert chunks[0].min() == chunks[0].max() == 0.0 and chunks[1].min() == 512.0
+
+
+def test_what_cannot_be_mirrored_is_refused():
+    with pytest.raises(UserError, match="must be false: Pendulum-v1 cannot mirror what policies see"):
         Steering(Wanderer(), SteeringConfig(symmetric=True), Pendulum())

@@ -20,10 +20,10 @@ CONFIGS = Path(train_sac.__file__).parent / "configs"
 PATHS = [*sorted(CONFIGS.glob("sac_*.yaml")), CONFIGS / "demo.yaml"]
 
 
-@pytest.mark.parametrize("name", ["steer_pusht_human", "steer_pusht_human_na"])
-def test_the_first_decision_of_those_that_steer(name, tmp_path):
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("steer_*.yaml")), ids=lambda path: path.stem)
+def test_the_first_decision_of_those_that_steer(path, tmp_path):
     save(make(), tmp_path / "flow")
-    flags = ["--config", str(CONFIGS / f"{name}.yaml"), "--device", "cpu", "--offline.dataset", ""]
+    flags = ["--config", str(path), "--device", "cpu", "--offline.dataset", ""]
     config = train_sac.read_config(
         [*flags, "--steering.policy", str(tmp_path / "flow"), "--steering.n-action-steps", "3"]
     )

@@ -102,8 +102,9 @@ def test_mirrored_it_resumes_and_plays_as_in_training(steering, train, refused, 
         np.testing.assert_array_equal(a, b)
 
 
-def test_noise_aliasing_without_a_policy_to_steer_is_refused(refused):
-    assert "agent.noise_aliasing must be false without steering.policy" in refused("--agent.noise-aliasing")
+@pytest.mark.parametrize("name", ["agent.noise_aliasing", "steering.symmetric"])
+def test_without_a_policy_to_steer_it_is_refused(refused, name):
+    assert f"{name} must be false without steering.policy" in refused(f"--{name.replace('_', '-')}")
 
 
 def test_its_checkpoint_plays_wherever_it_is(steer, frozen, refused_by, tmp_path):

@@ -13,6 +13,9 @@ pictures, all for a CPU:
 * A chunk is relative to where `observation.state` is when the policy looks, in units of its own standard
   deviation, number by number.
 * Without noise given, x_0 is 0, so a policy that is played like any other is deterministic.
+* Pictures are seen by a few convolutions, which say where something is, not what: a spatial softmax (Finn et
+  al. 2016, "Deep Spatial Autoencoders for Visuomotor Learning", arXiv 1509.06113). A ResNet-18 would cost 20
+  times as much.
 
 It is a policy of LeRobot (`PreTrainedPolicy`), and `lerobot_policy_flow.py` makes it known to LeRobot's
 commands. Its statistics are tensors of its own, so LeRobot's processors normalise nothing.
@@ -20,13 +23,14 @@ commands. Its statistics are tensors of its own, so LeRobot's processors normali
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
 from lerobot.configs.policies import PreTrainedConfig
-from lerobot.configs.types import FeatureType, NormalizationMode
+from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
 from lerobot.optim.optimizers import AdamWConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.processor import make_default_pre_post_processors
@@ -34,6 +38,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import nn
 
 Batch = dict[str, torch.Tensor]
+SPREAD = 2.0  # of places in a picture, to either side of its middle: what a network sees varies by about 1
 SMALLEST_STD = 1e-6  # of a number that varies, as a share of its mean; smaller is rounding
 
 
@@ -50,15 +55,21 @@ class FlowConfig(PreTrainedConfig):
     n_frequencies: int = 4
     num_inference_steps: int = 5
     noise_std: float = 0.0
+    filters: tuple[int, ...] = (32, 48, 64)
+    patch_size: int = 4
     do_mask_loss_for_padding: bool = False
     optimizer_lr: float = 1e-3
     optimizer_weight_decay: float = 1e-4
     normalization_mapping: dict[str, NormalizationMode] = field(
-        default_factory=lambda: dict.fromkeys(("STATE", "ENV", "ACTION"), NormalizationMode.IDENTITY)
+        default_factory=lambda: dict.fromkeys(
+            ("VISUAL", "STATE", "ENV", "ACTION"), NormalizationMode.IDENTITY
+        )
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.filters or min(*self.filters, self.patch_size) < 1:
+            raise ValueError("filters and patch_size must be positive, and one filter or more")
         if not 1 <= self.n_action_steps <= self.chunk_size:
             raise ValueError(f"n_action_steps must be from 1 to chunk_size, {self.chunk_size}")
         if self.n_obs_steps != 1:
@@ -77,6 +88,15 @@ class FlowConfig(PreTrainedConfig):
         return None
 
     @property
+    def numbers(self) -> dict[str, PolicyFeature]:
+        """What it sees beside pictures."""
+        return {
+            name: feature
+            for name, feature in (self.input_features or {}).items()
+            if feature.type in (FeatureType.STATE, FeatureType.ENV)
+        }
+
+    @property
     def noise_shape(self) -> tuple[int, int]:
         """(T, A)"""
         assert self.action_feature
@@ -90,20 +110,63 @@ class FlowConfig(PreTrainedConfig):
 
     def validate_features(self) -> None:
         """Raise ValueError where the policy has inputs or outputs that it cannot have."""
-        features = self.input_features or {}
-        for name, feature in features.items():
-            if feature.type not in (FeatureType.STATE, FeatureType.ENV):
+        if not self.numbers or not self.action_feature:
+            raise ValueError("this policy needs a state to see, beside pictures or alone, and an action")
+        for name, feature in self.image_features.items():
+            sides = map_sides(feature.shape, self.filters, self.patch_size)[-1]
+            if min(sides) < 2:
                 raise ValueError(
-                    f"this policy sees numbers alone, and {name} is of type {feature.type.value}"
+                    f"patch_size must be less: of {name}, {feature.shape[2]} x {feature.shape[1]} pixels, "
+                    f"{sides[1]} x {sides[0]} places are left, and one is never elsewhere"
                 )
-        if not features or not self.action_feature:
-            raise ValueError("this policy needs something to see and an action")
         size, state = self.action_feature.shape[0], self.robot_state_feature
         if self.relative and (state is None or state.shape[0] < size):
             raise ValueError(
                 f"relative must be false: it takes the first {size} numbers of {OBS_STATE} from the action, "
                 f"and the policy sees {state.shape[0] if state else 'none'}"
             )
+
+
+def map_sides(shape: Sequence[int], filters: Sequence[int], patch_size: int) -> list[tuple[int, int]]:
+    """Height and width of what each convolution of a `PictureNet` makes of a picture (3, height, width)."""
+    _, height, width = shape
+    sides = [(height // patch_size, width // patch_size)]
+    for _ in filters[1:]:
+        step = 2 if len(sides) == 1 else 1
+        sides.append((-(-sides[-1][0] // step), -(-sides[-1][1] // step)))
+    return sides
+
+
+class PictureNet(nn.Module):
+    """Pictures -> where what each of the last filters looks for is in them.
+
+    Args:
+        shape: of a picture, (3, height, width).
+        filters: of each convolution: the first sees patches, each other one 3 x 3 places of the one before,
+            and the second halves the sides.
+        patch_size: side of a patch in pixels.
+    """
+
+    rows: torch.Tensor
+    columns: torch.Tensor
+
+    def __init__(self, shape: Sequence[int], filters: Sequence[int], patch_size: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(shape[0], filters[0], patch_size, stride=patch_size)]
+        for depth, (inner, outer) in enumerate(pairwise(filters)):
+            layers += [nn.ReLU(), nn.Conv2d(inner, outer, 3, stride=1 if depth else 2, padding=1)]
+        self.layers = nn.Sequential(*layers)
+        height, width = map_sides(shape, filters, patch_size)[-1]
+        self.register_buffer("rows", torch.linspace(-SPREAD, SPREAD, height), persistent=False)
+        self.register_buffer("columns", torch.linspace(-SPREAD, SPREAD, width), persistent=False)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, 3, height, width) in [0, 1] -> x and y of F filters' places (B, 2 F)."""
+        maps = self.layers((pictures - 0.5).contiguous(memory_format=torch.channels_last)).float()
+        shares = maps.flatten(2).softmax(dim=2).reshape(maps.shape)
+        x = (shares.sum(dim=2) * self.columns).sum(dim=2)
+        y = (shares.sum(dim=3) * self.rows).sum(dim=2)
+        return torch.cat([x, y], dim=1)
 
 
 class FlowNet(nn.Module):
@@ -165,11 +228,14 @@ class FlowPolicy(PreTrainedPolicy):
         super().__init__(config)
         config.validate_features()
         self.config: FlowConfig = config
-        self.inputs = list(config.input_features or {})
-        observation_size = sum(math.prod(feature.shape) for feature in (config.input_features or {}).values())
-        shape = config.noise_shape
+        observation_size = sum(math.prod(feature.shape) for feature in config.numbers.values())
+        shape, cameras = config.noise_shape, config.image_features
+        self.eyes = nn.ModuleList(
+            PictureNet(feature.shape, config.filters, config.patch_size) for feature in cameras.values()
+        )
+        seen_size = observation_size + 2 * config.filters[-1] * len(cameras)
         self.net = FlowNet(
-            observation_size, math.prod(shape), config.hidden_size, config.n_layers, config.n_frequencies
+            seen_size, math.prod(shape), config.hidden_size, config.n_layers, config.n_frequencies
         )
         self.register_buffer("num_measured", torch.zeros((), dtype=torch.int64))
         self.register_buffer("observation_mean", torch.zeros(observation_size))
@@ -186,7 +252,7 @@ class FlowPolicy(PreTrainedPolicy):
 
     @torch.no_grad()
     def measure(self, batches: Iterable[Batch]) -> None:
-        """Set mean and standard deviation of observations and chunks from all samples of a dataset.
+        """Set mean and standard deviation of numbers seen and of chunks from all samples of a dataset.
 
         A relative chunk is not centred: its 0 is where the state is.
         """
@@ -198,8 +264,8 @@ class FlowPolicy(PreTrainedPolicy):
         self.num_measured.fill_(len(chunks))
 
     def _observation(self, batch: Batch) -> torch.Tensor:
-        """(B, D)"""
-        return torch.cat([batch[name].flatten(1) for name in self.inputs], dim=1)
+        """The numbers of it, (B, D)."""
+        return torch.cat([batch[name].flatten(1) for name in self.config.numbers], dim=1)
 
     def _origin(self, batch: Batch) -> torch.Tensor | float:
         """What a chunk is relative to, (B, 1, A)."""
@@ -212,8 +278,10 @@ class FlowPolicy(PreTrainedPolicy):
         return batch[ACTION] - self._origin(batch)
 
     def _seen(self, batch: Batch) -> torch.Tensor:
-        """What the network sees of the observations, (B, D)."""
-        return (self._observation(batch) - self.observation_mean) / self.observation_std
+        """What the network sees of the observations: their numbers and, of each camera, 2 F of places."""
+        numbers = (self._observation(batch) - self.observation_mean) / self.observation_std
+        places = [eye(batch[name]) for eye, name in zip(self.eyes, self.config.image_features, strict=True)]
+        return torch.cat([numbers, *places], dim=1)
 
     def loss(self, batch: Batch, num_valid: torch.Tensor, batch_size: int) -> torch.Tensor:
         """The share of a batch, or of a piece of it, in the batch's loss, a mean over all numbers of chunks.

@@ -234,7 +234,8 @@ def check_complete(settings: type, content: dict[str, Any], source: str, needed:
     Raises:
         UserError: something is missing.
     """
-    chosen = {field.name for field in fields(settings)} | {"input_features", "output_features", *needed}
+    chosen = {field.name for field in fields(settings)} - {*getattr(settings, "DEFAULT_IF_ABSENT", ())}
+    chosen |= {"input_features", "output_features", *needed}
     known = [field.name for field in fields(PreTrainedConfig.get_choice_class(content["type"]))]
     if missing := [name for name in known if name in chosen and name not in content]:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Which features of a dataset a policy looks at, where LeRobot wants a state and a picture or keypoints."""
+"""Which features of a dataset a policy looks at."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,10 @@ from common.errors import UserError
 
 
 def choose_inputs(
-    available: dict[str, PolicyFeature], wanted: Sequence[str] = (), title: str = "ACT"
+    available: dict[str, PolicyFeature],
+    wanted: Sequence[str] = (),
+    title: str = "ACT",
+    alone: bool = False,
 ) -> dict[str, PolicyFeature]:
     """The features of a dataset that a policy looks at.
 
@@ -21,6 +24,7 @@ def choose_inputs(
         wanted: names; none for every camera and `observation.state`, and where there is no camera
             `observation.environment_state`.
         title: of the policy, for errors.
+        alone: one state is enough to look at.
 
     Raises:
         UserError: the dataset lacks one, or the policy cannot look at it.
@@ -32,6 +36,8 @@ def choose_inputs(
     }
     cameras = [name for name, feature in usable.items() if feature.type is FeatureType.VISUAL]
     names = list(wanted) or [*cameras, OBS_STATE, *([] if cameras else [OBS_ENV_STATE])]
+    if alone and not wanted:
+        names = [name for name in names if name in usable]
     for name in names:
         if name not in available:
             raise UserError(f"the dataset has no {name}, it has {', '.join(available)}")
@@ -39,7 +45,11 @@ def choose_inputs(
             raise UserError(
                 f"{title} cannot look at {name}, it looks at cameras, {OBS_STATE} and {OBS_ENV_STATE}"
             )
-    if OBS_STATE not in names or len(set(names)) < 2:
+    if alone and not {OBS_STATE, OBS_ENV_STATE} & {*names}:
+        raise UserError(
+            f"policy.inputs must have {OBS_STATE} or {OBS_ENV_STATE}, got {', '.join(names) or 'none'}"
+        )
+    if not alone and (OBS_STATE not in names or len(set(names)) < 2):
         raise UserError(
             f"policy.inputs must have {OBS_STATE} and at least one camera or {OBS_ENV_STATE}, "
             f"got {', '.join(names)}"

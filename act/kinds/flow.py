@@ -3,27 +3,29 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from lerobot.configs.types import FeatureType, PolicyFeature
-from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
+from lerobot.configs.types import PolicyFeature
+from lerobot.utils.constants import ACTION
 from lerobot.utils.random_utils import set_seed
 from torch import nn
 
-from act.flow import FlowConfig, FlowPolicy
+from act.flow import FlowConfig, FlowPolicy, map_sides
+from act.inputs import choose_inputs
 from act.kinds import Batch, PlainKind, lerobot_settings
 from act.optimizer import OptimizerConfig
-from common.bounds import Between, Depth, Horizon, NotNegative, Several, Width
+from common.bounds import Between, Depth, Horizon, NotNegative, Several, Width, Widths
 from common.errors import UserError
 
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """A small flow-matching policy, for numbers."""
+    """A small flow-matching policy, for numbers and small pictures."""
 
     type: Literal["flow"] = field(default="flow", kw_only=True)  # kind of policy, see act/kinds/
-    inputs: tuple[str, ...] = ()  # dataset features; none: observation.state and .environment_state
+    inputs: tuple[str, ...] = ()  # dataset features; none: cameras and observation.state, or all states
     chunk_size: Horizon = 16  # environment steps that it predicts
     n_action_steps: Horizon = 8  # of those are played before it looks again
     relative: bool = True  # actions are where to go, in the units of observation.state's first numbers
@@ -32,34 +34,20 @@ class PolicyConfig:
     n_frequencies: Annotated[int, Between(1, 16)] = 4  # 1/2, 1, 2, ... periods over the flow's time
     num_inference_steps: Several = 5  # Euler steps from noise to a chunk
     noise_std: NotNegative = 0.0  # lerobot-eval's noise: 0 plays the mean one, 1 all that it learnt
+    # Of the convolutions that see pictures: patches, then 3 x 3 places, the second half as many to a side.
+    filters: Widths = (32, 48, 64)
+    patch_size: Width = 4  # side of the first convolution's patches in pixels
     do_mask_loss_for_padding: bool = False  # learn nothing of the last action, repeated beyond the end
+
+    DEFAULT_IF_ABSENT: ClassVar = ("filters", "patch_size")  # older checkpoints see no pictures
 
     def validate(self) -> None:
         if self.n_action_steps > self.chunk_size:
             raise ValueError(
                 f"n_action_steps must be at most chunk_size, {self.chunk_size}, got {self.n_action_steps}"
             )
-
-
-def choose_inputs(available: dict[str, PolicyFeature], wanted: tuple[str, ...]) -> dict[str, PolicyFeature]:
-    """The features of a dataset that the policy looks at.
-
-    Raises:
-        UserError: the dataset lacks one, or it is a picture.
-    """
-    names = wanted or tuple(name for name in (OBS_STATE, OBS_ENV_STATE) if name in available)
-    for name in names:
-        if name not in available:
-            raise UserError(f"the dataset has no {name}, it has {', '.join(available)}")
-        if available[name].type not in (FeatureType.STATE, FeatureType.ENV):
-            raise UserError(f"a flow policy cannot look at {name}: it looks at numbers, not at pictures")
-    has_pictures = any(feature.type is FeatureType.VISUAL for feature in available.values())
-    if not names or (not wanted and has_pictures and OBS_ENV_STATE not in names):
-        raise UserError(
-            f"a flow policy looks at numbers, not at pictures, and this dataset has no {OBS_ENV_STATE}: "
-            "record numbers, or name what it is to see in policy.inputs"
-        )
-    return {name: available[name] for name in names}
+        if not self.filters:
+            raise ValueError(f"filters must be one or more, got {self.filters}")
 
 
 class Loss(nn.Module):
@@ -90,7 +78,7 @@ class Flow(PlainKind):
     ) -> FlowConfig:
         config = FlowConfig(
             **lerobot_settings(settings),
-            input_features=choose_inputs(features, settings.inputs),
+            input_features=choose_inputs(features, settings.inputs, f"a {self.title}", alone=True),
             output_features={ACTION: features[ACTION]},
             device=device,
             push_to_hub=False,
@@ -113,12 +101,18 @@ class Flow(PlainKind):
         policy.measure(batches)
 
     def least_size(self, config: FlowConfig) -> tuple[int, int, int]:
-        """The matrices; per sample the activations of the blocks."""
-        ends = sum(math.prod(feature.shape) for feature in (config.input_features or {}).values())
-        ends += 2 * math.prod(config.noise_shape)
+        """The matrices and convolutions; per sample the activations of the blocks, and the maps."""
+        cameras, filters = config.image_features.values(), config.filters
+        ends = sum(math.prod(feature.shape) for feature in config.numbers.values())
+        ends += 2 * filters[-1] * len(cameras) + 2 * math.prod(config.noise_shape)
         blocks, size = 2 * config.n_layers, config.hidden_size
-        weights = size * (blocks * size + ends)
-        return weights, weights, 2 * blocks * size
+        weights, kept = size * (blocks * size + ends), 2 * blocks * size
+        for shape in (camera.shape for camera in cameras):
+            weights += filters[0] * shape[0] * config.patch_size**2
+            weights += 9 * sum(inner * outer for inner, outer in pairwise(filters))
+            sides = map_sides(shape, filters, config.patch_size)
+            kept += sum(size * math.prod(side) for size, side in zip(filters, sides, strict=True))
+        return weights, weights, kept
 
     def open_policy(self, config: FlowConfig) -> FlowPolicy:
         return FlowPolicy(config)

@@ -1,5 +1,6 @@
 """The flow policy against the same written out, sample by sample; resume, players, lerobot-eval."""
 
+import json
 import os
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from common.untrusted import load_json, load_tensors
 from envs.pusht.vector import PushTVectorEnv
 from tests.act.checks import (
     assert_losses_add_up,
+    assert_noise_0_plays_as_unsteered,
     assert_plays_the_same_opened_again,
     assert_resumes_exactly_and_plays,
     assert_slots_play_as_lerobots_alone,
@@ -41,7 +43,7 @@ from tests.act.tiny import (
     player_of,
     save,
 )
-from tests.act.tiny_flow import KIND, SETTINGS, make, pixels
+from tests.act.tiny_flow import KIND, SETTINGS, SIDE, make, pixels
 
 
 def velocity(weights, seen, chunk, time):
@@ -58,15 +60,36 @@ def velocity(weights, seen, chunk, time):
     return (weights["net.last.1.weight"] @ y + weights["net.last.1.bias"]).reshape(chunk.shape)
 
 
-def seen_by(weights, batch, i):
-    raw = torch.cat([batch[STATE][i], batch[KEYPOINTS][i]])
-    return (raw - weights["observation_mean"]) / weights["observation_std"]
+def places_in(weights, picture):
+    """Of each last filter, place by place."""
+    w = {k.removeprefix("eyes.0.layers."): v for k, v in weights.items() if k.startswith("eyes.0.")}
+    patches = (picture - 0.5).unflatten(2, (-1, 4)).unflatten(1, (-1, 4))  # (3, rows, 4, columns, 4)
+    maps = torch.einsum("cryux,fcyx->fru", patches, w["0.weight"])
+    maps = F.relu(maps + w["0.bias"][:, None, None])
+    maps = F.relu(F.conv2d(maps[None], w["2.weight"], w["2.bias"], stride=2, padding=1))
+    maps = F.conv2d(maps, w["4.weight"], w["4.bias"], padding=1)[0]
+    x, y = [], []
+    for one in maps:
+        shares = one.exp() / one.exp().sum()
+        x.append(sum(share * (-2 + 4 * column / 3) for row in shares for column, share in enumerate(row)))
+        y.append(sum(share * (-2 + 4 * r / 3) for r, row in enumerate(shares) for share in row))
+    return torch.stack([*x, *y])
 
 
+def seen_by(weights, batch, i, inputs=(STATE, KEYPOINTS)):
+    raw = torch.cat([batch[name][i] for name in inputs if name != IMAGE])
+    numbers = (raw - weights["observation_mean"]) / weights["observation_std"]
+    return torch.cat([numbers, places_in(weights, batch[IMAGE][i])]) if IMAGE in inputs else numbers
+
+
+@pytest.mark.parametrize("inputs", [(STATE, KEYPOINTS), (IMAGE, STATE)])
 @pytest.mark.parametrize("relative", [True, False])
 @pytest.mark.parametrize("masked", [False, True])
-def test_loss_is_the_squared_error_of_the_velocity(relative, masked):
-    policy, batch = make(relative=relative, do_mask_loss_for_padding=masked), pixels(make_batch())
+def test_loss_is_the_squared_error_of_the_velocity(inputs, relative, masked):
+    policy, batch = (
+        make(inputs=inputs, relative=relative, do_mask_loss_for_padding=masked),
+        pixels(make_batch()),
+    )
     weights = policy.state_dict()
     torch.manual_seed(3)
     loss, numbers = policy.forward(batch)
@@ -77,7 +100,9 @@ def test_loss_is_the_squared_error_of_the_velocity(relative, masked):
         target = batch["action"][i] - (batch[STATE][i] if relative else weights["chunk_mean"])
         end = target / weights["chunk_std"]
         time = times[i].item()
-        moved = velocity(weights, seen_by(weights, batch, i), (1 - time) * starts[i] + time * end, time)
+        moved = velocity(
+            weights, seen_by(weights, batch, i, inputs), (1 - time) * starts[i] + time * end, time
+        )
         for step in range(CHUNK):
             if not (masked and batch["action_is_pad"][i, step]):
                 errors.append((moved - end + starts[i])[step] ** 2)
@@ -176,10 +201,30 @@ def test_it_plays_noise_0_or_draws_each_slots_own():
 
 def test_slots_play_as_lerobots_policy_does_alone():
     assert_slots_play_as_lerobots_alone(make())
+    assert_slots_play_as_lerobots_alone(make(inputs=(IMAGE, STATE)), SIDE)
 
 
-def test_saved_and_opened_again_it_plays_the_same(tmp_path):
-    assert_plays_the_same_opened_again(make(), tmp_path)
+@pytest.mark.parametrize(("inputs", "side"), [((STATE, KEYPOINTS), 0), ((STATE, IMAGE), SIDE)])
+def test_saved_and_opened_again_it_plays_the_same(tmp_path, inputs, side):
+    assert_plays_the_same_opened_again(make(inputs=inputs), tmp_path, side)
+
+
+@pytest.mark.slow
+def test_steered_by_noise_0_a_policy_of_pictures_plays_as_it_does_alone():
+    assert_noise_0_plays_as_unsteered(make(inputs=(IMAGE, STATE)), SIDE)
+
+
+def test_a_checkpoint_from_before_it_saw_pictures_plays(tmp_path):
+    file = save(make(), tmp_path) / "config.json"
+    content = {k: v for k, v in load_json(file).items() if k not in ("filters", "patch_size")}
+    file.write_text(json.dumps(content))
+    assert np.array_equal(
+        load_player(tmp_path, TASK).act(observations()), player_of(make()).act(observations())
+    )
+
+
+def test_each_slot_draws_its_own_noise(tmp_path):
+    save(make(), tmp_path)
     raw = observations()
     draws = [load_player(tmp_path, TASK, sampled=True, seed=seed).act(raw) for seed in (1, 1, 2)]
     assert np.array_equal(draws[0], draws[1]) and not np.array_equal(draws[0], draws[2])
@@ -204,21 +249,32 @@ def test_evaluate_measures_how_far_it_can_be_steered(tmp_path, monkeypatch, caps
     assert "cannot be steered: noise moves its actions by" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("changes", [{"hidden_size": 64}, {"chunk_size": 500, "n_layers": 1}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_size": 64},
+        {"chunk_size": 500, "n_layers": 1},
+        {"inputs": (STATE, IMAGE), "filters": (99, 9), "patch_size": 8},
+        {"inputs": (STATE, IMAGE), "filters": (8, 16, 99)},
+    ],
+)
 def test_it_has_at_least_the_weights_that_are_counted(changes):
-    settings = replace(SETTINGS, **changes)
-    policy = FlowPolicy(KIND.make_config(settings, features(), OptimizerConfig(), "cpu"))
+    policy = make(**changes)
     counted, built = KIND.least_size(policy.config)[0], sum(p.numel() for p in policy.parameters())
     assert 0.5 * built < counted < built
 
 
 TINY = "--dataset.mirror --policy.type flow --policy.hidden-size 8 --policy.n-layers 1 --policy.chunk-size 4"
-TINY += " --policy.n-action-steps 2"
+TINY += " --policy.n-action-steps 2 --policy.filters 4 4"
 
 
 @pytest.mark.slow
-def test_a_training_that_stopped_goes_on_exactly_and_plays(short_training, tmp_path):
+@pytest.mark.parametrize("side", [0, SIDE])
+def test_a_training_that_stopped_goes_on_exactly_and_plays(short_training, make_dataset, tmp_path, side):
     command_line = [*short_training, *TINY.split()]
+    if side:
+        root = command_line.index("--dataset.root") + 1
+        command_line[root] = str(make_dataset(tmp_path / "pictures", pictures=side))
     last = assert_resumes_exactly_and_plays(command_line, tmp_path, 10, n_action_steps=2)
     assert load_tensors(last / "pretrained_model/model.safetensors")["num_measured"] == 52
 
@@ -226,25 +282,33 @@ def test_a_training_that_stopped_goes_on_exactly_and_plays(short_training, tmp_p
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"inputs": (STATE, IMAGE)}, "a flow policy cannot look at observation.image: it looks at numbers"),
+        ({"inputs": (IMAGE,)}, "policy.inputs must have observation.state or observation.environment_state"),
         ({"inputs": (STATE, "observation.x")}, "the dataset has no observation.x, it has observation.state"),
         (
             {"inputs": (KEYPOINTS,)},
             "policy.relative must be false: it takes the first 2 numbers of observation.state from",
         ),
+        (
+            {"inputs": (STATE, IMAGE), "patch_size": 16},
+            "policy.patch_size must be less: of observation.image, 32 x 32 pixels, 1 x 1 places are left",
+        ),
     ],
 )
 def test_what_it_cannot_see_is_refused(changes, message):
     with pytest.raises(UserError, match=message):
-        KIND.make_config(replace(SETTINGS, **changes), features(), OptimizerConfig(), "cpu")
+        make(**changes)
 
 
-def test_pictures_alone_are_refused():
-    there = {name: feature for name, feature in features().items() if name != KEYPOINTS}
-    with pytest.raises(UserError, match="looks at numbers, not at pictures, and this dataset has no"):
-        KIND.make_config(SETTINGS, there, OptimizerConfig(), "cpu")
-    config = KIND.make_config(replace(SETTINGS, inputs=(STATE,)), there, OptimizerConfig(), "cpu")
-    assert list(config.input_features) == [STATE]
+def test_left_to_itself_it_sees_pictures_where_there_are_some_and_else_all_numbers():
+    there = features()
+    for missing, seen in [
+        ([], [IMAGE, STATE]),
+        ([IMAGE], [STATE, KEYPOINTS]),
+        ([IMAGE, KEYPOINTS], [STATE]),
+    ]:
+        shown = {name: feature for name, feature in there.items() if name not in missing}
+        config = KIND.make_config(replace(SETTINGS, inputs=()), shown, OptimizerConfig(), "cpu")
+        assert list(config.input_features) == seen
 
 
 def test_a_policy_without_statistics_does_not_learn():

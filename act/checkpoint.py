@@ -207,16 +207,16 @@ def read_latest_of_ours(checkpoints: Path) -> dict[str, Any]:
     }
 
 
-def read_position(folder: Path, num_frames: int, batch_size: int) -> dict[str, int]:
+def read_position(folder: Path, num_samples: int, batch_size: int) -> dict[str, int]:
     """Where in its data a training of LeRobot's stood: `epoch`, and `start_index`, the samples of it drawn.
 
     Args:
-        num_frames: of the dataset.
+        num_samples: of the dataset.
         batch_size: per process, where the checkpoint does not hold it.
     """
     progress = read_progress(folder)
     batch_size, processes = progress.batch_size or batch_size, progress.num_processes or 1
-    return compute_sampler_state(progress.step, num_frames, batch_size, processes)
+    return compute_sampler_state(progress.step, num_samples, batch_size, processes)
 
 
 def find_training(path: Path) -> Path:

@@ -20,7 +20,7 @@ from lerobot.datasets.utils import DatasetInfo
 from lerobot.utils.constants import ACTION, IMAGENET_STATS
 from lerobot.utils.feature_utils import dataset_to_policy_features
 
-from common.bounds import CountOrZero, NotNegative
+from common.bounds import Count, CountOrZero, NotNegative
 from common.errors import UserError, reason
 from common.flags import typed
 from common.lerobot_files import (
@@ -52,6 +52,7 @@ class DatasetConfig:
     episodes: CountOrZero = 0  # learn from the first so many; 0: all
     recorded_by: str = ""  # the command that records it; shown where the dataset is missing
     mirror: bool = False  # learn from each episode a second time, as seen in the mirror; if the task has one
+    stride: Count = 1  # frames from one sample to the next: the steps per decision of a steered demonstrator
     imagenet_stats: bool = True  # normalise pictures as ImageNet's are, not by the dataset's own numbers
     memory_gb: NotNegative = 8.0  # of decoded pictures held in memory; more lie in a file beside the run
 

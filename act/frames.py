@@ -3,7 +3,7 @@
 LeRobot's trainer decodes a picture each time it is drawn, in worker processes. Small datasets fit in memory:
 25,650 pictures of 96 x 96 are 709 MB. The samples are those of LeRobot's dataset and loader, bit for bit.
 With `dataset.mirror` they are those of a dataset that has the mirror images of all episodes after its last
-one, and the same statistics.
+one, and the same statistics. `dataset.stride` leaves out those that begin between its frames.
 """
 
 import hashlib
@@ -86,6 +86,9 @@ class Frames:
             bounds = np.concatenate([bounds, bounds + self.num_recorded], axis=1)
         self.bounds = torch.from_numpy(bounds)
         self.device_bounds = self.bounds.to(device)
+        frames = torch.arange(self.num_frames)
+        self.starts = frames[(frames - self.bounds[0]) % config.stride == 0]  # a sample begins at each
+        self.num_samples = len(self.starts)
 
         language = find_kind(policy_config.type).language
         self.sentences: list[str] = []  # of the dataset, where the policy reads what is to be done
@@ -138,24 +141,27 @@ class Frames:
             for name, array in points.items():
                 seen = self.mirror.mirror_feature(self.raw_names.get(name, name), array, bool(self.pictures))
                 points[name] = np.concatenate([array, seen])
+        if self.num_samples < self.num_frames:
+            digest.update(self.starts.numpy().tobytes())
         self.fingerprint = digest.hexdigest()
         return points
 
     def samples(self) -> Iterator[Batch]:
         """All samples, each once, many at a time."""
-        return (self.batch(indices) for indices in torch.arange(self.num_frames).split(SAMPLES_AT_A_TIME))
+        return (self.batch(indices) for indices in torch.arange(self.num_samples).split(SAMPLES_AT_A_TIME))
 
     def batch(self, indices: torch.Tensor) -> Batch:
-        """The samples that begin at these frames, as LeRobot's loader and preprocessor make them.
+        """Samples as LeRobot's loader and preprocessor make them.
 
         Args:
-            indices: (B,) int64, on the CPU.
+            indices: (B,) int64 of samples, which are frames where `dataset.stride` is 1; on the CPU.
 
         Returns:
             every input (B, ...) float32; tokens of the frames' sentences (B, longest sentence of the
             dataset) int64 and which of them are no padding, bool; `action` (B, chunk_size, A), an episode's
             last one repeated beyond its end; `action_is_pad` (B, chunk_size) bool, where that is.
         """
+        indices = self.starts[indices]
         here = indices.to(self.device, non_blocking=True)
         seen = self._seen(here, self.device_bounds)
         batch = {name: vector[seen] for name, vector in self.vectors.items() if name != ACTION}

@@ -26,10 +26,11 @@ def start_up_table(trainer: Trainer, meta: LeRobotDatasetMetadata, origin: str) 
     shapes = {name: tuple(f.shape) for name, f in (policy.config.input_features or {}).items()}
     inputs = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
     n_action_steps = getattr(policy.config, "n_action_steps", frames.chunk_size)
-    epochs = steps * trainer.samples_per_step / frames.num_frames
+    epochs = steps * trainer.samples_per_step / frames.num_samples
     return {
         "dataset": f"{meta.root}: {len(lengths):,} episodes, {frames.num_recorded:,} frames, {meta.fps} fps"
-        + (", and their mirror images" if frames.mirror else ""),
+        + (", and their mirror images" if frames.mirror else "")
+        + (f"; {frames.num_samples:,} samples" if frames.num_samples < frames.num_frames else ""),
         "episodes": f"{lengths.min()} to {lengths.max()} frames, {lengths.mean():.1f} on average",
         "input": f"{inputs}; decoded, {frames.place()}",
         "output": f"action {tuple(frames.vectors[ACTION].shape[1:])}, chunks of {frames.chunk_size}, "

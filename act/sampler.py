@@ -10,7 +10,7 @@ class Sampler:
     """The batches of an epoch, a function of seed and epoch alone.
 
     Args:
-        num_frames: of the dataset.
+        num_samples: of the dataset.
         batch_size: per process; an epoch's last batch may be smaller.
         seed: of the training.
         num_processes: that share the epoch; they take batches in turns.
@@ -18,9 +18,9 @@ class Sampler:
     """
 
     def __init__(
-        self, num_frames: int, batch_size: int, seed: int, num_processes: int = 1, process_index: int = 0
+        self, num_samples: int, batch_size: int, seed: int, num_processes: int = 1, process_index: int = 0
     ) -> None:
-        self.num_frames = num_frames
+        self.num_samples = num_samples
         self.batch_size = batch_size
         self.seed = seed
         self.processes = num_processes, process_index
@@ -29,7 +29,7 @@ class Sampler:
         """The batches of an epoch, from its sample `start` on: indices (batch_size,) int64 each."""
         epoch_seed = np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(epoch_seed))
-        order = torch.randperm(self.num_frames, generator=generator)
+        order = torch.randperm(self.num_samples, generator=generator)
         done, odd = divmod(start, self.batch_size * self.processes[0])
         if odd:  # LeRobot stopped there, with another batch size or number of processes
             order, done = order[start:], 0

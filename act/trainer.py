@@ -81,7 +81,7 @@ class Trainer:
         self._check_last_batch()
         batch_size, seed = pipeline_config.batch_size, pipeline_config.seed or 0
         processes = accelerator.num_processes, accelerator.process_index
-        self.sampler = Sampler(frames.num_frames, batch_size, seed, *processes)
+        self.sampler = Sampler(frames.num_samples, batch_size, seed, *processes)
         self.samples_per_step = batch_size * accelerator.num_processes
         self.epoch = 0
         self.drawn = 0  # samples of this epoch that have been learnt from, by all processes
@@ -95,13 +95,13 @@ class Trainer:
 
     def _check_last_batch(self) -> None:
         """The last batch of an epoch must be large enough for the policy."""
-        batch_size, count = self.pipeline_config.batch_size, self.frames.num_frames
+        batch_size, count = self.pipeline_config.batch_size, self.frames.num_samples
         smallest = self.learner.kind.smallest_batch(self.learner.policy)
         left = (count - 1) % batch_size + 1
         fills_up = self.accelerator.num_processes > 1 and batch_size >= smallest  # an epoch's last batches
         if left < smallest and not fills_up:
             raise UserError(
-                f"batch_size {batch_size} leaves {left} of {count:,} frames for the last batch, and this "
+                f"batch_size {batch_size} leaves {left} of {count:,} samples for the last batch, and this "
                 f"policy cannot be trained on fewer than {smallest} (batch norms on small pictures): "
                 "choose another batch_size"
             )
@@ -224,7 +224,7 @@ class Trainer:
 
     def _measure_norms(self) -> None:
         """On frames from all over the dataset, always the same ones."""
-        last, count = self.frames.num_frames - 1, min(NORM_SAMPLES, self.frames.num_frames)
+        last, count = self.frames.num_samples - 1, min(NORM_SAMPLES, self.frames.num_samples)
         spread = torch.linspace(0, last, count, dtype=torch.float64).long()
         batches = max(count // self.pipeline_config.batch_size, 1)
         self.learner.measure_norms(self.frames.batch(spread[first::batches]) for first in range(batches))
@@ -305,15 +305,15 @@ class Trainer:
             self._restore_checkpoints(folder, state)
         if not state:
             batch_size = self.pipeline_config.batch_size
-            position = act_checkpoint.read_position(folder, self.frames.num_frames, batch_size)
+            position = act_checkpoint.read_position(folder, self.frames.num_samples, batch_size)
             self.epoch, self.drawn = position["epoch"], position["start_index"]
             return
         if state["dataset"] != self.frames.fingerprint:
             return  # other data begins with its first epoch
         try:
             check_evaluation(self.evaluation, state["evaluation"], {}, "step", self.step)
-            if state["drawn"] >= self.frames.num_frames:
-                raise ValueError(f"drawn must be below {self.frames.num_frames}, got {state['drawn']}")
+            if state["drawn"] >= self.frames.num_samples:
+                raise ValueError(f"drawn must be below {self.frames.num_samples}, got {state['drawn']}")
             self.epoch, self.drawn, self._summed = state["epoch"], state["drawn"], state["summed"]
             self._metrics, self.evaluated = state["metrics"], state["evaluation"]
             if self._metrics and list(self._metrics) != list(self.learner.metrics):

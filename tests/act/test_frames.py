@@ -73,6 +73,19 @@ def test_batches_are_lerobots(datasets, tmp_path, kind, settings):
             assert tensor.dtype == their[name].dtype and torch.equal(tensor, their[name]), name
 
 
+@pytest.mark.parametrize("mirror", [False, True])
+def test_with_a_stride_samples_begin_at_every_so_many_th_frame_of_an_episode(datasets, tmp_path, mirror):
+    frames, *_ = open_ours(datasets["state"], tmp_path, mirror=mirror, stride=4)
+    whole, *_ = open_ours(datasets["state"], tmp_path, mirror=mirror)
+    starts = [at + i for at, length in ((0, 9), (9, 5), (14, 12)) for i in range(0, length, 4)]
+    starts += [26 + i for i in starts] if mirror else []
+    assert (frames.num_samples, whole.num_samples) == (len(starts), whole.num_frames)
+    assert frames.fingerprint != whole.fingerprint
+    for name, tensor in whole.batch(torch.tensor(starts)).items():
+        assert torch.equal(frames.batch(torch.arange(len(starts)))[name], tensor), name
+    assert sum(len(batch["action"]) for batch in frames.samples()) == len(starts)
+
+
 @pytest.mark.slow
 def test_what_exceeds_the_memory_lies_in_a_file_without_a_name(datasets, tmp_path):
     frames, *_ = open_ours(datasets["image"], tmp_path, memory_gb=0.0)

@@ -87,7 +87,7 @@ def test_a_batch_too_small_for_batch_norms_is_a_sentence(make_dataset, tmp_path,
     root = make_dataset(tmp_path / "pictures", lengths=(5, 4), pictures=32, keypoints=False)
     with pytest.raises(SystemExit):
         train_act.main(command_line(tiny, root, tmp_path, "--batch-size", str(batch_size)))
-    assert f"batch_size {batch_size} leaves 1 of 9 frames for the last batch" in capfd.readouterr().err
+    assert f"batch_size {batch_size} leaves 1 of 9 samples for the last batch" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer_state.safetensors", "trainer.safetensors"])

@@ -34,9 +34,8 @@ class PolicyConfig:
     n_frequencies: Annotated[int, Between(1, 16)] = 4  # 1/2, 1, 2, ... periods over the flow's time
     num_inference_steps: Several = 5  # Euler steps from noise to a chunk
     noise_std: NotNegative = 0.0  # lerobot-eval's noise: 0 plays the mean one, 1 all that it learnt
-    # Of the convolutions that see pictures: patches, then 3 x 3 places, the second half as many to a side.
-    filters: Widths = (32, 48, 64)
-    patch_size: Width = 4  # side of the first convolution's patches in pixels
+    filters: Widths = (32, 48, 64)  # of the convolutions that see pictures: of patches, then of 3 x 3 places
+    patch_size: Width = 4  # side of the patches in pixels
     do_mask_loss_for_padding: bool = False  # learn nothing of the last action, repeated beyond the end
 
     DEFAULT_IF_ABSENT: ClassVar = ("filters", "patch_size")  # older checkpoints see no pictures

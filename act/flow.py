@@ -13,9 +13,7 @@ pictures, all for a CPU:
 * A chunk is relative to where `observation.state` is when the policy looks, in units of its own standard
   deviation, number by number.
 * Without noise given, x_0 is 0, so a policy that is played like any other is deterministic.
-* Pictures are seen by a few convolutions, which say where something is, not what: a spatial softmax (Finn et
-  al. 2016, "Deep Spatial Autoencoders for Visuomotor Learning", arXiv 1509.06113). A ResNet-18 would cost 20
-  times as much.
+* Pictures are seen by a few convolutions (`act/pictures.py`), not by a ResNet.
 
 It is a policy of LeRobot (`PreTrainedPolicy`), and `lerobot_policy_flow.py` makes it known to LeRobot's
 commands. Its statistics are tensors of its own, so LeRobot's processors normalise nothing.
@@ -23,9 +21,8 @@ commands. Its statistics are tensors of its own, so LeRobot's processors normali
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -37,8 +34,9 @@ from lerobot.processor import make_default_pre_post_processors
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import nn
 
+from act.pictures import PictureNet, check_picture
+
 Batch = dict[str, torch.Tensor]
-SPREAD = 2.0  # of places in a picture, to either side of its middle: what a network sees varies by about 1
 SMALLEST_STD = 1e-6  # of a number that varies, as a share of its mean; smaller is rounding
 
 
@@ -69,7 +67,10 @@ class FlowConfig(PreTrainedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.filters or min(*self.filters, self.patch_size) < 1:
-            raise ValueError("filters and patch_size must be positive, and one filter or more")
+            raise ValueError(
+                "filters must be one or more positive numbers, and patch_size positive, "
+                f"got {self.filters} and {self.patch_size}"
+            )
         if not 1 <= self.n_action_steps <= self.chunk_size:
             raise ValueError(f"n_action_steps must be from 1 to chunk_size, {self.chunk_size}")
         if self.n_obs_steps != 1:
@@ -110,63 +111,19 @@ class FlowConfig(PreTrainedConfig):
 
     def validate_features(self) -> None:
         """Raise ValueError where the policy has inputs or outputs that it cannot have."""
+        for name, feature in (self.input_features or {}).items():
+            if name not in self.numbers and name not in self.image_features:
+                raise ValueError(f"this policy sees states and pictures, and {name} is {feature.type.value}")
         if not self.numbers or not self.action_feature:
             raise ValueError("this policy needs a state to see, beside pictures or alone, and an action")
         for name, feature in self.image_features.items():
-            sides = map_sides(feature.shape, self.filters, self.patch_size)[-1]
-            if min(sides) < 2:
-                raise ValueError(
-                    f"patch_size must be less: of {name}, {feature.shape[2]} x {feature.shape[1]} pixels, "
-                    f"{sides[1]} x {sides[0]} places are left, and one is never elsewhere"
-                )
+            check_picture(name, feature.shape, self.filters, self.patch_size)
         size, state = self.action_feature.shape[0], self.robot_state_feature
         if self.relative and (state is None or state.shape[0] < size):
             raise ValueError(
                 f"relative must be false: it takes the first {size} numbers of {OBS_STATE} from the action, "
                 f"and the policy sees {state.shape[0] if state else 'none'}"
             )
-
-
-def map_sides(shape: Sequence[int], filters: Sequence[int], patch_size: int) -> list[tuple[int, int]]:
-    """Height and width of what each convolution of a `PictureNet` makes of a picture (3, height, width)."""
-    _, height, width = shape
-    sides = [(height // patch_size, width // patch_size)]
-    for _ in filters[1:]:
-        step = 2 if len(sides) == 1 else 1
-        sides.append((-(-sides[-1][0] // step), -(-sides[-1][1] // step)))
-    return sides
-
-
-class PictureNet(nn.Module):
-    """Pictures -> where what each of the last filters looks for is in them.
-
-    Args:
-        shape: of a picture, (3, height, width).
-        filters: of each convolution: the first sees patches, each other one 3 x 3 places of the one before,
-            and the second halves the sides.
-        patch_size: side of a patch in pixels.
-    """
-
-    rows: torch.Tensor
-    columns: torch.Tensor
-
-    def __init__(self, shape: Sequence[int], filters: Sequence[int], patch_size: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(shape[0], filters[0], patch_size, stride=patch_size)]
-        for depth, (inner, outer) in enumerate(pairwise(filters)):
-            layers += [nn.ReLU(), nn.Conv2d(inner, outer, 3, stride=1 if depth else 2, padding=1)]
-        self.layers = nn.Sequential(*layers)
-        height, width = map_sides(shape, filters, patch_size)[-1]
-        self.register_buffer("rows", torch.linspace(-SPREAD, SPREAD, height), persistent=False)
-        self.register_buffer("columns", torch.linspace(-SPREAD, SPREAD, width), persistent=False)
-
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, 3, height, width) in [0, 1] -> x and y of F filters' places (B, 2 F)."""
-        maps = self.layers((pictures - 0.5).contiguous(memory_format=torch.channels_last)).float()
-        shares = maps.flatten(2).softmax(dim=2).reshape(maps.shape)
-        x = (shares.sum(dim=2) * self.columns).sum(dim=2)
-        y = (shares.sum(dim=3) * self.rows).sum(dim=2)
-        return torch.cat([x, y], dim=1)
 
 
 class FlowNet(nn.Module):

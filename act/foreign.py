@@ -226,7 +226,8 @@ def check_complete(settings: type, content: dict[str, Any], source: str, needed:
     Names that LeRobot alone knows are not needed: its versions have others.
 
     Args:
-        settings: of the kind of policy. What LeRobot has too is needed, and what the policy sees and does.
+        settings: of the kind of policy. What LeRobot has too is needed, and what the policy sees and does;
+            not its `DEFAULT_IF_ABSENT`, which older checkpoints lack.
         content: of a `config.json`, or `policy` of a `train_config.json`.
         source: to open an error with.
         needed: what else the kind needs.

@@ -86,6 +86,11 @@ class Frames:
             bounds = np.concatenate([bounds, bounds + self.num_recorded], axis=1)
         self.bounds = torch.from_numpy(bounds)
         self.device_bounds = self.bounds.to(device)
+        if config.stride > 1 and config.stride >= self.lengths.max():
+            raise UserError(
+                f"dataset.stride must be below {self.lengths.max()}, the frames of the longest episode, "
+                f"got {config.stride}"
+            )
         frames = torch.arange(self.num_frames)
         self.starts = frames[(frames - self.bounds[0]) % config.stride == 0]  # a sample begins at each
         self.num_samples = len(self.starts)

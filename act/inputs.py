@@ -12,7 +12,7 @@ def choose_inputs(
     available: dict[str, PolicyFeature],
     wanted: Sequence[str] = (),
     title: str = "ACT",
-    alone: bool = False,
+    state_suffices: bool = False,
 ) -> dict[str, PolicyFeature]:
     """The features of a dataset that a policy looks at.
 
@@ -24,7 +24,7 @@ def choose_inputs(
         wanted: names; none for every camera and `observation.state`, and where there is no camera
             `observation.environment_state`.
         title: of the policy, for errors.
-        alone: one state is enough to look at.
+        state_suffices: it may look at one state alone, or at one state beside pictures.
 
     Raises:
         UserError: the dataset lacks one, or the policy cannot look at it.
@@ -36,7 +36,7 @@ def choose_inputs(
     }
     cameras = [name for name, feature in usable.items() if feature.type is FeatureType.VISUAL]
     names = list(wanted) or [*cameras, OBS_STATE, *([] if cameras else [OBS_ENV_STATE])]
-    if alone and not wanted:
+    if state_suffices and not wanted:  # so a missing one is no error
         names = [name for name in names if name in usable]
     for name in names:
         if name not in available:
@@ -45,11 +45,11 @@ def choose_inputs(
             raise UserError(
                 f"{title} cannot look at {name}, it looks at cameras, {OBS_STATE} and {OBS_ENV_STATE}"
             )
-    if alone and not {OBS_STATE, OBS_ENV_STATE} & {*names}:
+    if state_suffices and not {OBS_STATE, OBS_ENV_STATE} & {*names}:
         raise UserError(
             f"policy.inputs must have {OBS_STATE} or {OBS_ENV_STATE}, got {', '.join(names) or 'none'}"
         )
-    if not alone and (OBS_STATE not in names or len(set(names)) < 2):
+    if not state_suffices and (OBS_STATE not in names or len(set(names)) < 2):
         raise UserError(
             f"policy.inputs must have {OBS_STATE} and at least one camera or {OBS_ENV_STATE}, "
             f"got {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""Which frames make which batch: LeRobot's order, on one process or several."""
+"""Which samples make which batch: LeRobot's order, on one process or several."""
 
 import numpy as np
 import torch

@@ -12,10 +12,11 @@ from lerobot.utils.constants import ACTION
 from lerobot.utils.random_utils import set_seed
 from torch import nn
 
-from act.flow import FlowConfig, FlowPolicy, map_sides
+from act.flow import FlowConfig, FlowPolicy
 from act.inputs import choose_inputs
 from act.kinds import Batch, PlainKind, lerobot_settings
 from act.optimizer import OptimizerConfig
+from act.pictures import map_sides
 from common.bounds import Between, Depth, Horizon, NotNegative, Several, Width, Widths
 from common.errors import UserError
 
@@ -35,7 +36,7 @@ class PolicyConfig:
     num_inference_steps: Several = 5  # Euler steps from noise to a chunk
     noise_std: NotNegative = 0.0  # lerobot-eval's noise: 0 plays the mean one, 1 all that it learnt
     filters: Widths = (32, 48, 64)  # of the convolutions that see pictures: of patches, then of 3 x 3 places
-    patch_size: Width = 4  # side of the patches in pixels
+    patch_size: Width = 4  # side of the patches in pixels; divides the pictures' sides
     do_mask_loss_for_padding: bool = False  # learn nothing of the last action, repeated beyond the end
 
     DEFAULT_IF_ABSENT: ClassVar = ("filters", "patch_size")  # older checkpoints see no pictures
@@ -77,7 +78,7 @@ class Flow(PlainKind):
     ) -> FlowConfig:
         config = FlowConfig(
             **lerobot_settings(settings),
-            input_features=choose_inputs(features, settings.inputs, f"a {self.title}", alone=True),
+            input_features=choose_inputs(features, settings.inputs, f"a {self.title}", state_suffices=True),
             output_features={ACTION: features[ACTION]},
             device=device,
             push_to_hub=False,

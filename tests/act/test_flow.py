@@ -67,7 +67,7 @@ def places_in(weights, picture):
     maps = torch.einsum("cryux,fcyx->fru", patches, w["0.weight"])
     maps = F.relu(maps + w["0.bias"][:, None, None])
     maps = F.relu(F.conv2d(maps[None], w["2.weight"], w["2.bias"], stride=2, padding=1))
-    maps = F.conv2d(maps, w["4.weight"], w["4.bias"], padding=1)[0]
+    maps = F.conv2d(maps, w["4.weight"], padding=1)[0]
     x, y = [], []
     for one in maps:
         shares = one.exp() / one.exp().sum()
@@ -290,7 +290,7 @@ def test_a_training_that_stopped_goes_on_exactly_and_plays(short_training, make_
         ),
         (
             {"inputs": (STATE, IMAGE), "patch_size": 16},
-            "policy.patch_size must be less: of observation.image, 32 x 32 pixels, 1 x 1 places are left",
+            "patch_size must be less: observation.image has 32 x 32 pixels, of which 1 x 1 places are left",
         ),
     ],
 )

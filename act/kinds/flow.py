@@ -102,6 +102,7 @@ class Flow(PlainKind):
 
     def least_size(self, config: FlowConfig) -> tuple[int, int, int]:
         """The matrices and convolutions; per sample the activations of the blocks, and the maps."""
+        config.validate_features()  # a stranger's pictures may have any shape
         cameras, filters = config.image_features.values(), config.filters
         ends = sum(math.prod(feature.shape) for feature in config.numbers.values())
         ends += 2 * filters[-1] * len(cameras) + 2 * math.prod(config.noise_shape)

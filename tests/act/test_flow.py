@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.policies import make_pre_post_processors
 
 import evaluate
@@ -297,6 +298,49 @@ def test_a_training_that_stopped_goes_on_exactly_and_plays(short_training, make_
 def test_what_it_cannot_see_is_refused(changes, message):
     with pytest.raises(UserError, match=message):
         make(**changes)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ([32, 32], r"must be pictures \(3, height, width\), and observation.image is \(32, 32\)"),
+        ([], r"must be pictures \(3, height, width\), and observation.image is \(\)"),
+        ([32, 32, 3], "must be pictures"),
+        ([3, 32, 6_000_000_000], "must be pictures"),
+        (
+            [3, 32, 34],
+            "patch_size must divide the sides of pictures: observation.image has 34 x 32",
+        ),
+    ],
+)
+def test_a_strangers_pictures_are_refused_before_they_take_memory(tmp_path, shape, message):
+    file = save(make(inputs=(IMAGE, STATE)), tmp_path) / "config.json"
+    content = load_json(file)
+    content["input_features"][IMAGE]["shape"] = shape
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        load_player(tmp_path, TASK)
+
+
+def test_pictures_of_another_size_are_not_seen():
+    policy, batch = make(inputs=(IMAGE, STATE)), pixels(make_batch())
+    with pytest.raises(ValueError, match=r"pictures must be of shape \(3, 32, 32\), got \(3, 32, 28\)"):
+        policy.predict_action_chunk(batch | {IMAGE: batch[IMAGE][..., :28]})
+
+
+def test_an_input_that_is_neither_a_state_nor_a_picture_is_refused():
+    config = make().config
+    config.input_features["observation.language"] = PolicyFeature(FeatureType.LANGUAGE, (4,))
+    with pytest.raises(ValueError, match="sees states and pictures, and observation.language is LANGUAGE"):
+        FlowPolicy(config)
+
+
+def test_what_it_sees_of_pictures_varies_as_its_other_numbers_do():
+    """From the start, or it learns nothing of them for long."""
+    policy = make(inputs=(IMAGE, STATE), filters=(32, 48, 64))
+    env = PushTVectorEnv(32, SIDE)
+    pictures = torch.from_numpy(env.reset(seed=range(32))[0]["pixels"]).movedim(-1, 1) / 255
+    assert policy.eyes[0](pictures).std(dim=0).mean() > 0.01
 
 
 def test_left_to_itself_it_sees_pictures_where_there_are_some_and_else_all_numbers():

@@ -86,6 +86,11 @@ def test_with_a_stride_samples_begin_at_every_so_many_th_frame_of_an_episode(dat
     assert sum(len(batch["action"]) for batch in frames.samples()) == len(starts)
 
 
+def test_a_stride_that_leaves_one_sample_of_every_episode_is_refused(datasets, tmp_path):
+    with pytest.raises(UserError, match="dataset.stride must be below 12, the frames of the longest episode"):
+        open_ours(datasets["state"], tmp_path, stride=12)
+
+
 @pytest.mark.slow
 def test_what_exceeds_the_memory_lies_in_a_file_without_a_name(datasets, tmp_path):
     frames, *_ = open_ours(datasets["image"], tmp_path, memory_gb=0.0)

@@ -1,7 +1,8 @@
 """A small picture encoder: a few convolutions and a spatial softmax, which says where things are, not what.
 
 Finn et al. 2016, "Deep Spatial Autoencoders for Visuomotor Learning" (arXiv 1509.06113). For a CPU: a
-ResNet-18's gradient takes 40 times as long.
+ResNet-18's gradient takes 40 times as long. At first the softmax is nearly uniform. With
+sharper first maps a policy learns faster, and steered by SAC it succeeds less (docs/steering.md).
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,6 @@ import torch
 from torch import nn
 
 SPREAD = 2.0  # of places in a picture, to either side of its middle
-SHARPNESS = 50.0  # of the first maps: with PyTorch's weights the softmax is nearly uniform, and learns slowly
 LARGEST_SIDE = 4_096  # pixels, of what a stranger's configuration may say
 
 
@@ -55,16 +55,10 @@ class PictureNet(nn.Module):
 
     def __init__(self, shape: Sequence[int], filters: Sequence[int], patch_size: int) -> None:
         super().__init__()
-        convolutions = []
-        for depth, (inner, outer) in enumerate(pairwise([shape[0], *filters])):
-            kernel, stride = (3, 2 if depth == 1 else 1) if depth else (patch_size, patch_size)
-            biased = depth < len(filters) - 1  # a softmax does not see the last one's
-            convolutions.append(nn.Conv2d(inner, outer, kernel, stride, min(depth, 1), bias=biased))
-        with torch.no_grad():
-            convolutions[-1].weight *= SHARPNESS
-        self.layers = nn.Sequential(convolutions[0])
-        for convolution in convolutions[1:]:
-            self.layers.extend([nn.ReLU(), convolution])
+        layers: list[nn.Module] = [nn.Conv2d(shape[0], filters[0], patch_size, stride=patch_size)]
+        for depth, (inner, outer) in enumerate(pairwise(filters)):
+            layers += [nn.ReLU(), nn.Conv2d(inner, outer, 3, stride=1 if depth else 2, padding=1)]
+        self.layers = nn.Sequential(*layers)
         self.shape = tuple(shape)
         height, width = map_sides(shape, filters, patch_size)[-1]
         self.register_buffer("rows", torch.linspace(-SPREAD, SPREAD, height), persistent=False)

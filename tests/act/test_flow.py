@@ -335,14 +335,6 @@ def test_an_input_that_is_neither_a_state_nor_a_picture_is_refused():
         FlowPolicy(config)
 
 
-def test_what_it_sees_of_pictures_varies_as_its_other_numbers_do():
-    """From the start, or it learns nothing of them for long."""
-    policy = make(inputs=(IMAGE, STATE), filters=(32, 48, 64))
-    env = PushTVectorEnv(32, SIDE)
-    pictures = torch.from_numpy(env.reset(seed=range(32))[0]["pixels"]).movedim(-1, 1) / 255
-    assert policy.eyes[0](pictures).std(dim=0).mean() > 0.01
-
-
 def test_left_to_itself_it_sees_pictures_where_there_are_some_and_else_all_numbers():
     there = features()
     for missing, seen in [

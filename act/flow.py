@@ -185,8 +185,10 @@ class FlowPolicy(PreTrainedPolicy):
         super().__init__(config)
         config.validate_features()
         self.config: FlowConfig = config
+        self.numbers, cameras = list(config.numbers), config.image_features
+        self.cameras = list(cameras)
         observation_size = sum(math.prod(feature.shape) for feature in config.numbers.values())
-        shape, cameras = config.noise_shape, config.image_features
+        shape = config.noise_shape
         self.eyes = nn.ModuleList(
             PictureNet(feature.shape, config.filters, config.patch_size) for feature in cameras.values()
         )
@@ -222,7 +224,7 @@ class FlowPolicy(PreTrainedPolicy):
 
     def _observation(self, batch: Batch) -> torch.Tensor:
         """The numbers of it, (B, D)."""
-        return torch.cat([batch[name].flatten(1) for name in self.config.numbers], dim=1)
+        return torch.cat([batch[name].flatten(1) for name in self.numbers], dim=1)
 
     def _origin(self, batch: Batch) -> torch.Tensor | float:
         """What a chunk is relative to, (B, 1, A)."""
@@ -237,7 +239,7 @@ class FlowPolicy(PreTrainedPolicy):
     def _seen(self, batch: Batch) -> torch.Tensor:
         """What the network sees of the observations: their numbers and, of each camera, 2 F of places."""
         numbers = (self._observation(batch) - self.observation_mean) / self.observation_std
-        places = [eye(batch[name]) for eye, name in zip(self.eyes, self.config.image_features, strict=True)]
+        places = [eye(batch[name]) for eye, name in zip(self.eyes, self.cameras, strict=True)]
         return torch.cat([numbers, *places], dim=1)
 
     def loss(self, batch: Batch, num_valid: torch.Tensor, batch_size: int) -> torch.Tensor:

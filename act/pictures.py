@@ -1,8 +1,8 @@
 """A small picture encoder: a few convolutions and a spatial softmax, which says where things are, not what.
 
 Finn et al. 2016, "Deep Spatial Autoencoders for Visuomotor Learning" (arXiv 1509.06113). For a CPU: a
-ResNet-18's gradient takes 40 times as long. At first the softmax is nearly uniform. With
-sharper first maps a policy learns faster, and steered by SAC it succeeds less (docs/steering.md).
+ResNet-18's gradient takes 40 times as long. At first the softmax is nearly uniform: policies with sharper
+first maps learnt faster, but succeeded less when SAC steered them (docs/steering.md).
 """
 
 from collections.abc import Sequence

@@ -223,7 +223,7 @@ class Trainer:
         self._rate = self._rate[0] + perf_counter() - started, self._rate[1]
 
     def _measure_norms(self) -> None:
-        """On frames from all over the dataset, always the same ones."""
+        """On samples from all over the dataset, always the same ones."""
         last, count = self.frames.num_samples - 1, min(NORM_SAMPLES, self.frames.num_samples)
         spread = torch.linspace(0, last, count, dtype=torch.float64).long()
         batches = max(count // self.pipeline_config.batch_size, 1)

@@ -40,7 +40,7 @@ from common.checkpoint import (
     save_json,
     save_tensors,
 )
-from common.config import check_numbers, to_dict
+from common.config import check_numbers, to_dict, with_absent
 from common.errors import UserError, reason, show
 from common.flags import typed
 from common.hub import check_nothing_linked, uploading
@@ -255,6 +255,7 @@ def saved_pipeline_config(folder: Path, pipeline_config: TrainPipelineConfig) ->
         known = names_in_words()
         raise UserError(f"{model}: a LeRobot policy of type {show(kind)}; those of type {known} train here")
     needed = find_kind(kind).needed
+    described = content["policy"] = with_absent(described, find_kind(kind).settings())
     check_complete(find_kind(kind).settings, described, f"{model / 'train_config.json'}: ", needed)
     # As written, true is no number; once decoded, a number given as text has its bounds too.
     check_numbers(find_kind(kind).settings, described, f"{model / 'train_config.json'}: ")

@@ -226,8 +226,7 @@ def check_complete(settings: type, content: dict[str, Any], source: str, needed:
     Names that LeRobot alone knows are not needed: its versions have others.
 
     Args:
-        settings: of the kind of policy. What LeRobot has too is needed, and what the policy sees and does;
-            not its `DEFAULT_IF_ABSENT`, which older checkpoints lack.
+        settings: of the kind of policy. What LeRobot has too is needed, and what the policy sees and does.
         content: of a `config.json`, or `policy` of a `train_config.json`.
         source: to open an error with.
         needed: what else the kind needs.
@@ -235,8 +234,7 @@ def check_complete(settings: type, content: dict[str, Any], source: str, needed:
     Raises:
         UserError: something is missing.
     """
-    chosen = {field.name for field in fields(settings)} - {*getattr(settings, "DEFAULT_IF_ABSENT", ())}
-    chosen |= {"input_features", "output_features", *needed}
+    chosen = {field.name for field in fields(settings)} | {"input_features", "output_features", *needed}
     known = [field.name for field in fields(PreTrainedConfig.get_choice_class(content["type"]))]
     if missing := [name for name in known if name in chosen and name not in content]:
         raise UserError(

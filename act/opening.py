@@ -19,7 +19,7 @@ from act.foreign import (
 from act.kinds import find_kind
 from act.player import ChunkPlayer
 from act.steerable import SteerablePlayer
-from common.config import check_numbers
+from common.config import check_numbers, with_absent
 from common.errors import UserError
 from common.untrusted import load_json, load_tensors
 from envs.interfaces import Task
@@ -79,6 +79,7 @@ def _open_policy(
     weights, settings = load_tensors(folder / "model.safetensors"), load_json(folder / "config.json")
     check_format(folder, weights)
     kind = find_kind(settings["type"])
+    settings = with_absent(settings, kind.settings())
     check_complete(kind.settings, settings, f"{folder / 'config.json'}: ", kind.needed)
     check_numbers(kind.settings, settings, f"{folder / 'config.json'}: ")
     with opening(f"{folder}: this {kind.title} cannot be opened"):

@@ -8,8 +8,8 @@ In JSON also a dict, of whatever it holds. A setting is given once, by one of it
 the home.
 
 A config class may define `RENAMED`, a dict from former dotted names to today's; both are understood. And
-`IF_ABSENT`, from its own fields to the value that a saved run without that setting was trained with, where
-that is not today's default (`common/run.py`).
+`IF_ABSENT`, from its own fields to the values that runs and checkpoints from before there were these settings
+were trained with.
 
 It may define `validate()`, raising `ValueError("<field> must be ..., got ...")`: it is called
 once, on the final values. `__post_init__` may raise the same, but must derive nothing: it also runs on the
@@ -133,6 +133,16 @@ def from_dict[Config](config_class: type[Config], values: dict[str, Any], source
         UserError: an unknown key, a value of a wrong type or impossible.
     """
     return _finish(_build(config_class, values, source), source)
+
+
+def with_absent(values: dict[str, Any], config: Any) -> dict[str, Any]:
+    """Saved settings of `config`, an instance, with those of its `IF_ABSENT` that they lack."""
+    nested = {
+        field.name: with_absent(values[field.name], getattr(config, field.name))
+        for field in dataclasses.fields(config)
+        if dataclasses.is_dataclass(getattr(config, field.name)) and isinstance(values.get(field.name), dict)
+    }
+    return getattr(config, "IF_ABSENT", {}) | values | nested
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -5,12 +5,12 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.checkpoint import TRAINING_STATE, follow, has_links, is_filled, link, newest
-from common.config import differences, from_dict, load_yaml, save_yaml, to_dict
+from common.config import differences, from_dict, load_yaml, save_yaml, to_dict, with_absent
 from common.errors import UserError
 from common.flags import typed
 from common.signals import StopRequest
@@ -149,7 +149,7 @@ def last_checkpoint(folder: Path, config: Any, may_change: Sequence[str]) -> Pat
                 f"{folder} was trained on task {task}, not {config.task}: "
                 "use another --run-name or --no-resume"
             )
-        old = to_dict(from_dict(type(config), _with_absent(values, config), f"{saved}: "))
+        old = to_dict(from_dict(type(config), with_absent(values, config), f"{saved}: "))
         changed = [line for line in differences(old, to_dict(config)) if line.split(":")[0] not in may_change]
         if changed:
             raise UserError(
@@ -164,16 +164,6 @@ def last_checkpoint(folder: Path, config: Any, may_change: Sequence[str]) -> Pat
         _find_last(last)
         last = follow(name)
     return last if is_filled(last) else None
-
-
-def _with_absent(values: dict[str, Any], config: Any) -> dict[str, Any]:
-    """A run's saved settings, with those that it lacks and that had another value than today's default."""
-    nested = {
-        field.name: _with_absent(values[field.name], getattr(config, field.name))
-        for field in fields(config)
-        if is_dataclass(getattr(config, field.name)) and isinstance(values.get(field.name), dict)
-    }
-    return getattr(config, "IF_ABSENT", {}) | values | nested
 
 
 def _find_last(last: Path) -> None:

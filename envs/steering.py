@@ -38,7 +38,7 @@ class SteeringConfig:
     bound: Annotated[float, Above(0, 100)] = 2.0  # of an action, in standard deviations of the noise
     symmetric: bool = False  # make the frozen policy its own mirror image, as env.mirror needs it
 
-    DEFAULT_IF_ABSENT: ClassVar = ("symmetric",)  # older checkpoints were trained with the default
+    IF_ABSENT: ClassVar = {"symmetric": False}
 
 
 def directions(config: SteeringConfig, noise_shape: tuple[int, ...], n_action_steps: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from common.bounds import Widths
-from common.config import from_dict
+from common.config import from_dict, with_absent
 from common.errors import UserError, show
 from common.untrusted import load_tensors
 from envs.interfaces import PixelObservations, RawObservation, Steerable, Task
@@ -147,7 +147,7 @@ def decode_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
     """
     names = [field.name for field in fields(SACConfig) if field.name not in ("encoder", "steering")]
     try:
-        config = current_config(config)
+        config = with_absent(current_config(config), SACConfig())
         missing = [name for name in [*names, "env"] if name not in config]
     except KeyError as error:
         missing = [str(error.args[0])]
@@ -155,8 +155,7 @@ def decode_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
         raise UserError(f"{file}: {', '.join(missing)} missing, without which the policy cannot be opened")
     if "steering" in config:
         steering = config["steering"] if isinstance(config["steering"], dict) else {}
-        known = {*steering, *SteeringConfig.DEFAULT_IF_ABSENT}
-        missing = [field.name for field in fields(SteeringConfig) if field.name not in known]
+        missing = [field.name for field in fields(SteeringConfig) if field.name not in steering]
         if missing or not steering["policy"]:
             raise UserError(
                 f"{file}: {(missing or ['policy'])[0]} missing in steering, without which it cannot steer"
@@ -169,8 +168,8 @@ def decode_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
     if not isinstance(env, dict):
         raise UserError(f"{file}: env must hold the settings of task {settings.task}, got {show(env)}")
     task_type: Any = task_class(settings.task)
-    known = {*env, *getattr(task_type, "DEFAULT_IF_ABSENT", ())}
-    if absent := [field.name for field in fields(task_type) if field.name not in known]:
+    env = with_absent(env, task_type())
+    if absent := [field.name for field in fields(task_type) if field.name not in env]:
         raise UserError(
             f"{file}: {', '.join(absent)} missing in env, without which the policy cannot be opened"
         )

@@ -58,7 +58,7 @@ class PolicyConfig:
     spatial_softmax_num_keypoints: Several = 32  # points that it finds in a picture
     do_mask_loss_for_padding: bool = False  # learn nothing of the last action, repeated beyond the end
 
-    IF_ABSENT: ClassVar = {"prediction_type": "epsilon"}  # of runs from before this was a setting
+    IF_ABSENT: ClassVar = {"prediction_type": "epsilon"}
 
     def validate(self) -> None:
         if self.n_obs_steps > self.horizon:

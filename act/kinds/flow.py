@@ -39,7 +39,7 @@ class PolicyConfig:
     patch_size: Width = 4  # side of the patches in pixels; divides the pictures' sides
     do_mask_loss_for_padding: bool = False  # learn nothing of the last action, repeated beyond the end
 
-    DEFAULT_IF_ABSENT: ClassVar = ("filters", "patch_size")  # older checkpoints see no pictures
+    IF_ABSENT: ClassVar = {"filters": [32, 48, 64], "patch_size": 4}  # and no pictures
 
     def validate(self) -> None:
         if self.n_action_steps > self.chunk_size:

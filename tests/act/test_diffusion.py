@@ -114,7 +114,7 @@ def test_a_policy_of_lerobots_for_ddpm_is_played_with_ddim(tmp_path):
     assert np.array_equal(opened.chunk(raw, noise), player_of(make(n_obs_steps=1)).chunk(raw, noise))
 
 
-@pytest.mark.parametrize("name", ["prediction_type", "clip_sample", "crop_shape", "normalization_mapping"])
+@pytest.mark.parametrize("name", ["horizon", "clip_sample", "crop_shape", "normalization_mapping"])
 def test_a_configuration_that_leaves_out_how_it_is_played_is_refused(tmp_path, name):
     file = save(make(n_obs_steps=1), tmp_path) / "config.json"
     file.write_text(json.dumps({key: value for key, value in load_json(file).items() if key != name}))

@@ -21,6 +21,7 @@ class SteerablePlayer(ChunkPlayer):
         super().__init__(*args, **kwargs)
         shape = self.kind.noise_shape(self.policy.config)
         assert shape is not None
+        self.sees = tuple(self.names.values())
         self.noise_shape: tuple[int, ...] = shape
         self._lowest, self._highest = torch.from_numpy(self.lowest), torch.from_numpy(self.highest)
         self.sampled = False  # `act` draws noise from N(0, I); else it is 0
@@ -72,7 +73,7 @@ class SteerablePlayer(ChunkPlayer):
 
     def _seen(self, observations: RawObservation) -> RawObservation:
         """The raw observations that the policy looks at, with an axis for its history where it has one."""
-        seen = {name: observations[name] for name in self.names.values()}
+        seen = {name: observations[name] for name in self.sees}
         if self._sees_history and self.history == 1:
             seen = {name: values[:, None] for name, values in seen.items()}
         return seen

@@ -96,6 +96,7 @@ class Policy(Protocol):
 class Steerable(Policy, Protocol):
     """A generative policy whose noise can be chosen."""
 
+    sees: tuple[str, ...]  # names of the raw observations that it looks at
     noise_shape: tuple[int, ...]  # of one chunk
     chunk_size: int  # T, actions of a chunk
     sampled: bool  # `act` draws the noise from N(0, I); False: it is 0; the caller may change it

@@ -26,7 +26,7 @@ class SymmetricChunks:
         task: has the mirror, and is what the policy plays.
 
     Raises:
-        UserError: the task cannot mirror what the policy sees.
+        UserError: the task cannot mirror what the policy sees, or it sees pictures alone.
     """
 
     def __init__(self, policy: Steerable, task: Task) -> None:
@@ -35,8 +35,10 @@ class SymmetricChunks:
         self.policy, self.task = policy, task
         env = task.vector_env(1, policy.image_size)
         spaces, action_size = env.single_observation_space, env.single_action_space.shape[0]
-        seen = [name for name in task.lerobot_names.values() if name in spaces.keys()]
-        self.sizes = {name: math.prod(spaces[name].shape or ()) for name in seen} | {"action": action_size}
+        if set(policy.sees) <= {PIXELS}:
+            raise UserError("steering.symmetric must be false: steering.policy sees nothing but pictures")
+        self.sizes = {name: math.prod(spaces[name].shape or ()) for name in policy.sees}
+        self.sizes["action"] = action_size
         self.lowest, self.highest = env.single_action_space.low, env.single_action_space.high  # (A,) each
         self.linear = np.eye(policy.noise_shape[-1])  # noise -> noise @ linear in the mirror
         if policy.noise_shape[1:] == (action_size,):
@@ -44,7 +46,7 @@ class SymmetricChunks:
             self.linear = task.mirror_feature("action", np.eye(action_size), drawn=False) - origin
 
     def __call__(self, observations: RawObservation, noise: np.ndarray) -> np.ndarray:
-        seen = {name: values for name, values in observations.items() if name in self.sizes}
+        seen = {name: observations[name] for name in self.policy.sees}
         mirrored = {name: self._mirrored(name, values) for name, values in seen.items()}
         swapped = _sum(seen) < _sum(mirrored)  # the one with the larger sum is seen
         chosen = {name: _where(swapped, mirrored[name], values) for name, values in seen.items()}

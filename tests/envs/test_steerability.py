@@ -16,7 +16,7 @@ class Follower:
     """Goes where its observation is, and as far from there as its noise says."""
 
     n_action_steps, chunk_size, image_size, noise_shape, sampled = 1, 3, 0, (3, 2), False
-    history = 1
+    history, sees = 1, ("place",)
 
     def __init__(self, gain: float) -> None:
         self.gain = gain

@@ -18,6 +18,8 @@ STATES = np.array([[100.0, 300.0, 200.0, 250.0, 0.3], [400.0, 150.0, 330.0, 300.
 class OneHanded(Wanderer):
     """Prefers the right, and looks at one corner of the T."""
 
+    sees = ("agent_pos", "keypoints")
+
     def chunk(self, observations, noise):
         ahead = np.stack(
             [observations["keypoints"].reshape(len(noise), -1)[:, 2], 0 * noise[:, 0, 0]], axis=1
@@ -79,7 +81,7 @@ def test_a_latent_stays_as_it_is():
 def test_pictures_are_flipped_with_what_else_it_sees(history):
     """Which of the two it sees depends on neither their order nor on the picture."""
     policy, shown, task = OneHanded(), [], PushT()
-    policy.image_size, policy.history = 96, history
+    policy.image_size, policy.history, policy.sees = 96, history, ("agent_pos", "pixels")
 
     def chunk(observations, noise):
         shown.append(observations)
@@ -95,8 +97,12 @@ def test_pictures_are_flipped_with_what_else_it_sees(history):
         here, there = ({name: np.stack([x, x], axis=1) for name, x in raw.items()} for raw in (here, there))
     chunks = SymmetricChunks(policy, task)
     first, second = chunks(here, np.zeros((2, *SHAPE))), chunks(there, np.zeros((2, *SHAPE)))
+    chunks(here | {"keypoints": -here["keypoints"]}, np.zeros((2, *SHAPE)))
     np.testing.assert_allclose(second, mirror_points("agent_pos", first, drawn=False), atol=1e-9)
-    ours, theirs = shown
+    ours, theirs, again = shown
+    assert all(np.array_equal(ours[name], again[name]) for name in policy.sees), (
+        "it does not see the T's state"
+    )
     np.testing.assert_allclose(ours["agent_pos"], theirs["agent_pos"], atol=1.0 + 1e-6)
     difference = np.abs(ours["pixels"].astype(int) - theirs["pixels"])
     assert (difference > 40).mean() < 0.01, "but for edges, which are drawn half a pixel apart"
@@ -106,7 +112,7 @@ def test_pictures_are_flipped_with_what_else_it_sees(history):
 def test_what_pictures_lead_to_stays_on_the_board():
     """Their mirror exchanges 0 with 511, so 512 would become -1."""
     policy, task = Wanderer(), PushT()
-    policy.image_size = 96
+    policy.image_size, policy.sees = 96, ("agent_pos", "pixels")
     policy.chunk = lambda observations, noise: np.full((len(noise), 6, 2), 512.0)
     raw, _ = task.vector_env(2, 96).reset(seed=[0, 0], options={"states": STATES})
     chunks = SymmetricChunks(policy, task)(raw, np.zeros((2, *SHAPE)))
@@ -116,3 +122,7 @@ def test_what_pictures_lead_to_stays_on_the_board():
 def test_what_cannot_be_mirrored_is_refused():
     with pytest.raises(UserError, match="must be false: Pendulum-v1 cannot mirror what policies see"):
         Steering(Wanderer(), SteeringConfig(symmetric=True), Pendulum())
+    policy = Wanderer()
+    policy.image_size, policy.sees = 96, ("pixels",)
+    with pytest.raises(UserError, match="must be false: steering.policy sees nothing but pictures"):
+        Steering(policy, SteeringConfig(symmetric=True), PushT())

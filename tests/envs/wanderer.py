@@ -9,7 +9,7 @@ class Wanderer:
     """Chunks of six steps, which lead away from the agent by the sum of the noise up to there."""
 
     noise_shape, chunk_size, n_action_steps, image_size, sampled = SHAPE, 6, 4, 0, False
-    history = 1
+    history, sees = 1, ("agent_pos",)
 
     def chunk(self, observations, noise):
         return observations["agent_pos"][:, None] + 20.0 * noise.cumsum(axis=1)

@@ -24,14 +24,8 @@ CONFIG = replace(test_agent.CONFIG, noise_aliasing=True, distillation_steps=2, c
 class Bent:
     """Chunks of four steps of two numbers, bent by a tanh; several noises lead to nearly the same."""
 
-    noise_shape, chunk_size, n_action_steps, image_size, sampled, history = (
-        (CHUNK, 2),
-        CHUNK,
-        STEPS,
-        0,
-        False,
-        1,
-    )
+    noise_shape, chunk_size, n_action_steps = (CHUNK, 2), CHUNK, STEPS
+    image_size, sampled, history, sees = 0, False, 1, ("x",)
 
     def seed_slots(self, seeds):
         pass

@@ -73,7 +73,7 @@ def load_policy(
         raise UserError(f"{path}: only imitation policies have chunks of actions to play more or less of")
     if str(path) in WITHOUT_FOLDER:
         return _without_folder(str(path), task, deterministic, seed)
-    if kind == "sac":
+    if config.get("algorithm") == "sac":
         frozen = _frozen(folder, config, device, task) if "steering" in config else None
         return load_sac(folder, config, device, deterministic, seed, escapes, frozen, task)
     known = kinds.names_in_words()

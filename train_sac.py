@@ -26,14 +26,14 @@ from common.config import config_path, differences, load_yaml, parse, read_first
 from common.device import choose_device, flush_denormals, use_threads
 from common.errors import UserError, report_user_errors
 from common.logger import Logger
-from common.paths import LOGS, REPOSITORY
+from common.paths import LOGS, REPOSITORY, expanded
 from common.run import check_name, open_run
 from common.seeding import split_seed
 from envs.aliasing import NoiseAliasing
 from envs.evaluation import Evaluation
 from envs.history import History
-from envs.interfaces import Task, TrainingEnv
-from envs.steerability import TRIAL_DRAWS, TRIAL_STARTS, check_authority, check_headroom, spreads, trial
+from envs.interfaces import Task
+from envs.steerability import TRIAL_STARTS, check_authority, check_headroom, in_words, spreads, trial
 from envs.steering import Frozen, Steering, SteeringConfig, SteeringEnv
 from envs.summary import has_success
 from envs.tasks import DEFAULT, FORMER, task_class, with_task
@@ -43,7 +43,7 @@ from sac.agent import SAC
 from sac.config import AgentConfig
 from sac.demonstrations import OfflineConfig, OfflineData
 from sac.encoder import EncoderConfig
-from sac.frame_replay import FrameReplay
+from sac.overview import start_up_table
 from sac.policy import SACConfig, SACPolicy
 from sac.trainer import Trainer, TrainingConfig
 
@@ -64,7 +64,7 @@ AUTHORITY_STARTS = 32  # that show how far noise moves the chunks of a policy
 class Config:
     """Everything about a training run."""
 
-    FORMER_TASK: ClassVar = FORMER  # of runs from before there were several tasks
+    IF_ABSENT: ClassVar = {"task": FORMER}
 
     task: str = DEFAULT  # what to learn, see envs/tasks.py; it decides on the settings below `env`
     run_name: str = ""  # folder below logs/; empty: the config file's name and the seed
@@ -93,6 +93,8 @@ class Config:
             raise ValueError("agent.noise_aliasing must be false without steering.policy, whose noise it is")
         if self.steering.symmetric and not self.steering.policy:
             raise ValueError("steering.symmetric must be false without steering.policy, which it mirrors")
+        if self.steering.symmetric and self.agent.noise_aliasing:
+            raise ValueError("steering.symmetric must be false with agent.noise_aliasing")
         if self.offline.dataset and self.steering.policy and not self.agent.noise_aliasing:
             raise ValueError(
                 "offline.dataset must be empty where steering.policy is given: its noise is unknown, "
@@ -158,17 +160,19 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
     task: Task = config.env
     steering, frozen, aliasing = open_frozen(config, device) if config.steering.policy else (None, None, None)
     image_size = steering.image_size(task.codec(0)) if steering else 0
-    pictures = {"image_size": image_size} if image_size else {}  # which a task's own need not know
-    env = task.training_env(seeds["environment"], config.agent.gamma, **pictures)
-    of_task = env if isinstance(env, TaskTrainingEnv) else None
+    env = task.training_env(seeds["environment"], config.agent.gamma, image_size)
+    task_env = env if isinstance(env, TaskTrainingEnv) else None
     demonstrations = steered = None
-    if (config.offline.dataset or config.steering.policy) and not of_task:
+    if (config.offline.dataset or config.steering.policy) and not task_env:
         raise UserError(f"{task.name}: offline and steering need a training_env that is a TaskTrainingEnv")
     observation_size = env.observation_size
-    if of_task and steering:
-        env = steered = SteeringEnv(of_task, steering, aliasing)
-    if of_task and config.offline.dataset:
-        demonstrations = OfflineData(config.offline, task, of_task, config.agent, device, steered)
+    if task_env and steering:
+        env = steered = SteeringEnv(task_env, steering, aliasing)
+    if task_env and config.offline.dataset:
+        from act.reader import DatasetReader  # LeRobot takes seconds to import
+
+        recorded = DatasetReader(expanded(config.offline.dataset), task, task_env.env)
+        demonstrations = OfflineData(config.offline, recorded, task, task_env, config.agent, device, steered)
     updates = config.offline.steps + config.training.updates_due(config.total_env_steps)
     agent = SAC(
         observation_size,
@@ -237,7 +241,7 @@ def open_frozen(config: Config, device: torch.device) -> tuple[Steering, Frozen,
 
 
 def try_frozen(config: Config, trainer: Trainer, stop: Callable[[], bool]) -> str:
-    """What the frozen policy solves by itself, for the start-up table; "" where nothing is steered.
+    """What the frozen policy solves by itself, in words; "" where nothing is steered.
 
     Raises:
         UserError: steering it has nothing to gain, or `stop` says so.
@@ -248,47 +252,7 @@ def try_frozen(config: Config, trainer: Trainer, stop: Callable[[], bool]) -> st
     env = config.env.vector_env(TRIAL_STARTS, policy.image_size)
     numbers = trial(policy, env, config.training.eval_seed, stop)
     check_headroom(numbers, config.steering.policy)
-    return (
-        f"; of {TRIAL_STARTS} starts it solves {100 * numbers['success_rate']:.0f} % with noise 0, "
-        f"{100 * numbers['sampled_success_rate']:.0f} % with drawn noise, the best of {TRIAL_DRAWS} draws "
-        f"{100 * numbers['best_of'][-1]:.0f} %"
-    )
-
-
-def start_up_table(config: Config, trainer: Trainer, frozen: str = "") -> dict[str, str]:
-    """What is about to be trained; `frozen` is from `try_frozen`."""
-    agent, env = trainer.agent, config.env
-    actor_size = sum(p.numel() for p in agent.policy.parameters())
-    critics = [agent.critics, *([agent.noise_critics] if agent.noise_critics else [])]
-    critics_size = sum(p.numel() for each in critics for p in each.parameters())
-    settings = {name: value for name, value in to_dict(env).items() if name in env.highlights}
-    table = {
-        "environments": f"{env.num_envs} x {env.name}",
-        **{name.replace("_", " "): _plain(value) for name, value in settings.items()},
-        "observation": _observation(trainer.env, trainer.policy_config["observation_size"]),
-        "networks": f"actor {actor_size:,} parameters, {len(critics) * config.agent.num_critics} critics "
-        f"{critics_size:,}",
-        "device": f"{agent.device}, {torch.get_num_threads()} CPU threads",
-        **({"steers": config.steering.policy + frozen} if trainer.frozen else {}),
-        **({"demonstrations": str(trainer.demonstrations)} if trainer.demonstrations else {}),
-        "length": f"{config.total_env_steps:,} env steps, {agent.total_updates:,} updates",
-    }
-    if isinstance(trainer.replay, FrameReplay):
-        table["replay"] = trainer.replay.size_in_words()
-    return table
-
-
-def _observation(env: TrainingEnv, size: int) -> str:
-    """What the actor sees, of which `size` are numbers."""
-    parts = [f"{size} numbers"] if size or not env.pixel_shape else []
-    if env.pixel_shape:
-        height, width, channels = env.pixel_shape
-        parts.insert(0, f"{env.stack} pictures of {height} x {width} x {channels // env.stack}")
-    return ", ".join(parts)
-
-
-def _plain(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return in_words(numbers)
 
 
 @report_user_errors()
@@ -301,7 +265,7 @@ def main(argv: list[str] | None = None) -> bool:
     name = f"{find_config(argv).stem}_seed{config.seed}"
     with open_run("train_sac.py", config, argv, name, MAY_CHANGE_ON_RESUME) as run:
         trainer = build_trainer(config, run.folder)
-        frozen = "" if run.last else try_frozen(config, trainer, run.stop)
+        trial_result = "" if run.last else try_frozen(config, trainer, run.stop)
         if run.last:
             trainer.load(run.last)
             env = trainer.env
@@ -313,7 +277,7 @@ def main(argv: list[str] | None = None) -> bool:
                     f"total_env_steps must be more, got {config.total_env_steps}"
                 )
         run.begin(
-            start_up_table(config, trainer, frozen),
+            start_up_table(trainer, config.env, trial_result),
             f"{run.last} at {trainer.env_steps:,} env steps" if run.last else "",
         )
         with Logger(run.folder, trainer.env_steps, config.wandb_project, to_dict(config)) as logger:

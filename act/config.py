@@ -25,7 +25,7 @@ from envs.tasks import DEFAULT, FORMER
 class Config:
     """Everything about a training run."""
 
-    FORMER_TASK: ClassVar = FORMER  # of runs from before there were several tasks
+    IF_ABSENT: ClassVar = {"task": FORMER}
     RENAMED: ClassVar = LOOP_SETTINGS_BEFORE
 
     task: str = DEFAULT  # what the demonstrations are of, and what is played; see envs/tasks.py

@@ -169,7 +169,7 @@ class FlowPolicy(PreTrainedPolicy):
 
     Args:
         config: with features.
-        others: LeRobot's `make_policy` has more to say, which is not needed.
+        others: further keyword arguments of LeRobot's `make_policy`, ignored.
     """
 
     config_class = FlowConfig  # pyright: ignore[reportAssignmentType]
@@ -266,8 +266,8 @@ class FlowPolicy(PreTrainedPolicy):
         """LeRobot's: the loss of a batch, and numbers to log."""
         if not self.num_measured:
             raise ValueError(
-                "a flow policy knows the statistics of its chunks; train_act.py measures them at the start "
-                "of a training, which lerobot-train can resume"
+                "this flow policy has no statistics yet: begin with train_act.py, which measures them; "
+                "lerobot-train can resume that training"
             )
         num_valid = (~batch["action_is_pad"]).sum() * batch[ACTION].shape[2]
         loss = self.loss(batch, num_valid, len(batch[ACTION]))

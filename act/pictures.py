@@ -25,8 +25,8 @@ def check_picture(name: str, shape: Sequence[int], filters: Sequence[int], patch
     height, width = map_sides(shape, filters, patch_size)[-1]
     if min(height, width) < 2:
         raise ValueError(
-            f"patch_size must be less: {pixels}, of which {width} x {height} places are left, "
-            f"and one place is never elsewhere; got {patch_size}"
+            f"patch_size must be less: {pixels}, which leaves a map of {width} x {height}, "
+            f"and the spatial softmax needs 2 x 2; got {patch_size}"
         )
 
 
@@ -41,7 +41,7 @@ def map_sides(shape: Sequence[int], filters: Sequence[int], patch_size: int) -> 
 
 
 class PictureNet(nn.Module):
-    """Pictures -> where what each of the last filters looks for is in them.
+    """Convolutions and a spatial softmax: pictures -> (x, y) of each of the last filters.
 
     Args:
         shape: of a picture, (3, height, width).

@@ -19,9 +19,9 @@ from common.errors import UserError, reason
 from envs.history import History
 from envs.interfaces import RawObservation, Task
 
-# Observations per pass, by whether they are pictures: always as many, filled up if need be, so that a chunk
-# does not depend on how many others are due; few pictures, for they are most of the work.
-OBSERVATIONS_PER_PASS = {False: 32, True: 8}
+# Observations per pass of the network: always as many, filled up if need be, so that a chunk does not depend
+# on how many others are due; few pictures, for they are most of the work.
+VECTORS_PER_PASS, PICTURES_PER_PASS = 32, 8
 
 
 class ChunkPlayer:
@@ -87,7 +87,7 @@ class ChunkPlayer:
                 f"{source}: its actions are of shape {shape}, {task.name}'s of {self.lowest.shape}"
             )
 
-        self.rows = OBSERVATIONS_PER_PASS[self.image_size > 0]
+        self.rows_per_pass = PICTURES_PER_PASS if self.image_size else VECTORS_PER_PASS
         self._queues = np.empty((0, self.n_action_steps, *shape))
         self._left = np.empty(0, np.int64)  # actions in each slot's queue
         seen = config.observation_delta_indices
@@ -168,7 +168,7 @@ class ChunkPlayer:
     def _chunks(self, raw: RawObservation, noise: np.ndarray | None) -> torch.Tensor:
         """Normalised chunks (n, chunk_size, A) of any number of observations."""
         count = len(next(iter(raw.values())))
-        parts = [slice(start, start + self.rows) for start in range(0, count, self.rows)]
+        parts = [slice(start, start + self.rows_per_pass) for start in range(0, count, self.rows_per_pass)]
         return torch.cat(
             [
                 self._pass({k: v[part] for k, v in raw.items()}, None if noise is None else noise[part])
@@ -180,9 +180,9 @@ class ChunkPlayer:
     def _pass(self, raw: RawObservation, noise: np.ndarray | None) -> torch.Tensor:
         """Normalised chunks (n, chunk_size, A), n at most `rows`."""
         num_rows = len(next(iter(raw.values())))
-        rows = np.minimum(np.arange(self.rows), num_rows - 1)
+        rows = np.minimum(np.arange(self.rows_per_pass), num_rows - 1)
         observation = lerobot_observation(raw, self.features, self.names, self._sees_history)
-        said = {"task": [self.task.sentence] * self.rows} if self.kind.language else {}
+        said = {"task": [self.task.sentence] * self.rows_per_pass} if self.kind.language else {}
         batch = self.preprocessor({name: tensor[rows] for name, tensor in observation.items()} | said)
         inputs = {name: batch[name] for name in (*observation, *self.kind.language)}
         self.policy.eval()  # it may be the one that is being trained
@@ -204,7 +204,8 @@ def lerobot_observation(
         history: there are several observations of each slot.
 
     Returns:
-        float32: pictures (n, 3, height, width) in [0, 1], vectors (n, k) in the task's units.
+        float32: pictures (n, 3, height, width) in [0, 1], vectors (n, k) in the task's units; with a history
+        (n, history, ...).
     """
     observation = {}
     for name, feature in features.items():

@@ -136,7 +136,7 @@ def from_dict[Config](config_class: type[Config], values: dict[str, Any], source
 
 
 def with_absent(values: dict[str, Any], config: Any) -> dict[str, Any]:
-    """Saved settings of `config`, an instance, with those of its `IF_ABSENT` that they lack."""
+    """Saved settings, with what they lack filled in from `IF_ABSENT` of `config` and of what it nests."""
     nested = {
         field.name: with_absent(values[field.name], getattr(config, field.name))
         for field in dataclasses.fields(config)

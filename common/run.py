@@ -142,14 +142,14 @@ def last_checkpoint(folder: Path, config: Any, may_change: Sequence[str]) -> Pat
     saved, name = folder / "config.yaml", folder / "checkpoints" / "last"
     check_inside(name.parent, folder)
     if saved.exists() and name.parent.exists():
-        values = load_yaml(saved)
-        task = values.get("task", getattr(config, "FORMER_TASK", config.task))
+        values = with_absent(load_yaml(saved), config)
+        task = values.get("task", config.task)
         if task != config.task:  # whose other settings have other names
             raise UserError(
                 f"{folder} was trained on task {task}, not {config.task}: "
                 "use another --run-name or --no-resume"
             )
-        old = to_dict(from_dict(type(config), with_absent(values, config), f"{saved}: "))
+        old = to_dict(from_dict(type(config), values, f"{saved}: "))
         changed = [line for line in differences(old, to_dict(config)) if line.split(":")[0] not in may_change]
         if changed:
             raise UserError(

@@ -2,7 +2,7 @@
 
 DSRL-NA: Wagenmaker et al. 2025 (arXiv 2506.15799), section 4.2. Many noises make the same actions, so what is
 learnt of executed actions serves all of them, and demonstrations can be learnt from, whose noise is unknown.
-The critics ask the frozen policy what it would have executed: its inputs stand in the replay, beside what the
+The critics ask the frozen policy what it would have executed: the replay holds its inputs, after what the
 learner sees.
 """
 
@@ -55,7 +55,7 @@ class NoiseAliasing:
         self.inputs_size = steering.policy.inputs(observations).shape[1]
         self.spread = self._measure(observations)  # (A,) of an action over drawn noise, in the task's units
         self.executed_size = steering.n_action_steps * len(self.spread)
-        self.size = self.inputs_size + self.executed_size  # of what stands beside what the learner sees
+        self.size = self.inputs_size + self.executed_size  # of `context`
         directions = steering.config.bound * steering.directions.reshape(steering.action_size, -1)
         self._directions, self._spread = (
             torch.tensor(values, dtype=torch.get_default_dtype(), device=device)
@@ -75,38 +75,38 @@ class NoiseAliasing:
         chunk = self.steering.policy.chunk(raw, self.steering.noise(actions))
         return chunk[:, : self.steering.n_action_steps]
 
-    def beside(self, raw: RawObservation) -> np.ndarray:
-        """What stands beside what the learner sees, (n, F + C) float32.
+    def context(self, raw: RawObservation) -> np.ndarray:
+        """The frozen policy's inputs and its chunk of noise 0, (n, F + C) float32, for the critics.
 
         Args:
             raw: of n slots; of a policy with a `history` of several (n, history, ...).
         """
         inputs = self.steering.policy.inputs(raw)
-        middle = self._chunk(raw, np.zeros((len(inputs), self.steering.action_size)))
-        return np.concatenate([inputs, middle.reshape(len(inputs), -1)], axis=1, dtype=np.float32)
+        base_chunk = self._chunk(raw, np.zeros((len(inputs), self.steering.action_size)))
+        return np.concatenate([inputs, base_chunk.reshape(len(inputs), -1)], axis=1, dtype=np.float32)
 
-    def executed(self, chunks: np.ndarray, beside: np.ndarray) -> np.ndarray:
+    def executed(self, chunks: np.ndarray, context: np.ndarray) -> np.ndarray:
         """Actions (n, n_action_steps, A) in the task's units as the replay holds them, (n, C) float32.
 
         Args:
             chunks: that are played.
-            beside: (n, F + C) of the observations that they answer.
+            context: (n, F + C) of the observations that they answer.
         """
-        middle = beside[:, self.inputs_size :].reshape(chunks.shape)
-        return ((chunks - middle) / self.spread).reshape(len(chunks), -1).astype(np.float32)
+        base_chunk = context[:, self.inputs_size :].reshape(chunks.shape)
+        return ((chunks - base_chunk) / self.spread).reshape(len(chunks), -1).astype(np.float32)
 
     @torch.no_grad()
-    def play(self, observations: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+    def execute(self, observations: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         """What the frozen policy executes, (B, C), of the learner's actions (B, A) in [-1, 1].
 
         Args:
             observations: (B, D + F + C) of the replay.
         """
-        beside = observations[:, self.seen_size :]
-        inputs, middle = beside.split([self.inputs_size, self.executed_size], dim=1)
+        context = observations[:, self.seen_size :]
+        inputs, base_chunk = context.split([self.inputs_size, self.executed_size], dim=1)
         noise = (actions.to(self._directions) @ self._directions).view(-1, *self._policy.noise_shape)
         chunk = self._policy.chunk_of(inputs, noise)[:, : self.steering.n_action_steps]
-        return ((chunk - middle.view(chunk.shape)) / self._spread).flatten(1)
+        return ((chunk - base_chunk.view(chunk.shape)) / self._spread).flatten(1)
 
     def random_actions(self, normal: torch.Tensor) -> torch.Tensor:
         """`Steering.random_actions` of numbers that are drawn from N(0, 1)."""

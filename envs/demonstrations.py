@@ -12,7 +12,8 @@ counted as played.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -33,6 +34,25 @@ class DemonstratedEpisode:
     rewards: np.ndarray  # (T,) the task's own
     is_success: np.ndarray  # (T,) bool, after each action
     terminated: np.ndarray  # (T,) bool, after each action
+
+
+class Demonstrations(Protocol):
+    """A dataset of them."""
+
+    root: Path  # its folder
+    lengths: np.ndarray  # (episodes,) frames of each
+
+    def fingerprint(self) -> str:
+        """Identifies them by content."""
+        ...
+
+    def episodes(self) -> Iterator[DemonstratedEpisode]:
+        """All, in their order.
+
+        Raises:
+            UserError: a value is missing, is no number, or a picture is damaged.
+        """
+        ...
 
 
 class Decision(NamedTuple):
@@ -83,28 +103,28 @@ class Conversion:
         if not length:
             return
         rewards = self._rewards(episode, length)
-        beside = self._beside(episode)
-        for first in range(self.steps if self.aliasing else 1):
-            yield from self._decisions_from(first, episode, length, rewards, beside)
+        context = self._context(episode)
+        for first in range(min(self.steps, length) if self.aliasing else 1):
+            yield from self._decisions_from(first, episode, length, rewards, context)
 
     def _decisions_from(
-        self, first: int, episode: DemonstratedEpisode, length: int, rewards: np.ndarray, beside: np.ndarray
+        self, first: int, episode: DemonstratedEpisode, length: int, rewards: np.ndarray, context: np.ndarray
     ) -> Iterator[Decision]:
-        """One after the other, from frame `first` on; `beside` (T, F + C) stands beside what is seen."""
+        """One after the other, from frame `first` on."""
         raw, begin = _row(episode.observations, 0), first
         self.codec.reset(np.ones(1, bool), raw)
         if first:
             self.codec.advance(episode.actions[:first, None], raw, np.ones(1, bool))
             raw = _row(episode.observations, first)
-        seen = self._see(raw, beside[first : first + 1])
+        seen = self._see(raw, context[first : first + 1])
         while begin < length:
             end = min(begin + self.steps, length)
             if self.aliasing:
-                actions = self._executed(episode.actions[begin:end], raw, beside[begin : begin + 1])
+                actions = self._executed(episode.actions[begin:end], raw, context[begin : begin + 1])
             else:
                 actions = self._encode(episode.actions[begin:end], raw)
             raw = _row(episode.observations, end)
-            after = self._see(raw, _at(beside, end))
+            after = self._see(raw, _at(context, end))
             terminated = episode.terminated[end - 1 : end]
             step = Step(
                 observations=after,
@@ -124,24 +144,24 @@ class Conversion:
         """Environment steps that a decision lasts."""
         return self.aliasing.steering.n_action_steps if self.aliasing else self.env.action_repeat
 
-    def _beside(self, episode: DemonstratedEpisode) -> np.ndarray:
-        """What stands beside each observation in the replay, (T, F + C); or (T, 0)."""
+    def _context(self, episode: DemonstratedEpisode) -> np.ndarray:
+        """The context of each observation (`NoiseAliasing.context`), (T, F + C); without aliasing (T, 0)."""
         frames = np.arange(len(episode.actions))
         if not self.aliasing:
             return np.zeros((len(frames), 0), np.float32)
         frames = frames_seen(frames, self.aliasing.steering.policy.history)
-        return self.aliasing.beside({name: rows[frames] for name, rows in episode.observations.items()})
+        return self.aliasing.context({name: rows[frames] for name, rows in episode.observations.items()})
 
-    def _see(self, raw: RawObservation, beside: np.ndarray) -> Observations:
+    def _see(self, raw: RawObservation, context: np.ndarray) -> Observations:
         seen = self.codec.encode(raw)
-        return np.concatenate([seen, beside], axis=1) if isinstance(seen, np.ndarray) else seen
+        return np.concatenate([seen, context], axis=1) if isinstance(seen, np.ndarray) else seen
 
-    def _executed(self, recorded: np.ndarray, raw: RawObservation, beside: np.ndarray) -> np.ndarray:
+    def _executed(self, recorded: np.ndarray, raw: RawObservation, context: np.ndarray) -> np.ndarray:
         """The chunk (1, C) of recorded actions (k, A'), which the codec remembers as decided."""
         assert self.aliasing
         chunk = recorded[np.minimum(np.arange(self.steps), len(recorded) - 1)].astype(np.float64)
         self.codec.advance(chunk[:, None], raw, np.ones(1, bool))
-        return self.aliasing.executed(chunk[None], beside)
+        return self.aliasing.executed(chunk[None], context)
 
     def _rewards(self, episode: DemonstratedEpisode, length: int) -> np.ndarray:
         """The learner's rewards of the first steps, (length,)."""

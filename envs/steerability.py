@@ -64,15 +64,22 @@ def check_authority(numbers: dict[str, float], source: str) -> None:
         )
 
 
+def in_words(numbers: dict[str, Any]) -> str:
+    """The numbers of `successes` as a sentence."""
+    return (
+        f"of {numbers['episodes']} starts it solves {100 * numbers['success_rate']:.0f} % with noise 0, "
+        f"{100 * numbers['sampled_success_rate']:.0f} % with drawn noise, the best of "
+        f"{len(numbers['best_of'])} draws {100 * numbers['best_of'][-1]:.0f} %"
+    )
+
+
 def check_headroom(numbers: dict[str, Any], source: str) -> None:
     """Raise UserError where the best of several draws solves hardly more than noise 0 or one draw does."""
     best, drawn, mean = numbers["best_of"][-1], numbers["sampled_success_rate"], numbers["success_rate"]
     if best - max(mean, drawn) < LEAST_HEADROOM:
         raise UserError(
-            f"{source}: steering has nothing to gain: of {numbers['episodes']} starts it solves "
-            f"{100 * mean:.0f} % with noise 0, {100 * drawn:.0f} % with drawn noise, and the best of "
-            f"{len(numbers['best_of'])} draws {100 * best:.0f} %, not {100 * LEAST_HEADROOM:.0f} points more "
-            "(--steer-anyway trains all the same)"
+            f"{source}: steering has nothing to gain: {in_words(numbers)}, "
+            f"not {100 * LEAST_HEADROOM:.0f} points more (--steer-anyway trains all the same)"
         )
 
 

@@ -31,7 +31,7 @@ class SteeringConfig:
     """Which policy is steered, and by which part of its noise."""
 
     policy: str = ""  # run or checkpoint of the policy that is steered; empty: the learner acts itself
-    # Of each chunk are played; None: as many as that policy plays.
+    # Actions played of each chunk; None: as many as that policy plays.
     n_action_steps: Annotated[int | None, Between(1, 10_000)] = None
     noise: Literal["full", "executed", "dct", "repeated"] = "dct"  # what an action chooses, see `directions`
     rank: Several = 2  # cosines over the chunk, of dct
@@ -41,8 +41,8 @@ class SteeringConfig:
     IF_ABSENT: ClassVar = {"symmetric": False}
 
 
-def directions(config: SteeringConfig, noise_shape: tuple[int, ...], n_action_steps: int) -> np.ndarray:
-    """The noise that each number of an action adds, (D, *noise_shape).
+def directions(config: SteeringConfig, noise_shape: tuple[int, ...], played: range) -> np.ndarray:
+    """The noise that each number of an action adds, (D, *noise_shape); `played` are the steps that are.
 
     full: each number of the noise alone. executed: those of the steps that are played. dct: the first `rank`
     cosines over the chunk, for each dimension of the actions; most of what noise moves is slow. repeated: the
@@ -55,7 +55,7 @@ def directions(config: SteeringConfig, noise_shape: tuple[int, ...], n_action_st
     size = math.prod(noise_shape)
     chosen = {
         "full": size,
-        "executed": size * n_action_steps // noise_shape[0],
+        "executed": size * len(played) // noise_shape[0],
         "dct": size * config.rank // noise_shape[0],
         "repeated": size // noise_shape[0],
     }[config.noise]
@@ -73,7 +73,7 @@ def directions(config: SteeringConfig, noise_shape: tuple[int, ...], n_action_st
     steps, action_size = noise_shape
     over_time = np.ones((1, steps))  # repeated
     if config.noise == "executed":
-        over_time = np.eye(steps)[:n_action_steps]
+        over_time = np.eye(steps)[played]
     elif config.noise == "dct":
         if config.rank > steps:
             raise UserError(f"steering.rank must be at most {steps}, the noise's steps, got {config.rank}")
@@ -107,7 +107,10 @@ class Steering:
             )
         if getattr(policy, "temporal_ensemble_coeff", None) is not None:
             raise UserError("steering.policy must not average its chunks, and has a temporal_ensemble_coeff")
-        self.directions = directions(config, policy.noise_shape, self.n_action_steps)
+        # A diffusion policy that sees several steps begins its chunk before the latest of them.
+        first = max(policy.noise_shape[0] - policy.chunk_size, 0)
+        played = range(first, first + self.n_action_steps)
+        self.directions = directions(config, policy.noise_shape, played)
         self.action_size = len(self.directions)
         self.symmetric = SymmetricChunks(policy, task) if config.symmetric else None
 
@@ -180,8 +183,8 @@ class SteeringEnv:
         aliasing: what the replay holds in place of the noise, see `envs/aliasing.py`; None: the noise.
 
     Raises:
-        UserError: the environment repeats actions, or has a mirror that the frozen policy has not; or,
-            with `aliasing`, the frozen policy is made its own mirror image, or the learner sees pictures.
+        UserError: the environment repeats actions, or has a mirror that the frozen policy has not; or the
+            learner sees pictures, with `aliasing`.
     """
 
     def __init__(
@@ -189,8 +192,6 @@ class SteeringEnv:
     ) -> None:
         if env.action_repeat > 1:
             raise UserError(f"env.action_repeat must be 1 with steering.policy, got {env.action_repeat}")
-        if aliasing and steering.symmetric:
-            raise UserError("steering.symmetric must be false with agent.noise_aliasing")
         if env.symmetry and not steering.symmetric:
             raise UserError(
                 "env.mirror must be false with steering.policy, which need not be its own mirror image; "
@@ -214,7 +215,7 @@ class SteeringEnv:
         return self.steering.random_actions(rng, self.num_envs)
 
     def reset(self, mask: np.ndarray | None = None) -> Observations:
-        return self._with_beside(self.env.reset(mask))
+        return self._with_context(self.env.reset(mask))
 
     def step(self, actions: np.ndarray) -> Step:
         """Play a chunk each.
@@ -226,25 +227,25 @@ class SteeringEnv:
         chunks = self.steering.decode(env.codec, actions, env.raw, env.env.active, env.history)
         if not self.aliasing:
             return env.play(chunks)
-        executed = self.aliasing.executed(chunks.swapaxes(0, 1), self._beside)
+        executed = self.aliasing.executed(chunks.swapaxes(0, 1), self._context)
         step = env.play(chunks)
-        return step._replace(observations=self._with_beside(step.observations), executed=executed)
+        return step._replace(observations=self._with_context(step.observations), executed=executed)
 
-    def _with_beside(self, seen: Observations) -> Observations:
-        """What the learner sees now and, where there is `aliasing`, what stands beside it."""
+    def _with_context(self, seen: Observations) -> Observations:
+        """What the learner sees now and, with `aliasing`, the context of the critics."""
         if not self.aliasing:
             return seen
         assert isinstance(seen, np.ndarray)
-        self._beside = self.aliasing.beside(
+        self._context = self.aliasing.context(
             self.env.history.observations if self.env.history else self.env.raw
         )
-        return np.concatenate([seen, self._beside], axis=1)
+        return np.concatenate([seen, self._context], axis=1)
 
     def state_dict(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         return self.env.state_dict()
 
     def load_state_dict(self, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> Observations:
-        return self._with_beside(self.env.load_state_dict(state, arrays))
+        return self._with_context(self.env.load_state_dict(state, arrays))
 
 
 @dataclass(frozen=True)

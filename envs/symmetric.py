@@ -60,10 +60,15 @@ class SymmetricChunks:
         Args:
             of_task: of what the learner sees, and of actions that are not used here.
             directions: of the noise; the mirror image of each is one of them, or its opposite.
+
+        Raises:
+            UserError: it is not.
         """
         flat = directions.reshape(len(directions), -1)
         image = (directions @ self.linear).reshape(flat.shape) @ flat.T / (flat**2).sum(axis=1)
         order = np.abs(image).argmax(axis=0)
+        if not np.allclose(np.abs(image), np.eye(len(order))[order].T):
+            raise UserError("env.mirror must be false: the task's mirror mixes the numbers of an action")
         signs = np.sign(image[order, np.arange(len(order))]).astype(np.float32)
         return of_task._replace(action_order=order, action_signs=signs)
 

@@ -222,8 +222,9 @@ class SAC:
         return target if views == 1 else target.view(views, -1).mean(dim=0)
 
     def _update_critics(
-        self, batch: Batch, features, target, noise: Noise, rates: Rates
+        self, batch: Batch, features: torch.Tensor, target: torch.Tensor, noise: Noise, rates: Rates
     ) -> dict[str, torch.Tensor]:
+        """`features` (views * B, ...) of the observations, `target` (B,)."""
         encoder, metrics = self.config.encoder, {}
         seen = features if encoder.critic_trains else features.detach()
         q = self.critics(seen, _again(batch.actions, encoder.views))
@@ -247,7 +248,7 @@ class SAC:
 
     def _executed(self, features: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         """The learner's actions (B, A) as the critics judge them, (B, A) or (B, C)."""
-        return self.aliasing.play(features, actions) if self.aliasing else actions
+        return self.aliasing.execute(features, actions) if self.aliasing else actions
 
     def _noise_q(self, features: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         """Q_W of the learner's actions (B, A), (num_critics, B)."""
@@ -256,7 +257,16 @@ class SAC:
             of_noise_0 = self.critics(features, features.new_zeros(len(features), self.executed_size))
         return of_noise_0 + self.noise_critics(features, actions)
 
-    def _update_noise_critics(self, features, aliased, rates) -> dict[str, torch.Tensor]:
+    def _update_noise_critics(
+        self, features: torch.Tensor, aliased: torch.Tensor, rates: Rates
+    ) -> dict[str, torch.Tensor]:
+        """Q_W(s, w) towards Q(s, what w executes), critic by critic (DSRL-NA, algorithm 1).
+
+        Args:
+            features: (B, D + F + C).
+            aliased: (distillation_steps, B, A) from N(0, 1), of which the noise is made.
+            rates: of this update.
+        """
         assert self.aliasing
         metrics = {}
         for normal in aliased:
@@ -268,18 +278,27 @@ class SAC:
             metrics = {"Loss/noise_critic1": losses[0].detach()}
         return metrics
 
-    def _update_actor(self, features, actions, log_prob, alpha, imitated, rates) -> dict[str, torch.Tensor]:
+    def _update_actor(
+        self,
+        features: torch.Tensor,
+        actions: torch.Tensor,
+        log_prob: torch.Tensor,
+        alpha: torch.Tensor,
+        imitated: torch.Tensor | float,
+        rates: Rates,
+    ) -> dict[str, torch.Tensor]:
+        """`actions` (B, A) are the actor's, with their `log_prob` (B,); `imitated` adds to its loss."""
         q = self._noise_q(features, actions) if self.aliasing else self.critics(features, actions)
         loss = actor_loss(q, log_prob, alpha)
         self._step("actor", loss + imitated, rates)
         return {"Loss/actor": loss.detach(), "Policy/log_prob": log_prob.detach().mean()}
 
-    def _update_temperature(self, log_prob, rates) -> dict[str, torch.Tensor]:
+    def _update_temperature(self, log_prob: torch.Tensor, rates: Rates) -> dict[str, torch.Tensor]:
         gradient = temperature_gradient(log_prob, rates.target_entropy)
         self.optimizers["log_alpha"].step([gradient], rates.alpha_lr, rates.of_mean, rates.of_root)
         return {"Alpha": self.log_alpha.exp()}
 
-    def _step(self, name: str, loss: torch.Tensor, rates) -> None:
+    def _step(self, name: str, loss: torch.Tensor, rates: Rates) -> None:
         optimizer = self.optimizers[name]
         gradients = list(torch.autograd.grad(loss, optimizer.weights))
         if self.config.grad_clip:

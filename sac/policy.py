@@ -222,7 +222,10 @@ def load_sac(
         raise UserError(f"{folder}: this policy was trained on {task.name}, not on {wanted.name}")
     steering = None
     if frozen:
-        steering = Steering(frozen, settings.steering, task)
+        try:
+            steering = Steering(frozen, settings.steering, task)
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from None
         _check_size(file, settings, "action_size", steering.action_size)
     sizes = (settings.observation_size, settings.action_size, settings.hidden_sizes)
     network = (*sizes, task.codec(0).pixel_shape, settings.encoder)

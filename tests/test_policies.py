@@ -204,6 +204,10 @@ BROKEN = {
         lambda f: (f / "config.json").write_text('{"type": "vqbet"}'),
         "this is a LeRobot policy of type 'vqbet'; those of type act, diffusion, flow or smolvla play here",
     ),
+    "LeRobot's SAC": (
+        lambda f: (f / "config.json").write_text('{"type": "sac"}'),
+        "this is a LeRobot policy of type 'sac'; those of type act, diffusion, flow or smolvla play here",
+    ),
     "no type": (
         lambda f: (f / "config.json").write_text('{"type": [1]}'),
         r"of type \[1\]; those of type act, diffusion, flow or smolvla play here",

@@ -166,7 +166,7 @@ def chunk_size(config: "PreTrainedConfig") -> int:
 
 
 def names() -> list[str]:
-    """Of the kinds that there are."""
+    """Names of all kinds."""
     return list(_modules())
 
 

@@ -32,7 +32,9 @@ from act.optimizer import OptimizerConfig
 from common.bounds import Between, Horizon, Several, Width, Widths
 from common.errors import UserError
 
-BLIND_BELOW = 33  # pixels of a picture's side: a ResNet makes one place of less, and says where it is
+BLIND_BELOW = (
+    33  # pixels of a side: a ResNet's map of a smaller picture is 1 x 1, its spatial softmax constant
+)
 CLIPPED_AT = 5.0  # standard deviations: of a chunk while it is denoised
 LARGEST_PICTURE = 2_048  # pixels of a side, of what a foreign policy may resize or crop to
 
@@ -110,7 +112,7 @@ class Diffusion(PlainKind):
     title = "diffusion policy"
     settings = PolicyConfig
     needed = (  # whose defaults would play it wrongly, without a word
-        *("prediction_type", "beta_schedule", "beta_start", "beta_end", "clip_sample", "clip_sample_range"),
+        *("beta_schedule", "beta_start", "beta_end", "clip_sample", "clip_sample_range"),
         *("resize_shape", "crop_ratio", "crop_shape", "use_group_norm"),
         *("use_separate_rgb_encoder_per_camera", "normalization_mapping"),
     )
@@ -182,11 +184,20 @@ class Diffusion(PlainKind):
         config.pretrained_backbone_weights = None  # or LeRobot downloads them
         config.noise_scheduler_type, config.compile_model = "DDIM", False
         if not config.down_dims or not config.clip_sample_range > 0:
-            raise UserError("down_dims must name channels, and clip_sample_range be positive")
+            raise ValueError(
+                "down_dims must name channels and clip_sample_range be positive, "
+                f"got {config.down_dims} and {config.clip_sample_range}"
+            )
         if (config.num_inference_steps or 1) > config.num_train_timesteps:
-            raise UserError("num_inference_steps must be at most num_train_timesteps")
+            raise ValueError(
+                f"num_inference_steps must be at most num_train_timesteps, {config.num_train_timesteps}, "
+                f"got {config.num_inference_steps}"
+            )
         if max((*(config.resize_shape or ()), *(config.crop_shape or ())), default=0) > LARGEST_PICTURE:
-            raise UserError(f"resize_shape and crop_shape must be at most {LARGEST_PICTURE} pixels")
+            raise ValueError(
+                f"resize_shape and crop_shape must be at most {LARGEST_PICTURE} pixels, "
+                f"got {config.resize_shape} and {config.crop_shape}"
+            )
         return DiffusionPolicy(config)
 
     def make_loss(self, policy: DiffusionPolicy) -> Loss:

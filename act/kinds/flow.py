@@ -29,17 +29,20 @@ class PolicyConfig:
     inputs: tuple[str, ...] = ()  # dataset features; none: cameras and observation.state, or all states
     chunk_size: Horizon = 16  # environment steps that it predicts
     n_action_steps: Horizon = 8  # of those are played before it looks again
-    relative: bool = True  # actions are where to go, in the units of observation.state's first numbers
+    relative: bool = True  # predict actions minus observation.state's first numbers, both in one unit
     hidden_size: Width = 256  # of the network
     n_layers: Depth = 3  # residual blocks of the network
     n_frequencies: Annotated[int, Between(1, 16)] = 4  # 1/2, 1, 2, ... periods over the flow's time
     num_inference_steps: Several = 5  # Euler steps from noise to a chunk
-    noise_std: NotNegative = 0.0  # lerobot-eval's noise: 0 plays the mean one, 1 all that it learnt
+    noise_std: NotNegative = 0.0  # std of the noise that lerobot-eval draws; 0: deterministic, 1: as trained
     filters: Widths = (32, 48, 64)  # of the convolutions that see pictures: of patches, then of 3 x 3 places
     patch_size: Width = 4  # side of the patches in pixels; divides the pictures' sides
     do_mask_loss_for_padding: bool = False  # learn nothing of the last action, repeated beyond the end
 
-    IF_ABSENT: ClassVar = {"filters": [32, 48, 64], "patch_size": 4}  # and no pictures
+    IF_ABSENT: ClassVar = {
+        "filters": [32, 48, 64],
+        "patch_size": 4,
+    }  # not used: such policies see no pictures
 
     def validate(self) -> None:
         if self.n_action_steps > self.chunk_size:

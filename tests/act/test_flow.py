@@ -291,7 +291,7 @@ def test_a_training_that_stopped_goes_on_exactly_and_plays(short_training, make_
         ),
         (
             {"inputs": (STATE, IMAGE), "patch_size": 16},
-            "patch_size must be less: observation.image has 32 x 32 pixels, of which 1 x 1 places are left",
+            "patch_size must be less: observation.image has 32 x 32 pixels, which leaves a map of 1 x 1",
         ),
     ],
 )
@@ -349,7 +349,7 @@ def test_left_to_itself_it_sees_pictures_where_there_are_some_and_else_all_numbe
 
 def test_a_policy_without_statistics_does_not_learn():
     policy = FlowPolicy(make().config)
-    with pytest.raises(ValueError, match="which lerobot-train can resume"):
+    with pytest.raises(ValueError, match="lerobot-train can resume that training"):
         policy.forward(pixels(make_batch()))
 
 

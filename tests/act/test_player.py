@@ -77,9 +77,8 @@ def test_n_action_steps_can_be_chosen():
 
 def test_an_episode_is_the_same_whatever_plays_beside_it():
     player = ChunkPlayer(*make(), TASK)
-    together = {
-        e.seed: e for e in rollout(PushTVectorEnv(player.rows + 3, max_episode_steps=9), player, range(40))
-    }
+    env = PushTVectorEnv(player.rows_per_pass + 3, max_episode_steps=9)
+    together = {e.seed: e for e in rollout(env, player, range(40))}
     for seed in (0, 34, 39):
         (alone,) = rollout(PushTVectorEnv(1, max_episode_steps=9), player, [seed])
         assert np.array_equal(alone.actions, together[seed].actions)

@@ -41,7 +41,7 @@ def make_env(policy, seed=1, **settings):
 
 @pytest.mark.parametrize(
     ("make_player", "noise"),
-    [(Wanderer, "dct"), (flow_player, "executed"), (diffusion_player, "dct"), (act_player, "full")],
+    [(Wanderer, "dct"), (flow_player, "executed"), (diffusion_player, "executed"), (act_player, "full")],
 )
 def test_what_the_critics_compute_is_what_was_played(make_player, noise, monkeypatch):
     env = make_env(policy := make_player(), bound=1.5, noise=noise)
@@ -52,9 +52,9 @@ def test_what_the_critics_compute_is_what_was_played(make_player, noise, monkeyp
     for _ in range(6):
         actions = rng.uniform(-1, 1, (3, env.action_size)).astype(np.float32)
         step = env.step(actions)
-        computed = aliasing.play(torch.from_numpy(seen), torch.from_numpy(actions))
+        computed = aliasing.execute(torch.from_numpy(seen), torch.from_numpy(actions))
         np.testing.assert_allclose(computed, step.executed, atol=2e-4)
-        zero = aliasing.play(torch.from_numpy(seen), torch.zeros(3, env.action_size))
+        zero = aliasing.execute(torch.from_numpy(seen), torch.zeros(3, env.action_size))
         np.testing.assert_allclose(zero, 0.0, atol=2e-4)
 
         middle = seen[:, SEEN_SIZE + aliasing.inputs_size :].reshape(3, -1, 2)
@@ -72,10 +72,10 @@ def test_environment_and_critics_may_ask_at_the_same_time(make_player):
     seen, noise = torch.from_numpy(env.reset()), np.ones((3, *policy.noise_shape))
     actions = torch.full((3, env.action_size), -0.5)
     raw = env.env.history.observations if env.env.history else env.env.raw
-    alone = policy.chunk(raw, noise), env.aliasing.play(seen, actions)
+    alone = policy.chunk(raw, noise), env.aliasing.execute(seen, actions)
     between = []
     *_, last = policy.policy.modules()
-    last.register_forward_pre_hook(lambda *_: between.append(env.aliasing.play(seen, actions)))
+    last.register_forward_pre_hook(lambda *_: between.append(env.aliasing.execute(seen, actions)))
     np.testing.assert_array_equal(policy.chunk(raw, noise), alone[0])
     assert between and all(torch.equal(each, alone[1]) for each in between)
 
@@ -88,7 +88,7 @@ def test_actions_at_the_tasks_bounds_are_clipped_for_both():
     middle = seen[:, SEEN_SIZE + env.aliasing.inputs_size :].reshape(3, -1, 2)
     units = step.executed.reshape(3, -1, 2) * env.aliasing.spread + middle
     assert np.isclose(units, 512.0).any() or np.isclose(units, 0.0, atol=1e-3).any()
-    computed = env.aliasing.play(torch.from_numpy(seen), torch.from_numpy(actions))
+    computed = env.aliasing.execute(torch.from_numpy(seen), torch.from_numpy(actions))
     np.testing.assert_allclose(computed, step.executed, atol=2e-4)
 
 

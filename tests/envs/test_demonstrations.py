@@ -110,15 +110,27 @@ def test_a_chunk_beyond_the_end_repeats_the_last_action_and_ends_there():
         assert ours.step.terminated[0] == ours.step.is_success[0] == (frame + 4 >= 6)
 
 
+def test_an_episode_shorter_than_a_chunk_is_as_many_decisions_as_it_has_frames():
+    env = make_env(Wanderer())
+    env.env.env.max_episode_steps = 100
+    episode, _ = record(env, decisions=1)
+    episode.terminated[1] = True
+    made = list(Conversion(STEERED.codec(1), env.env, env.aliasing)([episode]))
+    assert [int(ours.step.durations[0]) for ours in made] == [2, 1]
+    assert all(ours.step.terminated[0] for ours in made)
+
+
 def test_a_codec_without_an_inverse_is_refused():
     class OneWay:
         """The codec of somebody's own task."""
+
+    class NoDemonstrations:
+        """Not looked at."""
 
     class Task(PushT):
         def codec(self, num_envs):
             return OneWay()
 
     with pytest.raises(UserError, match="its codec has no encode_actions"):
-        OfflineData(
-            OfflineConfig("data"), Task(), PushT(num_envs=1).training_env(0, 0.9), AgentConfig(), "cpu"
-        )
+        env = PushT(num_envs=1).training_env(0, 0.9)
+        OfflineData(OfflineConfig("data"), NoDemonstrations(), Task(), env, AgentConfig(), "cpu")

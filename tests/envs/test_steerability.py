@@ -93,7 +93,7 @@ def test_a_policy_that_noise_does_not_help_is_refused_with_the_figures(best, dra
         "best_of": [drawn, best],
     }
     words = f"p: steering has nothing to gain: of 32 starts it solves {100 * mean:.0f} % with noise 0, "
-    words += f"{100 * drawn:.0f} % with drawn noise, and the best of 2 draws {100 * best:.0f} %"
+    words += f"{100 * drawn:.0f} % with drawn noise, the best of 2 draws {100 * best:.0f} %"
     with pytest.raises(UserError, match=words):
         check_headroom(numbers, "p")
     check_headroom(numbers | {"best_of": [drawn, max(mean, drawn) + 0.06]}, "p")

@@ -11,6 +11,8 @@ from envs.rollout import rollout
 from envs.steering import Steering, SteeringConfig, SteeringEnv, directions
 from sac.actor import Actor
 from sac.policy import SACPolicy
+from tests.act import tiny_diffusion
+from tests.act.tiny import player_of
 from tests.envs.wanderer import SHAPE, Wanderer
 
 SEEN = ("agent_pos", "block_pos", "block_rotation", "target_lead")
@@ -18,7 +20,7 @@ SEEN = ("agent_pos", "block_pos", "block_rotation", "target_lead")
 
 @pytest.mark.parametrize("kind", ["full", "executed", "dct"])
 def test_directions_of_the_noise_are_orthonormal(kind):
-    found = directions(SteeringConfig(noise=kind, rank=3), SHAPE, 4)
+    found = directions(SteeringConfig(noise=kind, rank=3), SHAPE, range(4))
     flat = found.reshape(len(found), -1)
     np.testing.assert_allclose(flat @ flat.T, np.eye(len(found)), atol=1e-12)
     assert len(found) == {"full": 12, "executed": 8, "dct": 6}[kind]
@@ -26,14 +28,14 @@ def test_directions_of_the_noise_are_orthonormal(kind):
 
 
 def test_the_slow_ones_are_opencvs_cosines_and_the_repeated_one_is_far_from_unit_length():
-    slow = directions(SteeringConfig(noise="dct", rank=6), SHAPE, 4)
+    slow = directions(SteeringConfig(noise="dct", rank=6), SHAPE, range(4))
     theirs = cv2.idct(np.eye(6), flags=cv2.DCT_ROWS)
     for k in range(6):
         for a in range(2):
             expected = np.zeros(SHAPE)
             expected[:, a] = theirs[k]
             np.testing.assert_allclose(slow[2 * k + a], expected, atol=1e-12)
-    repeated = directions(SteeringConfig(noise="repeated"), SHAPE, 4)
+    repeated = directions(SteeringConfig(noise="repeated"), SHAPE, range(4))
     np.testing.assert_array_equal(repeated[0], np.tile([1.0, 0.0], (6, 1)))
 
 
@@ -166,3 +168,9 @@ def test_noise_that_does_not_fit_is_refused(settings, shape, message):
     policy.noise_shape = shape
     with pytest.raises(UserError, match=message):
         Steering(policy, SteeringConfig(**settings), PushT())
+
+
+def test_a_diffusion_policy_of_two_observations_begins_its_chunk_a_step_before_it_plays():
+    policy = player_of(tiny_diffusion.make(n_obs_steps=2))
+    steering = Steering(policy, SteeringConfig(noise="executed", n_action_steps=2), PushT())
+    assert (np.abs(steering.directions).sum(axis=(0, 2)) > 0).nonzero()[0].tolist() == [1, 2]

@@ -126,3 +126,10 @@ def test_what_cannot_be_mirrored_is_refused():
     policy.image_size, policy.sees = 96, ("pixels",)
     with pytest.raises(UserError, match="must be false: steering.policy sees nothing but pictures"):
         Steering(policy, SteeringConfig(symmetric=True), PushT())
+
+
+def test_directions_whose_mirror_images_are_none_of_them_are_refused():
+    env, turn = board(STATES, {"noise": "full"}), np.deg2rad(20)
+    turned = env.steering.directions @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    with pytest.raises(UserError, match="env.mirror must be false: the task's mirror mixes the numbers"):
+        env.steering.symmetric.symmetry(env.env.symmetry, turned)

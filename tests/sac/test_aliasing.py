@@ -172,7 +172,7 @@ def test_critics_of_the_noise_learn_what_the_others_say_and_the_actor_follows():
     def draw(size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         observations = make_observations(generator, size)
         actions = aliasing.random_actions(torch.randn(size, 4, generator=generator))
-        return observations, actions, aliasing.play(observations, actions)
+        return observations, actions, aliasing.execute(observations, actions)
 
     def reward(played: torch.Tensor) -> torch.Tensor:
         return -(played - 0.7).square().mean(dim=1)
@@ -184,7 +184,7 @@ def test_critics_of_the_noise_learn_what_the_others_say_and_the_actor_follows():
     with torch.no_grad():
         taught = agent._noise_q(observations, actions)
         teacher = agent.critics(observations, played)
-        chosen = aliasing.play(observations, agent.actor.mode(observations))
+        chosen = aliasing.execute(observations, agent.actor.mode(observations))
     assert (taught - teacher).square().mean() < 0.1 * teacher.var()
     assert (teacher - reward(played)).square().mean() < 0.1 * reward(played).var()
     assert reward(chosen).mean() > reward(played).quantile(0.9)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import collect_dataset
+from act.reader import DatasetReader
 from envs.pusht.observations import features
 from envs.pusht.rewards import keypoint_distance
 from envs.pusht.task import PushT
@@ -87,6 +88,10 @@ def clearance(raw):
     return max(np.linalg.norm(raw["agent_pos"][0] - centre) - 50.0, 0.0)
 
 
+def offline(root, task, env, agent=AGENT):
+    return OfflineData(OfflineConfig(str(root)), DatasetReader(root, task, env.env), task, env, agent, "cpu")
+
+
 @pytest.mark.parametrize("repeat", [1, 3])
 def test_transitions_are_those_of_the_simulator(dataset, repeat):
     seen = (
@@ -99,7 +104,7 @@ def test_transitions_are_those_of_the_simulator(dataset, repeat):
     )
     task = PushT(num_envs=2, features=seen, reward="linear", action_repeat=repeat, mirror=False)
     env = task.training_env(0, GAMMA)
-    demonstrations = OfflineData(OfflineConfig(str(dataset)), task, env, AGENT, "cpu")
+    demonstrations = offline(dataset, task, env)
     replay = demonstrations.replay
     assert isinstance(replay, StateReplay)
     expected = played_again(dataset, task, repeat)
@@ -116,7 +121,7 @@ def test_rewards_are_smoothed_within_episodes(dataset):
     """An expert's terminate, so each pays in the end what it owes."""
     task = PushT(num_envs=2, mirror=False)
     plain, smoothed = (
-        OfflineData(OfflineConfig(str(dataset)), task, task.training_env(0, GAMMA), agent, "cpu")
+        offline(dataset, task, task.training_env(0, GAMMA), agent)
         for agent in (replace(AGENT, n_step=1), replace(AGENT, n_step=1, reward_smoothing=0.5))
     )
     rewards, discounts = (plain.replay.buffer.held()[field].tolist() for field in (2, 4))

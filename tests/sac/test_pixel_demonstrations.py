@@ -5,6 +5,7 @@ import pytest
 import torch
 from lerobot.datasets import LeRobotDataset
 
+from act.reader import DatasetReader
 from common.errors import UserError
 from envs.pixels import PixelConfig
 from envs.visual_pendulum import VisualPendulum
@@ -56,7 +57,8 @@ def played(tmp_path_factory):
 def demonstrations(root, repeat=1, **pixels):
     config = PixelConfig(**{"size": SIDE, "stack": 3} | pixels)
     task = VisualPendulum(num_envs=2, pixels=config, action_repeat=repeat)
-    return OfflineData(OfflineConfig(str(root)), task, task.training_env(0, GAMMA), AGENT, "cpu")
+    env = task.training_env(0, GAMMA)
+    return OfflineData(OfflineConfig(str(root)), DatasetReader(root, task, env.env), task, env, AGENT, "cpu")
 
 
 @pytest.mark.parametrize("repeat", [1, 2])

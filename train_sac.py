@@ -32,9 +32,9 @@ from common.seeding import split_seed
 from envs.aliasing import NoiseAliasing
 from envs.evaluation import Evaluation
 from envs.history import History
-from envs.interfaces import Task
+from envs.interfaces import Task, TrainingEnv
 from envs.steerability import TRIAL_STARTS, check_authority, check_headroom, in_words, spreads, trial
-from envs.steering import Frozen, Steering, SteeringConfig, SteeringEnv
+from envs.steering import Frozen, Steering, SteeringConfig, SteeringEnv, image_size
 from envs.summary import has_success
 from envs.tasks import DEFAULT, FORMER, task_class, with_task
 from envs.training import TaskTrainingEnv
@@ -159,8 +159,8 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
     seeds = split_seed(config.seed, "environment", "exploration", "replay", "torch")
     task: Task = config.env
     steering, frozen, aliasing = open_frozen(config, device) if config.steering.policy else (None, None, None)
-    image_size = steering.image_size(task.codec(0)) if steering else 0
-    env = task.training_env(seeds["environment"], config.agent.gamma, image_size)
+    pictures = image_size(task.codec(0), steering)
+    env = task.training_env(seeds["environment"], config.agent.gamma, pictures)
     task_env = env if isinstance(env, TaskTrainingEnv) else None
     demonstrations = steered = None
     if (config.offline.dataset or config.steering.policy) and not task_env:
@@ -189,9 +189,27 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
         lambda actor: SACPolicy(actor, config.env, steering=steering),
         config.training.eval_episodes,
         config.training.eval_seed,
-        image_size=env.pixel_shape[0] if env.pixel_shape else image_size,
+        image_size=pictures,
     )
-    policy_config = SACConfig(
+    return Trainer(
+        config=config.training,
+        total_env_steps=config.total_env_steps,
+        env=env,
+        agent=agent,
+        evaluation=evaluation,
+        policy_config=policy_config(config, observation_size, env, frozen),
+        folder=folder,
+        seeds=seeds,
+        demonstrations=demonstrations,
+        frozen=frozen,
+    )
+
+
+def policy_config(
+    config: Config, observation_size: int, env: TrainingEnv, frozen: Frozen | None
+) -> dict[str, Any]:
+    """What a checkpoint's `config.json` says of the policy."""
+    settings = SACConfig(
         task=config.task,
         observation_size=observation_size,
         action_size=env.action_size,
@@ -199,23 +217,9 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
         encoder=config.agent.encoder,
         steering=replace(config.steering, policy=frozen.fingerprint if frozen else ""),
     )
-    policy_config = to_dict(policy_config) | {"env": to_dict(config.env)}
-    if not env.pixel_shape:
-        del policy_config["encoder"]
-    if not frozen:
-        del policy_config["steering"]
-    return Trainer(
-        config=config.training,
-        total_env_steps=config.total_env_steps,
-        env=env,
-        agent=agent,
-        evaluation=evaluation,
-        policy_config=policy_config,
-        folder=folder,
-        seeds=seeds,
-        demonstrations=demonstrations,
-        frozen=frozen,
-    )
+    has = {"encoder": bool(env.pixel_shape), "steering": frozen is not None}
+    values = {name: value for name, value in to_dict(settings).items() if has.get(name, True)}
+    return values | {"env": to_dict(config.env)}
 
 
 def open_frozen(config: Config, device: torch.device) -> tuple[Steering, Frozen, NoiseAliasing | None]:

@@ -297,8 +297,7 @@ class Task(Protocol):
         Args:
             seed: of all that is drawn there.
             gamma: discount per environment step.
-            image_size: side of the steered policy's pictures; 0: none. The learner sees what the task's
-                settings say.
+            image_size: side of the pictures that the learner or the policy that it steers sees; 0: none.
         """
         ...
 

@@ -114,18 +114,6 @@ class Steering:
         self.action_size = len(self.directions)
         self.symmetric = SymmetricChunks(policy, task) if config.symmetric else None
 
-    def image_size(self, codec: Codec) -> int:
-        """Side of the pictures that the policy and what steers it see, 0 for none.
-
-        Raises:
-            UserError: both see some, of different sizes.
-        """
-        theirs = self.policy.image_size
-        ours = codec.pixel_shape[0] if codec.pixel_shape else 0
-        if ours and theirs and ours != theirs:
-            raise UserError(f"env.pixels.size must be {theirs}, as steering.policy's pictures, got {ours}")
-        return ours or theirs
-
     def new_history(self) -> History | None:
         """What `decode` needs of the observations; None: the current ones."""
         return History(self.policy.history) if self.policy.history > 1 else None
@@ -170,6 +158,19 @@ class Steering:
         """Actions (slots, D) whose noise is N(0, 1) in the chosen directions, clipped to the bound."""
         drawn = rng.normal(size=(slots, self.action_size)) / self.config.bound
         return np.clip(drawn, -1.0, 1.0).astype(np.float32)
+
+
+def image_size(codec: Codec, steering: Steering | None) -> int:
+    """Side of the pictures that a learner, with this codec, and the policy that it steers see; 0 for none.
+
+    Raises:
+        UserError: both see some, of different sizes.
+    """
+    own = codec.pixel_shape[0] if codec.pixel_shape else 0
+    frozen = steering.policy.image_size if steering else 0
+    if own and frozen and own != frozen:
+        raise UserError(f"env.pixels.size must be {frozen}, as steering.policy's pictures, got {own}")
+    return own or frozen
 
 
 class SteeringEnv:

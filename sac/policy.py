@@ -13,7 +13,7 @@ from common.config import from_dict, with_absent
 from common.errors import UserError, show
 from common.untrusted import load_tensors
 from envs.interfaces import PixelObservations, RawObservation, Steerable, Task
-from envs.steering import FROZEN, Steering, SteeringConfig
+from envs.steering import FROZEN, Steering, SteeringConfig, image_size
 from envs.tasks import current_config, task_class
 from sac.actor import Actor, PixelActor, make_actor
 from sac.encoder import EncoderConfig, layer_sides, to_tensors
@@ -48,10 +48,8 @@ class SACPolicy:
         self.steering = steering
         self.codec = task.codec(0)
         self.action_size = steering.action_size if steering else self.codec.action_size  # of the actor
-        self.image_size = self.codec.pixel_shape[0] if self.codec.pixel_shape else 0
-        self.history = 1
-        if steering:
-            self.image_size, self.history = steering.image_size(self.codec), steering.policy.history
+        self.image_size = image_size(self.codec, steering)
+        self.history = steering.policy.history if steering else 1
         self.n_action_steps = steering.n_action_steps if steering else task.action_repeat
         self.deterministic = deterministic
         self.device = next(actor.parameters()).device

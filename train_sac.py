@@ -91,6 +91,12 @@ class Config:
             )
         if self.agent.noise_aliasing and not self.steering.policy:
             raise ValueError("agent.noise_aliasing must be false without steering.policy, whose noise it is")
+        changed = [line.split(":")[0] for line in differences(to_dict(type(self.env)()), to_dict(self.env))]
+        unused = [name for name in changed if name in self.env.action_settings]
+        if self.steering.policy and unused:
+            raise ValueError(
+                f"env.{unused[0]} must be left out with steering.policy, whose actions are the task's own"
+            )
         if self.steering.symmetric and not self.steering.policy:
             raise ValueError("steering.symmetric must be false without steering.policy, which it mirrors")
         if self.steering.symmetric and self.agent.noise_aliasing:

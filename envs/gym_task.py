@@ -29,6 +29,7 @@ class GymTask:
     progress_goal: ClassVar[float] = 1.0
     must_move: ClassVar[Motion | None] = None
     highlights: ClassVar[tuple[str, ...]] = ()
+    action_settings: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[tuple[str, ...]] = ("gymnasium",)
     lerobot_names: ClassVar[dict[str, str]] = {"observation.state": "state"}
 

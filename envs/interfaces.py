@@ -279,6 +279,7 @@ class Task(Protocol):
     must_move: ClassVar[Motion | None]  # whose rest is no success, only a policy that is stuck
     metrics: ClassVar[tuple[Metric, ...]]  # of an evaluation, in the order of tables
     highlights: ClassVar[tuple[str, ...]]  # settings that a training's start-up table shows
+    action_settings: ClassVar[tuple[str, ...]]  # settings of what an action means; none with a steered policy
     packages: ClassVar[tuple[str, ...]]  # whose versions an evaluation notes
     lerobot_names: ClassVar[dict[str, str]]  # LeRobot feature -> raw observation, for imitation
 

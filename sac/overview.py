@@ -22,7 +22,9 @@ def start_up_table(trainer: Trainer, task: Task, trial: str = "") -> dict[str, s
     actor_size = sum(p.numel() for p in agent.policy.parameters())
     critics = [agent.critics, *([agent.noise_critics] if agent.noise_critics else [])]
     critics_size = sum(p.numel() for each in critics for p in each.parameters())
-    settings = {name: value for name, value in to_dict(task).items() if name in task.highlights}
+    unused = task.action_settings if trainer.frozen else ()
+    shown = [name for name in task.highlights if name not in unused]
+    settings = {name: value for name, value in to_dict(task).items() if name in shown}
     table = {
         "environments": f"{task.num_envs} x {task.name}",
         **{name.replace("_", " "): _plain(value) for name, value in settings.items()},

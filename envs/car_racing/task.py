@@ -74,6 +74,7 @@ class CarRacing(GymTask):
     # A driver that has left the road may brake until time is up.
     must_move: ClassVar[Motion | None] = Motion("place", least=0.5)
     highlights: ClassVar[tuple[str, ...]] = ("axes", "action_repeat", "missed_penalty", "patience")
+    action_settings: ClassVar[tuple[str, ...]] = ("axes",)
     IF_ABSENT: ClassVar = {"mirror": False, "missed_penalty": 0.0}
     packages: ClassVar[tuple[str, ...]] = ("gymnasium", "box2d", "pygame")
     recording: ClassVar[CarRacingRecording] = CarRacingRecording()

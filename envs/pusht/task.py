@@ -38,6 +38,9 @@ class PushT:
     progress_goal: ClassVar[float] = SUCCESS_COVERAGE
     must_move: ClassVar[Motion | None] = Motion("block_pose", least=1e-3)
     highlights: ClassVar[tuple[str, ...]] = ("features", "action_mode", "reward")
+    action_settings: ClassVar[tuple[str, ...]] = (
+        *("action_mode", "action_bound", "action_frame", "speed_limit", "speed_ramp"),
+    )
     packages: ClassVar[tuple[str, ...]] = ("gym-pusht", "gymnasium", "pymunk")
     recording: ClassVar[Recording] = PushTRecording()
     lerobot_names: ClassVar[dict[str, str]] = {

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.slow
 
 FLAGS = "--env.features agent_pos block_pos block_rotation --steering.n-action-steps 3 --steering.bound 1.5"
 FLAGS += " --steering.rank 1 --total-env-steps 600 --training.eval-every 300 --env.no-mirror"
+FLAGS += " --env.speed-limit None --env.speed-ramp 0 1"
 
 
 @pytest.fixture
@@ -171,6 +172,7 @@ def test_a_policy_that_noise_does_not_help_is_refused_with_what_was_measured(
         ("--steering.policy assets/sac_expert", "this policy draws no noise, so there is nothing to steer"),
         ("--steering.bound 0", "steering.bound must be positive, got 0.0"),
         ("--steering.n-action-steps 6", "steering.n_action_steps must be at most 5, the actions of a chunk"),
+        ("--env.speed-limit 44 15", "env.speed_limit must be left out with steering.policy"),
         ("--steering.rank 9", "steering.rank must be at most 5, the noise's steps, got 9"),
         ("--offline.dataset data/any", "offline.dataset must be empty where steering.policy is given"),
         (

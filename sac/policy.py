@@ -1,6 +1,6 @@
 """A SAC checkpoint plays: raw observations in, the task's actions out, in any number of slots."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from sac.actor import Actor, PixelActor, make_actor
 from sac.encoder import EncoderConfig, layer_sides, to_tensors
 from sac.escape import Escape
 
+MISSING = "missing, without which the policy cannot be opened"
 LARGEST_WEIGHT = 1e6  # of a network that can be played; ours stay below 100
 
 
@@ -143,21 +144,18 @@ def decode_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
     Raises:
         UserError: something is missing, unknown or does not fit.
     """
-    names = [field.name for field in fields(SACConfig) if field.name not in ("encoder", "steering")]
     try:
         config = with_absent(current_config(config), SACConfig())
-        missing = [name for name in [*names, "env"] if name not in config]
     except KeyError as error:
-        missing = [str(error.args[0])]
-    if missing:
-        raise UserError(f"{file}: {', '.join(missing)} missing, without which the policy cannot be opened")
+        raise UserError(f"{file}: {error.args[0]} {MISSING}") from None
+    optional = "encoder", "steering"
+    _check_has(
+        [*(field.name for field in fields(SACConfig) if field.name not in optional), "env"], config, file
+    )
     if "steering" in config:
         steering = config["steering"] if isinstance(config["steering"], dict) else {}
-        missing = [field.name for field in fields(SteeringConfig) if field.name not in steering]
-        if missing or not steering["policy"]:
-            raise UserError(
-                f"{file}: {(missing or ['policy'])[0]} missing in steering, without which it cannot steer"
-            )
+        given = {name for name, value in steering.items() if value != ""}
+        _check_has([field.name for field in fields(SteeringConfig)], given, f"{file}: steering")
     elif (file.parent / FROZEN).exists():
         raise UserError(f"{file}: steering missing, and {FROZEN} is there to be steered")
     env, source = config["env"], f"{file}: "
@@ -167,15 +165,11 @@ def decode_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
         raise UserError(f"{file}: env must hold the settings of task {settings.task}, got {show(env)}")
     task_type: Any = task_class(settings.task)
     env = with_absent(env, task_type())
-    if absent := [field.name for field in fields(task_type) if field.name not in env]:
-        raise UserError(
-            f"{file}: {', '.join(absent)} missing in env, without which the policy cannot be opened"
-        )
+    _check_has([field.name for field in fields(task_type)], env, f"{file}: env")
     task = from_dict(task_type, env, source)
     codec = task.codec(0)
     if codec.pixel_shape:
-        if "encoder" not in config:
-            raise UserError(f"{file}: encoder missing, without which the policy cannot be opened")
+        _check_has(["encoder"], config, file)
         try:
             layer_sides(codec.pixel_shape, settings.encoder)
         except UserError as error:
@@ -184,6 +178,11 @@ def decode_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
     if not settings.steering.policy:
         _check_size(file, settings, "action_size", codec.action_size)
     return settings, task
+
+
+def _check_has(names: Sequence[str], given: Collection[str], source: Path | str) -> None:
+    if missing := [name for name in names if name not in given]:
+        raise UserError(f"{source}: {', '.join(missing)} {MISSING}")
 
 
 def _check_size(file: Path, settings: SACConfig, name: str, size: int) -> None:

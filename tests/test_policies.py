@@ -262,7 +262,7 @@ def test_a_policy_of_today_has_all_settings_of_its_task(tmp_path):
     today = {name: CONFIG[name] for name in ("algorithm", "observation_size", "action_size", "hidden_sizes")}
     for settings, said in (
         (env, ""),
-        ({k: v for k, v in env.items() if k != "action_bound"}, "action_bound missing in env"),
+        ({k: v for k, v in env.items() if k != "action_bound"}, "env: action_bound missing"),
         (None, "env must hold the settings of task pusht, got None"),
         ([1], "env must hold the settings of task pusht"),
     ):

@@ -132,7 +132,7 @@ def test_a_checkpoint_from_before_the_penalty_opens():
     del config["steering"], config["env"]["missed_penalty"]
     assert decode_config(Path("config.json"), config)[1] == CarRacing(axes=2)
     del config["env"]["patience"]
-    with pytest.raises(UserError, match="patience missing in env"):
+    with pytest.raises(UserError, match="env: patience missing"):
         decode_config(Path("config.json"), config)
 
 

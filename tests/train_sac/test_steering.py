@@ -124,8 +124,8 @@ def test_its_checkpoint_plays_wherever_it_is(steer, frozen, refused_by, tmp_path
     play = ["--policy", str(checkpoint), "--episodes", "1"]
     settings = load_json(checkpoint / "config.json")
     for broken, expected in (
-        ({"bound": 1.5}, "n_action_steps missing in steering, without which it cannot steer"),
-        (None, "policy missing in steering, without which it cannot steer"),
+        ({"bound": 1.5}, "steering: n_action_steps, noise, rank missing, without which"),
+        (None, "steering: policy, n_action_steps, noise, rank, bound, symmetric missing"),
         ("absent", "config.json: steering missing, and frozen is there to be steered"),
     ):
         changed = (

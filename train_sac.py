@@ -89,28 +89,12 @@ class Config:
                 f"training.best_from must be at most total_env_steps, {self.total_env_steps}, "
                 f"got {self.training.best_from}"
             )
-        if self.agent.noise_aliasing and not self.steering.policy:
+        if self.steering.policy:
+            self._validate_steering()
+        elif own := differences(to_dict(SteeringConfig()), to_dict(self.steering)):
+            raise ValueError(f"steering must be left out without steering.policy, got {'; '.join(own)}")
+        elif self.agent.noise_aliasing:
             raise ValueError("agent.noise_aliasing must be false without steering.policy, whose noise it is")
-        changed = [line.split(":")[0] for line in differences(to_dict(type(self.env)()), to_dict(self.env))]
-        unused = [name for name in changed if name in self.env.action_settings]
-        if self.steering.policy and unused:
-            raise ValueError(
-                f"env.{unused[0]} must be left out with steering.policy, whose actions are the task's own"
-            )
-        if self.steering.symmetric and not self.steering.policy:
-            raise ValueError("steering.symmetric must be false without steering.policy, which it mirrors")
-        if self.steering.symmetric and self.agent.noise_aliasing:
-            raise ValueError("steering.symmetric must be false with agent.noise_aliasing")
-        if self.offline.dataset and self.steering.policy and not self.agent.noise_aliasing:
-            raise ValueError(
-                "offline.dataset must be empty where steering.policy is given: its noise is unknown, "
-                "which agent.noise_aliasing does without"
-            )
-        if self.offline.imitation and self.steering.policy:
-            raise ValueError(
-                "offline.imitation must be 0 where steering.policy is given: the noise of demonstrations is "
-                f"unknown, got {self.offline.imitation}"
-            )
         if self.total_env_steps <= self.training.start_steps:
             raise ValueError(
                 f"total_env_steps must be more than training.start_steps, {self.training.start_steps}, "
@@ -132,6 +116,28 @@ class Config:
             raise ValueError(
                 f"training.buffer_capacity must be at least env.num_envs x agent.n_step, {at_once}, "
                 f"got {self.training.buffer_capacity}"
+            )
+
+    def _validate_steering(self) -> None:
+        changed = differences(to_dict(type(self.env)()), to_dict(self.env))
+        if unused := [line for line in changed if line.split(":")[0] in self.env.action_settings]:
+            raise ValueError(
+                "env must leave out with steering.policy what actions mean, which are the task's own, "
+                f"got {'; '.join(unused)}"
+            )
+        if self.agent.noise_aliasing and self.steering.symmetric:
+            raise ValueError("steering.symmetric must be false with agent.noise_aliasing")
+        if self.agent.noise_aliasing and getattr(self.env, "mirror", False):
+            raise ValueError("env.mirror must be false with agent.noise_aliasing")
+        if self.offline.dataset and not self.agent.noise_aliasing:
+            raise ValueError(
+                "offline.dataset must be empty where steering.policy is given: its noise is unknown, "
+                "which agent.noise_aliasing does without"
+            )
+        if self.offline.imitation:
+            raise ValueError(
+                "offline.imitation must be 0 where steering.policy is given: the noise of demonstrations is "
+                f"unknown, got {self.offline.imitation}"
             )
 
 

@@ -43,7 +43,7 @@ def current_config(config: dict[str, Any]) -> dict[str, Any]:
     Raises:
         KeyError: a setting is missing.
     """
-    if "task" in config:
+    if "task" in config or "env" in config:
         return config
     from envs.pusht.task import PushT  # the only task at that time
 

@@ -153,8 +153,9 @@ def decode_config(file: Path, config: dict[str, Any]) -> tuple[SACConfig, Task]:
         [*(field.name for field in fields(SACConfig) if field.name not in optional), "env"], config, file
     )
     if "steering" in config:
-        steering = config["steering"] if isinstance(config["steering"], dict) else {}
-        given = {name for name, value in steering.items() if value != ""}
+        if not isinstance(config["steering"], dict):
+            raise UserError(f"{file}: steering must hold settings, got {show(config['steering'])}")
+        given = {name for name, value in config["steering"].items() if value != ""}
         _check_has([field.name for field in fields(SteeringConfig)], given, f"{file}: steering")
     elif (file.parent / FROZEN).exists():
         raise UserError(f"{file}: steering missing, and {FROZEN} is there to be steered")

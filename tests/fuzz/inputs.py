@@ -18,14 +18,15 @@ import train_sac
 from policies import ASSETS
 
 EXPERT = str(ASSETS / "sac_expert_fast")
-TINY_SAC = """
+SPEED = ", speed_limit: [60.0, 20.0], speed_ramp: [20, 80]"
+TINY_SAC = f"""
 total_env_steps: 120
 device: cpu
 threads: 1
-env: {num_envs: 2, features: [agent_pos, block_pos], speed_limit: [60.0, 20.0], speed_ramp: [20, 80]}
-agent: {hidden_sizes: [8, 8], batch_size: 8, lr: 3.0e-4, n_step: 2}
-training: {start_steps: 40, utd: 0.1, buffer_capacity: 100, log_every: 20, eval_every: 60, eval_episodes: 1,
-  video_every: 0}
+env: {{num_envs: 2, features: [agent_pos, block_pos]{SPEED}}}
+agent: {{hidden_sizes: [8, 8], batch_size: 8, lr: 3.0e-4, n_step: 2}}
+training: {{start_steps: 40, utd: 0.1, buffer_capacity: 100, log_every: 20, eval_every: 60, eval_episodes: 1,
+  video_every: 0}}
 """
 TINY_FRAMES = """
 task: visual_pendulum
@@ -96,7 +97,8 @@ def make_steered(folder: Path) -> None:
         (folder / "config.yaml").write_text(settings)
         train_act.main(act_flags(folder, name))
     frozen = f"steering: {{policy: {folder / 'logs/flow'}, n_action_steps: 3, rank: 1}}\nsteer_anyway: true\n"
-    make_sac(folder, TINY_SAC.replace("env: {", "env: {mirror: false, ") + frozen)
+    own = TINY_SAC.replace("env: {", "env: {mirror: false, ").replace(SPEED, "")
+    make_sac(folder, own + frozen)
 
 
 def make_act(folder: Path, observations: str = "keypoints") -> None:

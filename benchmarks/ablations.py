@@ -80,6 +80,7 @@ STEERING = {
     "no_layer_norm": "--agent.no-critic-layer-norm",
     "hidden_256": "--agent.hidden-sizes 256 256",
     "gamma_0.98": "--agent.gamma 0.98",
+    "gamma_0.99_per_decision": "--agent.gamma 0.9975",  # to the power of its 4 steps
     "critics_of_executed_actions": "--agent.noise-aliasing --training.utd 0.1 "
     "--env.no-mirror --steering.no-symmetric",
 }

@@ -122,7 +122,7 @@ class Config:
         changed = differences(to_dict(type(self.env)()), to_dict(self.env))
         if unused := [line for line in changed if line.split(":")[0] in self.env.action_settings]:
             raise ValueError(
-                "env must leave out with steering.policy what actions mean, which are the task's own, "
+                "env must leave out what actions mean, because those of steering.policy are the task's own, "
                 f"got {'; '.join(unused)}"
             )
         if self.agent.noise_aliasing and self.steering.symmetric:

@@ -10,12 +10,10 @@ from common.errors import UserError, show
 from common.lerobot_files import INFO, NOTES, check_extremes, numbers, parquet_files, read_table, reading
 from common.untrusted import digest, load_json
 from envs.demonstrations import DemonstratedEpisode
-from envs.interfaces import RawObservation, Task, VectorEnv
+from envs.interfaces import PIXELS, RawObservation, Task, VectorEnv
 from envs.recording import Recordable
 from envs.summary import has_success
 from envs.tasks import FORMER, task_class
-
-PIXELS = "pixels"  # the raw observation that is a picture
 
 
 class DatasetReader:

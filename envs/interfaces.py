@@ -31,6 +31,7 @@ class PixelObservations(NamedTuple):
     numbers: np.ndarray  # (n, D) float32 beside them; D may be 0
 
 
+PIXELS = "pixels"  # the raw observation that is a picture
 Observations = np.ndarray | PixelObservations  # what a network sees; without pictures (n, D) float32
 
 

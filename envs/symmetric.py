@@ -10,9 +10,7 @@ import numpy as np
 import torch
 
 from common.errors import UserError
-from envs.interfaces import MirroredTask, RawObservation, Steerable, Symmetry, Task
-
-PIXELS = "pixels"  # the raw observation that is a picture
+from envs.interfaces import PIXELS, MirroredTask, RawObservation, Steerable, Symmetry, Task
 
 
 class SymmetricChunks:

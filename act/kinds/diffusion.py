@@ -32,9 +32,8 @@ from act.optimizer import OptimizerConfig
 from common.bounds import Between, Horizon, Several, Width, Widths
 from common.errors import UserError
 
-BLIND_BELOW = (
-    33  # pixels of a side: a ResNet's map of a smaller picture is 1 x 1, its spatial softmax constant
-)
+# Pixels of a side: a ResNet's map of a smaller picture is 1 x 1, and its spatial softmax constant.
+BLIND_BELOW = 33
 CLIPPED_AT = 5.0  # standard deviations: of a chunk while it is denoised
 LARGEST_PICTURE = 2_048  # pixels of a side, of what a foreign policy may resize or crop to
 

@@ -39,10 +39,8 @@ class PolicyConfig:
     patch_size: Width = 4  # side of the patches in pixels; divides the pictures' sides
     do_mask_loss_for_padding: bool = False  # learn nothing of the last action, repeated beyond the end
 
-    IF_ABSENT: ClassVar = {
-        "filters": [32, 48, 64],
-        "patch_size": 4,
-    }  # not used: such policies see no pictures
+    # Not used: policies from before there were these settings see no pictures.
+    IF_ABSENT: ClassVar = {"filters": [32, 48, 64], "patch_size": 4}
 
     def validate(self) -> None:
         if self.n_action_steps > self.chunk_size:

@@ -179,7 +179,7 @@ def test_a_policy_that_noise_does_not_help_is_refused_with_what_was_measured(
         ("--steering.policy assets/sac_expert", "this policy draws no noise, so there is nothing to steer"),
         ("--steering.bound 0", "steering.bound must be positive, got 0.0"),
         ("--steering.n-action-steps 6", "steering.n_action_steps must be at most 5, the actions of a chunk"),
-        ("--env.speed-limit 44 15", "env must leave out with steering.policy what actions mean"),
+        ("--env.speed-limit 44 15", "env must leave out what actions mean, because those of steering.policy"),
         ("--steering.rank 9", "steering.rank must be at most 5, the noise's steps, got 9"),
         ("--offline.dataset data/any", "offline.dataset must be empty where steering.policy is given"),
         (

@@ -39,6 +39,7 @@ from envs.summary import has_success
 from envs.tasks import DEFAULT, FORMER, task_class, with_task
 from envs.training import TaskTrainingEnv
 from policies import fingerprint, policy_files, steerable, task_of
+from sac.actor import untrained
 from sac.agent import SAC
 from sac.config import AgentConfig
 from sac.demonstrations import OfflineConfig, OfflineData
@@ -257,14 +258,16 @@ def open_frozen(config: Config, device: torch.device) -> tuple[Steering, Frozen,
 
 
 def try_frozen(config: Config, trainer: Trainer, stop: Callable[[], bool]) -> str:
-    """What the frozen policy solves by itself, in words; "" where nothing is steered.
+    """What the frozen policy solves as it is steered before the training, in words; "" where none is.
 
     Raises:
         UserError: steering it has nothing to gain, or `stop` says so.
     """
     if not isinstance(trainer.env, SteeringEnv) or config.steer_anyway or not has_success(config.env):
         return ""
-    policy = trainer.env.steering.policy
+    steering = trainer.env.steering
+    actor = untrained(trainer.agent.policy, std=1 / steering.config.bound)  # noise of about N(0, 1)
+    policy = SACPolicy(actor, config.env, escapes=False, steering=steering)
     env = config.env.vector_env(TRIAL_STARTS, policy.image_size)
     numbers = trial(policy, env, config.training.eval_seed, stop)
     check_headroom(numbers, config.steering.policy)

@@ -93,14 +93,19 @@ class Policy(Protocol):
         ...
 
 
+class Stochastic(Policy, Protocol):
+    """A policy that can draw its actions."""
+
+    sampled: bool  # it does; False: noise 0, or the mode; the caller may change it
+
+
 @runtime_checkable
-class Steerable(Policy, Protocol):
-    """A generative policy whose noise can be chosen."""
+class Steerable(Stochastic, Protocol):
+    """A generative policy whose noise can be chosen; drawn noise is of N(0, I)."""
 
     sees: tuple[str, ...]  # names of the raw observations that it looks at
     noise_shape: tuple[int, ...]  # of one chunk
     chunk_size: int  # T, actions of a chunk
-    sampled: bool  # `act` draws the noise from N(0, I); False: it is 0; the caller may change it
 
     def chunk(self, observations: RawObservation, noise: np.ndarray) -> np.ndarray:
         """Raw observations of n slots and noise (n, *noise_shape) -> actions (n, T, A), the task's units.

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from envs.history import frames_seen
-from envs.interfaces import Episode, RawObservation, Steerable, VectorEnv
+from envs.interfaces import Episode, RawObservation, Steerable, Stochastic, VectorEnv
 from envs.rollout import rollout
 from envs.summary import wilson_interval
 
@@ -84,13 +84,18 @@ def check_headroom(numbers: dict[str, Any], source: str) -> None:
 
 
 def trial(
-    policy: Steerable, env: VectorEnv, first_seed: int, stop: Callable[[], bool] = lambda: False
+    policy: Stochastic, env: VectorEnv, first_seed: int, stop: Callable[[], bool] = lambda: False
 ) -> dict[str, Any]:
-    """What a few draws solve together of a few starts, see `successes`; the policy plays as many actions of
-    a chunk as it was trained to.
+    """What a few draws solve together of a few starts, see `successes`.
+
+    Args:
+        policy: draws what a learner could choose.
+        env: of `TRIAL_STARTS` slots.
+        first_seed: of the starts.
+        stop: is asked after each episode.
 
     Raises:
-        UserError: `stop`, asked after each episode, says so.
+        UserError: `stop` says so.
     """
     seeds, total = range(first_seed, first_seed + TRIAL_STARTS), (1 + TRIAL_DRAWS) * TRIAL_STARTS
     with tqdm(total=total, unit="episode", desc="trial", dynamic_ncols=True, disable=None) as bar:
@@ -107,7 +112,7 @@ def trial(
         return successes(policy, play, TRIAL_DRAWS)
 
 
-def successes(policy: Steerable, play: Callable[[], list[Episode]], best_of: int) -> dict[str, Any]:
+def successes(policy: Stochastic, play: Callable[[], list[Episode]], best_of: int) -> dict[str, Any]:
     """Success with noise 0, with drawn noise, and of the best of several draws from the same start.
 
     Args:

@@ -1,5 +1,6 @@
 """The squashed Gaussian actor of SAC (Haarnoja et al. 2018, arXiv:1812.05905, appendix C)."""
 
+import copy
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -84,6 +85,18 @@ class PixelActor(nn.Module):
 
     def sample(self, observations: Observed, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.actor.sample(self.encoder(observations), noise)
+
+
+def untrained[A: Actor | PixelActor](actor: A, std: float) -> A:
+    """A copy that does the same whatever it sees: the mode is 0, a sample is the tanh of N(0, std)."""
+    blind = copy.deepcopy(actor)
+    last = (blind.actor if isinstance(blind, PixelActor) else blind).network[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.zeros_(last.weight)
+    mean, log_std = last.bias.detach().chunk(2)
+    mean.zero_()
+    log_std.fill_(math.log(std))
+    return blind
 
 
 def make_actor(

@@ -52,7 +52,7 @@ class SACPolicy:
         self.image_size = image_size(self.codec, steering)
         self.history = steering.policy.history if steering else 1
         self.n_action_steps = steering.n_action_steps if steering else task.action_repeat
-        self.deterministic = deterministic
+        self.sampled = not deterministic
         self.device = next(actor.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.slot_generators: list[torch.Generator] = []
@@ -91,7 +91,7 @@ class SACPolicy:
     @torch.no_grad()
     def _decide(self, raw: RawObservation, begins: np.ndarray, due: np.ndarray) -> np.ndarray:
         seen, noise = self.codec.encode(raw), None
-        if not self.deterministic:
+        if self.sampled:
             noise = self._noise(len(due))
         elif self._escape and (escaping := self._escape.noise(raw, begins, due)) is not None:
             noise = torch.from_numpy(escaping).to(self.device)

@@ -16,6 +16,7 @@ from envs.pusht.task import PushT
 from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import rollout
 from envs.steering import Steering, SteeringConfig, SteeringEnv
+from sac.actor import Actor, untrained
 from sac.policy import SACPolicy
 from tests.act.tiny import (
     IMAGE,
@@ -92,22 +93,12 @@ def assert_resumes_exactly_and_plays(
     return last
 
 
-class Rest(torch.nn.Module):
-    """An actor whose noise is 0."""
-
-    def __init__(self, action_size: int):
-        super().__init__()
-        self.noise = torch.nn.Parameter(torch.zeros(action_size))
-
-    def mode(self, observations):
-        return self.noise.expand(len(observations), -1)
-
-
 def assert_noise_0_plays_as_unsteered(policy: PreTrainedPolicy, side: int = 0) -> None:
     """In evaluation and in training, where it looks again in the middle of an episode; so it does resumed."""
     task = PushT(num_envs=3, mirror=False, curriculum=0.0)
     steering = Steering(player_of(policy), SteeringConfig(rank=2), PushT())
-    steered = SACPolicy(Rest(steering.action_size), task, escapes=False, steering=steering)
+    actor = untrained(Actor(task.codec(0).observation_size, steering.action_size, [4]), std=1.0)
+    steered = SACPolicy(actor, task, escapes=False, steering=steering)
     alone, env = player_of(policy), PushTVectorEnv(2, side, max_episode_steps=14)
     ours, theirs = (
         {episode.seed: episode for episode in rollout(env, player, range(5))} for player in (steered, alone)

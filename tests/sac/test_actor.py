@@ -3,7 +3,9 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
-from sac.actor import LOG_STD_MAX, LOG_STD_MIN, Actor
+from sac.actor import LOG_STD_MAX, LOG_STD_MIN, Actor, PixelActor, untrained
+from sac.encoder import Encoder, EncoderConfig, Projection
+from sac.replay_buffer import Pixels
 
 
 @pytest.fixture
@@ -63,3 +65,21 @@ def test_extreme_outputs_stay_finite_and_within_bounds(actor, observations):
     assert actions.abs().max() == 1.0 and log_prob.isfinite().all()
     (log_prob.sum() + actions.sum()).backward()
     assert all(parameter.grad.isfinite().all() for parameter in actor.parameters())
+
+
+def test_an_untrained_copy_does_the_same_whatever_it_sees(actor, observations):
+    noise = torch.randn(1000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    before = actor.mode(observations)
+    blind = untrained(actor, std=0.5)
+    assert not blind.mode(observations).any()
+    torch.testing.assert_close(blind.sample(observations, noise)[0], torch.tanh(0.5 * noise))
+    assert torch.equal(actor.mode(observations), before), "the actor itself is as it was"
+
+
+def test_an_untrained_copy_of_an_actor_of_pictures():
+    config = EncoderConfig(filters=(4,), kernels=(3,), strides=(2,), features=6)
+    encoder = Encoder((8, 8, 3), config)
+    actor = PixelActor(encoder, Actor(6, 2, [4], Projection(encoder.num_features, 6)))
+    seen = Pixels(torch.rand(5, 3, 8, 8), torch.zeros(5, 0))
+    blind = untrained(actor, std=0.5)
+    assert actor.mode(seen).any() and not blind.mode(seen).any()

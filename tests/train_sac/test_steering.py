@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 import collect_dataset
 import evaluate
 import train_sac
+from common.errors import UserError
 from common.untrusted import load_json
 from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import rollout
@@ -170,6 +172,27 @@ def test_a_policy_that_noise_does_not_help_is_refused_with_what_was_measured(
     usual = [flag for flag in steering if flag != "--steer-anyway"]
     assert "steering has nothing to gain: of 32 starts it solves 0 % with noise 0" in refused(*usual)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_trial_draws_what_the_learner_could_choose(steering, tiny, monkeypatch, tmp_path):
+    """Noise 0 once, then of about N(0, 1) in the directions of steering.rank, within steering.bound."""
+    monkeypatch.setattr("envs.pusht.task.PushTVectorEnv", lambda *a: PushTVectorEnv(*a, max_episode_steps=6))
+    config = train_sac.read_config(["--config", str(tiny), *steering])
+    trainer = train_sac.build_trainer(config, tmp_path)
+    directions, policy = trainer.env.steering.directions.reshape(2, -1), trainer.env.steering.policy
+    drawn, chunk = [], policy.chunk
+    monkeypatch.setattr(policy, "chunk", lambda seen, noise: drawn.append(noise) or chunk(seen, noise))
+    with pytest.raises(UserError, match="nothing to gain"):
+        train_sac.try_frozen(replace(config, steer_anyway=False), trainer, lambda: False)
+
+    assert len(drawn) == 5 * 2, "mode and four draws, of 6 steps played 3 by 3"
+    assert not any(noise.any() for noise in drawn[:2])
+    noise = np.concatenate(drawn[2:]).reshape(4 * 2 * 32, -1)
+    numbers = noise @ directions.T
+    np.testing.assert_allclose(numbers @ directions, noise, atol=1e-6)
+    assert np.abs(numbers).max() < 1.5
+    normal = np.random.default_rng(0).normal(size=10_000)
+    assert numbers.std() == pytest.approx(np.std(1.5 * np.tanh(normal / 1.5)), rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ PUSHT = {
     "agent_fourier_in_block_frame goal_in_block_frame goal_error",
     "one_step_returns": "--agent.n-step 1",
     "action_repeat_2": "--env.action-repeat 2",
-    "falling_entropy": "--agent.final-target-entropy -8",
+    "constant_entropy": "--agent.final-target-entropy -2",
     "no_greedy_envs": "--training.greedy-share 0",
     "four_times_utd": "--training.utd 0.05 --total-env-steps 600_000",
     "hidden_256": "--agent.hidden-sizes 256 256 --total-env-steps 1_000_000",

@@ -170,25 +170,13 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
     """Environment, agent and loop as the configuration describes them."""
     device = choose_device(config.device)
     seeds = split_seed(config.seed, "environment", "exploration", "replay", "torch")
-    task: Task = config.env
+    codec = config.env.codec(0)
     steering, frozen, aliasing = open_frozen(config, device) if config.steering.policy else (None, None, None)
-    pictures = image_size(task.codec(0), steering)
-    env = task.training_env(seeds["environment"], config.agent.gamma, pictures)
-    task_env = env if isinstance(env, TaskTrainingEnv) else None
-    demonstrations = steered = None
-    if (config.offline.dataset or config.steering.policy) and not task_env:
-        raise UserError(f"{task.name}: offline and steering need a training_env that is a TaskTrainingEnv")
-    observation_size = env.observation_size
-    if task_env and steering:
-        env = steered = SteeringEnv(task_env, steering, aliasing)
-    if task_env and config.offline.dataset:
-        from act.reader import DatasetReader  # LeRobot takes seconds to import
-
-        recorded = DatasetReader(expanded(config.offline.dataset), task, task_env.env)
-        demonstrations = OfflineData(config.offline, recorded, task, task_env, config.agent, device, steered)
+    pictures = image_size(codec, steering)
+    env, demonstrations = build_env(config, seeds["environment"], pictures, steering, aliasing, device)
     updates = config.offline.steps + config.training.updates_due(config.total_env_steps)
     agent = SAC(
-        observation_size,
+        codec.observation_size,
         env.action_size,
         config.agent,
         max(updates, 1),
@@ -210,12 +198,37 @@ def build_trainer(config: Config, folder: Path) -> Trainer:
         env=env,
         agent=agent,
         evaluation=evaluation,
-        policy_config=policy_config(config, observation_size, env, frozen),
+        policy_config=policy_config(config, codec.observation_size, env, frozen),
         folder=folder,
         seeds=seeds,
         demonstrations=demonstrations,
         frozen=frozen,
     )
+
+
+def build_env(
+    config: Config,
+    seed: int,
+    pictures: int,
+    steering: Steering | None,
+    aliasing: NoiseAliasing | None,
+    device: torch.device,
+) -> tuple[TrainingEnv, OfflineData | None]:
+    """What is trained in, and the demonstrations, where there are any."""
+    task: Task = config.env
+    env = task.training_env(seed, config.agent.gamma, pictures)
+    if not config.offline.dataset and not steering:
+        return env, None
+    if not isinstance(env, TaskTrainingEnv):
+        raise UserError(f"{task.name}: offline and steering need a training_env that is a TaskTrainingEnv")
+    steered = SteeringEnv(env, steering, aliasing) if steering else None
+    demonstrations = None
+    if config.offline.dataset:
+        from act.reader import DatasetReader  # LeRobot takes seconds to import
+
+        recorded = DatasetReader(expanded(config.offline.dataset), task, env.env)
+        demonstrations = OfflineData(config.offline, recorded, task, env, config.agent, device, steered)
+    return steered or env, demonstrations
 
 
 def policy_config(

@@ -12,6 +12,8 @@ from numba import njit
 from common.bounds import Several, Side
 from envs.interfaces import Codec, PixelObservations, RawObservation
 
+SAME_TONES = np.arange(256, dtype=np.uint8)
+
 
 @dataclass(frozen=True)
 class PixelConfig:
@@ -38,10 +40,19 @@ class PixelCodec:
         config: of the pictures; the raw observation "pixels" is (n, size, size, 3) uint8 RGB.
         inner: says what actions mean, and which numbers there are.
         shows_numbers: the network sees those beside the pictures.
+        tones: (256,) uint8, what the network sees of each luminance of grey pictures; None: itself.
     """
 
-    def __init__(self, num_envs: int, config: PixelConfig, inner: Codec, shows_numbers: bool = False) -> None:
+    def __init__(
+        self,
+        num_envs: int,
+        config: PixelConfig,
+        inner: Codec,
+        shows_numbers: bool = False,
+        tones: np.ndarray | None = None,
+    ) -> None:
         self.config = config
+        self.tones = SAME_TONES if tones is None else tones
         self.inner = inner
         self.shows_numbers = shows_numbers
         self.observation_size = inner.observation_size if shows_numbers else 0
@@ -54,12 +65,12 @@ class PixelCodec:
 
     def reset(self, slots: np.ndarray, raw: RawObservation) -> None:
         begun = raw["pixels"][slots]
-        begun = luminance(begun) if self.config.grey else begun
+        begun = self._shown(np.zeros((*begun.shape[:-1], 0), np.uint8), begun)
         self.pictures[slots] = np.tile(begun, (1, 1, 1, self.stack - 1))
         self.inner.reset(slots, raw)
 
     def encode(self, raw: RawObservation) -> PixelObservations:
-        pixels = stacked(self.pictures, raw["pixels"], self.config.grey)
+        pixels = self._shown(self.pictures, raw["pixels"])
         if not self.shows_numbers:
             return PixelObservations(pixels, np.zeros((len(pixels), 0), np.float32))
         numbers = self.inner.encode(raw)
@@ -78,8 +89,11 @@ class PixelCodec:
     def _remember(self, raw: RawObservation, slots: np.ndarray) -> None:
         """The pictures of the slots that decide."""
         if self.stack > 1:
-            grey, colours = self.config.grey, self.config.colours
-            self.pictures[slots] = stacked(self.pictures[slots], raw["pixels"][slots], grey, drop=colours)
+            earlier, now = self.pictures[slots], raw["pixels"][slots]
+            self.pictures[slots] = self._shown(earlier, now, drop=self.config.colours)
+
+    def _shown(self, earlier: np.ndarray, rgb: np.ndarray, drop: int = 0) -> np.ndarray:
+        return stacked(earlier, rgb, self.config.grey, drop, self.tones)
 
     def encode_actions(self, actions: np.ndarray, raw: RawObservation) -> np.ndarray:
         return self.inner.encode_actions(actions, raw)
@@ -105,7 +119,9 @@ def luminance(rgb: np.ndarray) -> np.ndarray:
     return stacked(np.zeros((*rgb.shape[:-1], 0), np.uint8), rgb, grey=True)
 
 
-def stacked(earlier: np.ndarray, rgb: np.ndarray, grey: bool, drop: int = 0) -> np.ndarray:
+def stacked(
+    earlier: np.ndarray, rgb: np.ndarray, grey: bool, drop: int = 0, tones: np.ndarray = SAME_TONES
+) -> np.ndarray:
     """Pictures behind earlier ones, as `np.concatenate` on the last axis, and many times as fast.
 
     Args:
@@ -113,6 +129,7 @@ def stacked(earlier: np.ndarray, rgb: np.ndarray, grey: bool, drop: int = 0) -> 
         rgb: (n, H, W, 3) uint8.
         grey: of these the luminance.
         drop: first channels of the earlier ones that are left out.
+        tones: (256,) uint8 that take the luminance's place.
 
     Returns:
         (n, H, W, M - drop + 1) uint8, or (n, H, W, M - drop + 3) in colour.
@@ -122,12 +139,12 @@ def stacked(earlier: np.ndarray, rgb: np.ndarray, grey: bool, drop: int = 0) -> 
     earlier, rgb, flat = (
         np.ascontiguousarray(part).reshape(num_pixels, part.shape[-1]) for part in (earlier, rgb, stacks)
     )
-    _stack(earlier, rgb, flat, grey, drop)
+    _stack(earlier, rgb, flat, grey, drop, tones)
     return stacks
 
 
 @njit(cache=True, nogil=True)
-def _stack(earlier, rgb, stacks, grey, drop):  # pyright: ignore
+def _stack(earlier, rgb, stacks, grey, drop, tones):  # pyright: ignore
     """Pixels (P, M) and (P, 3) into (P, M - drop + 1) or (P, M - drop + 3)."""
     channels = earlier.shape[1] - drop
     for i in range(len(rgb)):
@@ -135,7 +152,7 @@ def _stack(earlier, rgb, stacks, grey, drop):  # pyright: ignore
             stacks[i, c] = earlier[i, drop + c]
         if grey:
             red, green, blue = np.uint32(rgb[i, 0]), np.uint32(rgb[i, 1]), np.uint32(rgb[i, 2])
-            stacks[i, channels] = (77 * red + 150 * green + 29 * blue + 128) >> 8  # weights of 256
+            stacks[i, channels] = tones[(77 * red + 150 * green + 29 * blue + 128) >> 8]  # weights of 256
         else:
             for c in range(3):
                 stacks[i, channels + c] = rgb[i, c]

@@ -44,6 +44,15 @@ class PedalCodec(BoxCodec):
         return np.stack([steering, gas - brake], axis=1)
 
 
+def road_tones() -> np.ndarray:
+    """What a network sees of each luminance, (256,) uint8: differences within the road are tenfold.
+
+    Gymnasium makes tiles of the road lighter by 0, 1 or 2 % of white, in turns, until they are visited. So
+    a picture says which way the lap goes and what was missed, but not to a network that hardly sees it.
+    """
+    return np.interp(np.arange(256), [0, 97, 108, 255], [0, 50, 160, 255]).round().astype(np.uint8)
+
+
 def mirror_image(axes: int) -> Symmetry:
     """Of pictures and of actions with so many axes: what steers left steers right.
 
@@ -73,9 +82,15 @@ class CarRacing(GymTask):
     progress_name: ClassVar[str] = "visited"
     # A driver that has left the road may brake until time is up.
     must_move: ClassVar[Motion | None] = Motion("place", least=0.5)
-    highlights: ClassVar[tuple[str, ...]] = ("axes", "action_repeat", "missed_penalty", "patience")
+    highlights: ClassVar[tuple[str, ...]] = (
+        "road_contrast",
+        "axes",
+        "action_repeat",
+        "missed_penalty",
+        "patience",
+    )
     action_settings: ClassVar[tuple[str, ...]] = ("axes",)
-    IF_ABSENT: ClassVar = {"mirror": False, "missed_penalty": 0.0}
+    IF_ABSENT: ClassVar = {"mirror": False, "missed_penalty": 0.0, "road_contrast": False}
     packages: ClassVar[tuple[str, ...]] = ("gymnasium", "box2d", "pygame")
     recording: ClassVar[CarRacingRecording] = CarRacingRecording()
     lerobot_names: ClassVar[dict[str, str]] = {"observation.state": "state", "observation.image": "pixels"}
@@ -83,6 +98,7 @@ class CarRacing(GymTask):
     action_repeat: Several = 4  # environment steps per decision; only the last is drawn
     reward_scale: Positive = 0.1  # multiplies the reward, which is 1,000 for the track and -0.1 per step
     pixels: PixelConfig = field(default_factory=lambda: PixelConfig(size=64))  # what the network sees
+    road_contrast: bool = False  # which tiles were visited is easily seen, see `road_tones`
     axes: Literal[2, 3] = 2  # of the network's actions: 2, gas and brake share one; 3, each has its own
     steering: Share = 1.0  # bound of the steering, to either side
     gas: Share = 1.0  # bound of the gas
@@ -90,6 +106,11 @@ class CarRacing(GymTask):
     mirror: bool = False  # half of each batch is mirrored: pictures flipped, steering negated
     missed_penalty: NotNegative = 0.0  # for each tile passed by, times what it pays; recorded laps miss none
     patience: CountOrZero = 100  # steps without a new tile that truncate an episode of training; 0: never
+
+    def validate(self) -> None:
+        super().validate()
+        if self.road_contrast and not self.pixels.grey:
+            raise ValueError("road_contrast must be false where pixels.grey is false")
 
     def vector_env(self, num_envs: int, image_size: int = 0, stock: bool = False) -> CarRacingVectorEnv:
         return CarRacingVectorEnv(num_envs, image_size, stock)
@@ -99,7 +120,7 @@ class CarRacing(GymTask):
         pedals: Codec = PedalCodec(limits)
         if self.axes == 3:
             pedals = BoxCodec(STATES, spaces.Box(limits * np.array([-1, 0, 0], np.float32), limits))
-        return PixelCodec(num_envs, self.pixels, pedals)
+        return PixelCodec(num_envs, self.pixels, pedals, tones=road_tones() if self.road_contrast else None)
 
     def training_env(self, seed: int, gamma: float, image_size: int = 0) -> TaskTrainingEnv:
         env = CarRacingVectorEnv(self.num_envs, self.pixels.size, patience=self.patience)

@@ -6,6 +6,8 @@ import gymnasium
 import numpy as np
 import pytest
 
+from common.config import from_dict
+from common.errors import UserError
 from envs.car_racing.car import Car
 from envs.car_racing.task import CarRacing
 from envs.interfaces import Episode
@@ -58,6 +60,31 @@ def test_the_own_picture_looks_like_the_stock_one(seed):
     fresh = CarRacing().vector_env(1)
     fresh.reset(seed=[seed])
     assert (fresh.cars[0]._colours != car._colours).any()  # visits change them
+
+
+@pytest.mark.parametrize("stock", [False, True])
+def test_road_contrast_tells_visited_tiles_from_others(stock):
+    """Behind the car all of the road has one tone; before it, a third of the tiles are far lighter."""
+    task = CarRacing(road_contrast=True)
+    env, driver = task.vector_env(1, 64, stock), CarRacing().scripted_policy()
+    shown, codec = CarRacing().vector_env(1, driver.image_size), task.codec(1)
+    raw, _ = env.reset(seed=[5])
+    seen, _ = shown.reset(seed=[5])
+    for _ in range(160):  # on the straight that the lap begins with
+        actions = driver.act(seen)
+        raw, *_ = env.step(actions)
+        seen, *_ = shown.step(actions)
+    codec.reset(np.ones(1, bool), raw)
+    road = codec.encode(raw).pixels[0, :, 28:36, -1]
+    plain = luminance(raw["pixels"])[0, :, 28:36, 0]
+    behind, ahead = slice(53, 56), slice(2, 38)
+    assert np.ptp(road[behind]) <= 10 and np.ptp(plain[ahead]) < 10 < 40 < np.ptp(road[ahead])
+    assert np.median(road[ahead]) - np.median(road[behind]) > 15
+
+
+def test_road_contrast_in_colour_is_refused():
+    with pytest.raises(UserError, match="road_contrast must be false where pixels.grey is false"):
+        from_dict(CarRacing, {"road_contrast": True, "pixels": {"grey": False}})
 
 
 def test_the_own_picture_is_drawn_several_times_as_fast():

@@ -37,7 +37,8 @@ def test_stacks_are_the_last_pictures_that_were_decided_on(seed, numbers):
     rng = np.random.default_rng(seed)
     slots, stack, grey = int(rng.integers(1, 5)), int(rng.integers(1, 5)), bool(rng.integers(2))
     config = PixelConfig(SIDE, grey, stack)
-    codec = PixelCodec(slots, config, inner(), numbers)
+    tones = rng.permutation(256).astype(np.uint8) if grey and seed % 2 else None
+    codec = PixelCodec(slots, config, inner(), numbers, tones)
     assert codec.pixel_shape == (SIDE, SIDE, stack * (1 if grey else 3)) and codec.stack == stack
     assert codec.observation_size == (3 if numbers else 0) and codec.action_size == 2
     remembered: list[list[np.ndarray]] = [[] for _ in range(slots)]  # of the running episode's decisions
@@ -47,6 +48,7 @@ def test_stacks_are_the_last_pictures_that_were_decided_on(seed, numbers):
         raw = raw_observation(rng, slots)
         codec.reset(begins, raw)
         pictures = [grey_or_not(picture, grey) for picture in raw["pixels"]]
+        pictures = pictures if tones is None else [tones[picture] for picture in pictures]
         for i in np.flatnonzero(begins):
             remembered[i] = [pictures[i]] * stack
         expected = [np.concatenate([*remembered[i], pictures[i]][-stack:], axis=-1) for i in range(slots)]
@@ -65,7 +67,7 @@ def test_stacks_are_the_last_pictures_that_were_decided_on(seed, numbers):
         if rng.random() < 0.2:
             state = codec.state_dict()
             codec.reset(np.ones(slots, bool), raw_observation(rng, slots))  # the state is a copy
-            codec = PixelCodec(slots, config, inner(), numbers)
+            codec = PixelCodec(slots, config, inner(), numbers, tones)
             codec.load_state_dict(state)
 
 

@@ -214,7 +214,19 @@ def build_env(
     aliasing: NoiseAliasing | None,
     device: torch.device,
 ) -> tuple[TrainingEnv, OfflineData | None]:
-    """What is trained in, and the demonstrations, where there are any."""
+    """What is trained in, and the demonstrations, where there are any.
+
+    Args:
+        config: of task, steering and demonstrations.
+        seed: of episodes and starts.
+        pictures: side in pixels of those in the observations; 0: there are none.
+        steering, aliasing: of `open_frozen`.
+        device: of the batches of demonstrations.
+
+    Raises:
+        UserError: the task's environment can be neither steered nor learnt from demonstrations; or see
+            `SteeringEnv` and `OfflineData`.
+    """
     task: Task = config.env
     env = task.training_env(seed, config.agent.gamma, pictures)
     if not config.offline.dataset and not steering:
@@ -271,7 +283,7 @@ def open_frozen(config: Config, device: torch.device) -> tuple[Steering, Frozen,
 
 
 def try_frozen(config: Config, trainer: Trainer, stop: Callable[[], bool]) -> str:
-    """What the frozen policy solves as it is steered before the training, in words; "" where none is.
+    """What the frozen policy solves, steered by an untrained learner, in words; "" where none is.
 
     Raises:
         UserError: steering it has nothing to gain, or `stop` says so.
@@ -279,7 +291,7 @@ def try_frozen(config: Config, trainer: Trainer, stop: Callable[[], bool]) -> st
     if not isinstance(trainer.env, SteeringEnv) or config.steer_anyway or not has_success(config.env):
         return ""
     steering = trainer.env.steering
-    actor = untrained(trainer.agent.policy, std=1 / steering.config.bound)  # noise of about N(0, 1)
+    actor = untrained(trainer.agent.policy, std=1 / steering.config.bound)  # N(0, 1), squashed into the bound
     policy = SACPolicy(actor, config.env, escapes=False, steering=steering)
     env = config.env.vector_env(TRIAL_STARTS, policy.image_size)
     numbers = trial(policy, env, config.training.eval_seed, stop)

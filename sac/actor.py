@@ -88,7 +88,12 @@ class PixelActor(nn.Module):
 
 
 def untrained[A: Actor | PixelActor](actor: A, std: float) -> A:
-    """A copy that does the same whatever it sees: the mode is 0, a sample is the tanh of N(0, std)."""
+    """A copy that does the same whatever it sees: the mode is 0, a sample is the tanh of N(0, std^2).
+
+    Args:
+        actor: is not changed.
+        std: within the bounds of the actor's own, see `LOG_STD_MIN`.
+    """
     blind = copy.deepcopy(actor)
     last = (blind.actor if isinstance(blind, PixelActor) else blind).network[-1]
     assert isinstance(last, nn.Linear)

@@ -16,7 +16,7 @@ def start_up_table(trainer: Trainer, task: Task, trial: str = "") -> dict[str, s
     Args:
         trainer: ready.
         task: with its settings.
-        trial: what the policy that is steered solves before that, in words.
+        trial: what the policy that is steered solves with an untrained learner, in words.
     """
     agent = trainer.agent
     actor_size = sum(p.numel() for p in agent.policy.parameters())

@@ -56,7 +56,7 @@ class SACPolicy:
         self.device = next(actor.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.slot_generators: list[torch.Generator] = []
-        motion = task.must_move if escapes and deterministic else None
+        motion = task.must_move if escapes else None
         self._escape = Escape(motion, self.action_size) if motion else None
         self._history = steering.new_history() if steering else None
         self._chunks = np.empty(0)  # (n_action_steps, n, A) each slot's decision, in the task's units

@@ -91,11 +91,15 @@ def test_a_held_episode_ends_with_the_t_on_its_place(make_recipe):
 @pytest.mark.parametrize(("steps", "held"), [(0, True), (-1, False)])
 def test_a_success_that_comes_too_late_to_be_held_is_none(steps, held, make_recipe, monkeypatch):
     """Its episode is cut off while the T lies on its place."""
-    expert = load_policy(EXPERT)
-    (episode,) = record_episodes(RecordingEnv(1, make_recipe(hold=0)), expert, [7_002])
-    monkeypatch.setattr(envs.pusht.recording, "MAX_EPISODE_STEPS", len(episode) + steps)
-    (late,) = record_episodes(RecordingEnv(1, make_recipe(hold=6, all=True)), expert, [7_002])
-    assert late.columns["next.success"][-1] and len(late) == len(episode) + steps + 6
+    expert, seeds = load_policy(EXPERT), range(7_000, 7_008)
+    plain, whole = (
+        {episode.seed: len(episode) for episode in record_episodes(RecordingEnv(8, recipe), expert, seeds)}
+        for recipe in (make_recipe(hold=0), make_recipe(hold=6))
+    )
+    seed = next(seed for seed in seeds if whole[seed] == plain[seed] + 6)  # where the T stays at once
+    monkeypatch.setattr(envs.pusht.recording, "MAX_EPISODE_STEPS", plain[seed] + steps)
+    (late,) = record_episodes(RecordingEnv(1, make_recipe(hold=6, all=True)), expert, [seed])
+    assert late.columns["next.success"][-1] and len(late) == plain[seed] + steps + 6
     assert late.success == held
 
 

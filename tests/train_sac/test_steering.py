@@ -190,7 +190,7 @@ def test_a_trial_draws_what_the_learner_could_choose(steering, tiny, monkeypatch
     noise = np.concatenate(drawn[2:]).reshape(4 * 2 * 32, -1)
     numbers = noise @ directions.T
     np.testing.assert_allclose(numbers @ directions, noise, atol=1e-6)
-    assert np.abs(numbers).max() < 1.5
+    assert np.abs(numbers).max() < 1.5 and len(np.unique(numbers, axis=0)) == len(numbers)
     normal = np.random.default_rng(0).normal(size=10_000)
     assert numbers.std() == pytest.approx(np.std(1.5 * np.tanh(normal / 1.5)), rel=0.1)
 

@@ -12,7 +12,7 @@ from numba import njit
 from common.bounds import Several, Side
 from envs.interfaces import Codec, PixelObservations, RawObservation
 
-SAME_TONES = np.arange(256, dtype=np.uint8)
+SAME_TONES = np.arange(256, dtype=np.uint8)  # each luminance is seen as it is
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class PixelCodec:
         config: of the pictures; the raw observation "pixels" is (n, size, size, 3) uint8 RGB.
         inner: says what actions mean, and which numbers there are.
         shows_numbers: the network sees those beside the pictures.
-        tones: (256,) uint8, what the network sees of each luminance of grey pictures; None: itself.
+        tones: (256,) uint8, what the network sees of each luminance of grey pictures.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class PixelCodec:
         config: PixelConfig,
         inner: Codec,
         shows_numbers: bool = False,
-        tones: np.ndarray | None = None,
+        tones: np.ndarray = SAME_TONES,
     ) -> None:
         self.config = config
-        self.tones = SAME_TONES if tones is None else tones
+        self.tones = tones
         self.inner = inner
         self.shows_numbers = shows_numbers
         self.observation_size = inner.observation_size if shows_numbers else 0

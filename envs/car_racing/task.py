@@ -22,7 +22,7 @@ from envs.car_racing.vector import CarRacingVectorEnv
 from envs.gym_task import GymTask
 from envs.gym_vector import BoxCodec, Success
 from envs.interfaces import Codec, Episode, Metric, Motion, RawObservation, Symmetry
-from envs.pixels import PixelCodec, PixelConfig
+from envs.pixels import SAME_TONES, PixelCodec, PixelConfig
 from envs.summary import RETURN, SUCCESS_RATE
 from envs.training import TaskTrainingEnv
 
@@ -120,7 +120,8 @@ class CarRacing(GymTask):
         pedals: Codec = PedalCodec(limits)
         if self.axes == 3:
             pedals = BoxCodec(STATES, spaces.Box(limits * np.array([-1, 0, 0], np.float32), limits))
-        return PixelCodec(num_envs, self.pixels, pedals, tones=road_tones() if self.road_contrast else None)
+        tones = road_tones() if self.road_contrast else SAME_TONES
+        return PixelCodec(num_envs, self.pixels, pedals, tones=tones)
 
     def training_env(self, seed: int, gamma: float, image_size: int = 0) -> TaskTrainingEnv:
         env = CarRacingVectorEnv(self.num_envs, self.pixels.size, patience=self.patience)

@@ -25,7 +25,6 @@ except DependencyNotInstalled:
     ) from None
 
 ENV_ID = "UndrawnCarRacing-v3"
-TRACK_REWARD = 1_000.0  # of all tiles together
 MAX_EPISODE_STEPS = 1_000  # 20 s, as Gymnasium registers it
 FPS = original.FPS
 WINDOW = np.array([original.WINDOW_W, original.WINDOW_H])  # px of Gymnasium's window
@@ -34,6 +33,7 @@ ZOOM = original.SCALE * original.ZOOM  # px of the window per unit of length
 DARKER = np.uint8(2)  # of 255: what pygame takes away where it scales a picture
 LEAST_POINTS = 256  # on the side of a canvas, from which a picture is averaged
 STATES = spaces.Box(-np.inf, np.inf, (7,), np.float32)
+MOST_MISSED = 10  # tiles in a row that count: whoever is lost may go on where the road is near
 LATE_TILES = 3  # behind the foremost one that was visited, which a wheel may still touch
 
 
@@ -76,15 +76,40 @@ class Car(original.CarRacing):
     def __init__(self, render_mode: str | None = None) -> None:
         super().__init__(render_mode)
         self.observation_space = STATES
-        self.missed = 0  # tiles that were passed by
+        self.missed = 0  # tiles that were passed by, at most `MOST_MISSED` in a row
         self._foremost = 0  # index of the foremost tile that was visited
         self._judged = 0  # tiles up to this index were visited or passed by
+        self._stretch = 0  # of the latest of these, how many in a row were passed by
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
         self.missed = self._foremost = self._judged = 0
+        self._stretch = 0
         observation, info = super().reset(seed=seed, options=options)
         self.t = 1.0  # s, which only the zoom depends on
         return observation, info
+
+    def put(self, share: float, aside: float, turn: float) -> np.ndarray:
+        """After a reset, have the car stand elsewhere; returns its observation.
+
+        Args:
+            share: of the track that counts as visited; there the car stands,
+            aside: units of length to the right of the road's middle,
+            turn: rad to the left of the road's direction.
+        """
+        tiles = self.road or []
+        self._foremost = self._judged = int(share * len(tiles))
+        for tile in tiles[: self._foremost + 1]:
+            self.tile_visited_count += not tile.road_visited
+            tile.road_visited = True
+            tile.color[:] = self.road_color
+        _, angle, x, y = self.track[self._foremost]
+        self._car.destroy()
+        self.car = dynamics.Car(
+            self.world, angle + turn, x + aside * math.cos(angle), y + aside * math.sin(angle)
+        )
+        observation, *_ = super().step(None)  # lets the wheels settle, as in a reset
+        self.prev_reward = self.reward  # nothing of this was driven
+        return observation
 
     def step(self, action: Any) -> Any:
         """Success is a lap."""
@@ -98,9 +123,18 @@ class Car(original.CarRacing):
         tiles = self.road or []
         ahead = tiles[self._foremost + 1 : self._foremost + 1 + len(tiles) // 2]
         self._foremost += max((i for i, tile in enumerate(ahead, 1) if tile.road_visited), default=0)
-        while self._judged < self._foremost - LATE_TILES:
-            self._judged += 1
-            self.missed += not tiles[self._judged].road_visited
+        end = max(self._foremost - LATE_TILES, self._judged)
+        if self._foremost > len(tiles) * 3 // 4 and self._is_past_the_line():
+            end = len(tiles) - 1
+        for tile in tiles[self._judged + 1 : end + 1]:
+            self._stretch = 0 if tile.road_visited else self._stretch + 1
+            self.missed += 0 < self._stretch <= MOST_MISSED
+        self._judged = end
+
+    def _is_past_the_line(self) -> bool:
+        """Whether a wheel touches the road a little further on than where the lap begins."""
+        touched = (tile.idx for wheel in self._car.wheels for tile in wheel.tiles)
+        return any(LATE_TILES <= index < len(self.track) // 4 for index in touched)
 
     def picture(self, size: int) -> np.ndarray:
         """(size, size, 3) uint8 RGB: Gymnasium's window, wider than high, pressed into a square."""

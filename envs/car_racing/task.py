@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from common.bounds import CountOrZero, NotNegative, Positive, Several, Share
-from envs.car_racing.car import FPS, STATES, TRACK_REWARD
+from envs.car_racing.car import FPS, STATES
 from envs.car_racing.driver import Driver
 from envs.car_racing.recording import CarRacingRecording
 from envs.car_racing.vector import CarRacingVectorEnv
@@ -24,7 +24,9 @@ from envs.gym_vector import BoxCodec, Success
 from envs.interfaces import Codec, Episode, Metric, Motion, RawObservation, Symmetry
 from envs.pixels import SAME_TONES, PixelCodec, PixelConfig
 from envs.summary import RETURN, SUCCESS_RATE
-from envs.training import TaskTrainingEnv
+from envs.training import TaskTrainingEnv, own_start
+
+OFF_ROAD = 12.0  # units of length from its middle, one sigma of such a start; the road's edge is at 6.7
 
 
 class PedalCodec(BoxCodec):
@@ -86,11 +88,19 @@ class CarRacing(GymTask):
         "road_contrast",
         "axes",
         "action_repeat",
+        "off_road_starts",
+        "lap_reward",
         "missed_penalty",
         "patience",
     )
     action_settings: ClassVar[tuple[str, ...]] = ("axes",)
-    IF_ABSENT: ClassVar = {"mirror": False, "missed_penalty": 0.0, "road_contrast": False}
+    IF_ABSENT: ClassVar = {
+        "mirror": False,
+        "missed_penalty": 0.0,
+        "road_contrast": False,
+        "off_road_starts": 0.0,
+        "lap_reward": 0.0,
+    }
     packages: ClassVar[tuple[str, ...]] = ("gymnasium", "box2d", "pygame")
     recording: ClassVar[CarRacingRecording] = CarRacingRecording()
     lerobot_names: ClassVar[dict[str, str]] = {"observation.state": "state", "observation.image": "pixels"}
@@ -104,8 +114,10 @@ class CarRacing(GymTask):
     gas: Share = 1.0  # bound of the gas
     brake: Share = 1.0  # bound of the brake; from 0.9 on the wheels lock
     mirror: bool = False  # half of each batch is mirrored: pictures flipped, steering negated
-    missed_penalty: NotNegative = 0.0  # for each tile passed by, times what it pays; recorded laps miss none
+    missed_penalty: NotNegative = 0.0  # in training, for each tile that is passed by; a visit pays some 3
+    lap_reward: NotNegative = 0.0  # in training, for a lap, or it pays to miss the last tile and drive on
     patience: CountOrZero = 100  # steps without a new tile that truncate an episode of training; 0: never
+    off_road_starts: Share = 0.0  # share of training's episodes that start at rest beside the road
 
     def validate(self) -> None:
         super().validate()
@@ -129,12 +141,20 @@ class CarRacing(GymTask):
         def reward(
             before: RawObservation, after: RawObservation, stock: np.ndarray, succeeded: np.ndarray
         ) -> np.ndarray:
+            reward = stock + self.lap_reward * succeeded
             if "missed" not in after:  # recorded laps, which count as driven over all tiles
-                return stock
-            return stock - self.missed_penalty * TRACK_REWARD * (after["missed"] - before["missed"])
+                return reward
+            return reward - self.missed_penalty * (after["missed"] - before["missed"])
 
         scale, symmetry = self.reward_scale, mirror_image(self.axes) if self.mirror else None
-        return TaskTrainingEnv(self, env, seed, gamma, reward=reward, reward_scale=scale, symmetry=symmetry)
+        start = self._off_road_start if self.off_road_starts else own_start
+        return TaskTrainingEnv(self, env, seed, gamma, reward, scale, start, symmetry)
+
+    def _off_road_start(self, rng: np.random.Generator) -> np.ndarray:
+        """A start state (3,), see `Car.put`; NaN for the seed's own."""
+        if not rng.random() < self.off_road_starts:
+            return np.full(3, np.nan)
+        return np.array([rng.uniform(0, 0.9), rng.normal(0, OFF_ROAD), rng.uniform(-np.pi, np.pi)])
 
     def scripted_policy(self) -> Driver:
         return Driver()

@@ -14,7 +14,7 @@ from envs.car_racing.car import ENV_ID
 from envs.gym_vector import GymVectorEnv, beginning
 from envs.interfaces import Infos, RawObservation
 
-MISSED_SPACE = spaces.Box(0.0, 1.0, (), np.float32)
+MISSED_SPACE = spaces.Box(0.0, np.inf, (), np.float32)
 PLACE_SPACE = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 
 
@@ -30,8 +30,11 @@ class CarRacingVectorEnv(GymVectorEnv):
     Observations:
         state (n, 7) float32: see `Car`.
         place (n, 2) float32: of the car, in units of length; it is some 5 long.
-        missed (n,) float32: share of the track's tiles that were passed by.
+        missed (n,) float32: tiles that were passed by, see `Car.missed`.
         pixels (n, side, side, 3) uint8 RGB: when asked for; drawn where `watched` says so.
+
+    Start states (n, 3) float, see `Car.put`, are for training: where patience is limited, such an episode has
+    twice as much at first.
 
     Infos: `progress`, the share of the track's tiles that were visited, and `is_success`, a lap.
     """
@@ -54,10 +57,16 @@ class CarRacingVectorEnv(GymVectorEnv):
     def reset(
         self, *, seed: Sequence[int] | np.ndarray, options: dict[str, Any] | None = None
     ) -> tuple[RawObservation, Infos]:
-        observations, infos = super().reset(seed=seed, options=options)
-        mask = beginning(self.num_envs, options)
+        others = dict(options or {})
+        states = np.broadcast_to(others.pop("states", np.nan), (self.num_envs, 3))
+        super().reset(seed=seed, options=others)
+        mask = beginning(self.num_envs, others)
         self.in_vain[mask] = 0
-        return self._with_own_parts(observations, mask), infos
+        for i in np.flatnonzero(mask & ~np.isnan(states).any(axis=1)):
+            self._states[i] = self.cars[i].put(*states[i])
+            self.in_vain[i] = -self.patience
+        infos = self._infos(np.zeros(self.num_envs, bool))
+        return self._with_own_parts({"state": self._states.copy()}, mask), infos
 
     def step(self, actions: np.ndarray) -> tuple[RawObservation, np.ndarray, np.ndarray, np.ndarray, Infos]:
         """Drive with actions (n, 3): steering from -1, left, to 1; gas and brake from 0 to 1."""
@@ -78,11 +87,10 @@ class CarRacingVectorEnv(GymVectorEnv):
         return np.stack([self.cars[i].picture(size) for i in slots])
 
     def _with_own_parts(self, observations: RawObservation, drawn: np.ndarray) -> RawObservation:
-        missed = [car.missed / len(car.track) if car.road else 0.0 for car in self.cars]
         places = [car.place if car.road else (0.0, 0.0) for car in self.cars]
         observations = observations | {
             "place": np.array(places, np.float32),
-            "missed": np.array(missed, np.float32),
+            "missed": np.array([car.missed for car in self.cars], np.float32),
         }
         if not self.image_size:
             return observations

@@ -8,7 +8,7 @@ import pytest
 
 from common.config import to_dict
 from common.errors import UserError
-from envs.car_racing.car import Car, original
+from envs.car_racing.car import MOST_MISSED, Car, original
 from envs.car_racing.task import CarRacing, mirror_image
 from envs.interfaces import Episode
 from envs.pixels import PixelConfig
@@ -62,35 +62,53 @@ def test_tiles_that_are_passed_by_are_counted_and_cost_their_penalty():
     )
     plain, strict = first.training_env(3, gamma=1.0), second.training_env(3, gamma=1.0)
     plain.reset(), strict.reset()
-    car, passed_by = strict.env.cars[0], set()
+    car, passed_by, missed = strict.env.cars[0], set(), 0
     for _ in range(250):
         action = drive(car, tiles=12)[None] * [1, 2, 2] - [0, 1, 1]
-        before = len(passed_by)
+        before = missed
         rewards = plain.step(action).rewards[0], strict.step(action).rewards[0]
         visited = [tile.idx for tile in car.road if tile.road_visited]
         passed_by |= set(range(1, max(visited, default=0) - 2)) - set(visited)
-        missed = strict.raw["missed"][0] * len(car.road)
-        assert missed == pytest.approx(len(passed_by), abs=1e-3)
-        cost = 2.5 * 1000 * (len(passed_by) - before) / len(car.road)
-        assert rewards[0] - rewards[1] == pytest.approx(cost, abs=1e-2)
-    assert 3 < len(passed_by) < 60 and max(visited) > 60
+        missed = sum(any(i - k not in passed_by for k in range(1, MOST_MISSED + 1)) for i in passed_by)
+        assert strict.raw["missed"][0] == missed
+        assert rewards[0] - rewards[1] == pytest.approx(2.5 * (missed - before), abs=1e-4)
+    assert 3 < missed < len(passed_by) < 60 and max(visited) > 60
 
 
-def test_a_shortcut_costs_all_the_tiles_that_it_leaves_out_and_turning_back_none():
+@pytest.mark.parametrize(
+    "steps",  # newly visited tiles, the one under the wheels, tiles that were passed by
+    [
+        [([1, 2, 3], 3, 0), ([-1, -2], -2, 0), ([70], 70, 10)],  # turned back at the start; a shortcut
+        [([1, 2, 9], 9, 4), ([10, 11, 12], 12, 6), ([13, 15, 16, 17, 18], 18, 7)],  # corners cut
+        [(range(120), 119, 0), (range(120, 240), 239, 0), ([], 2, 0), ([], 3, 10)],  # over the line
+    ],
+)
+def test_of_tiles_in_a_row_ten_count_those_at_the_end_of_the_lap_too(steps):
+    """A wheel may still come to the three tiles behind the foremost one."""
     env = CarRacing().vector_env(1)
     env.reset(seed=[3])
     car = env.cars[0]
-    count = len(car.road)
-    for visited, missed in (
-        ([1, 2, 3], 0),
-        ([count - 1, count - 2], 0),  # turned back at the start
-        ([70], 64),  # 4 to 67; a wheel may still come to 68 and 69
-        ([71, 72, 73], 66),
-    ):
+    assert 250 < len(car.road) < 4 * 80
+    for visited, under_the_wheels, missed in steps:
         for i in visited:
             car.road[i].road_visited = True
+        for wheel in car.car.wheels:
+            wheel.tiles = {car.road[under_the_wheels]}
         car._count_missed()
         assert car.missed == missed
+
+
+def test_a_lap_pays_its_reward_in_training():
+    gains = []
+    for pays in (0.0, 70.0):
+        env = CarRacing(num_envs=1, pixels=SMALL, reward_scale=0.5, lap_reward=pays).training_env(3, 0.99)
+        env.reset()
+        before = env.step(np.array([[0.0, 1.0]]))
+        env.env.cars[0].tile_visited_count = len(env.env.cars[0].track)
+        end = env.step(np.array([[0.0, 1.0]]))
+        assert end.terminated[0] and end.is_success[0] and not before.terminated[0]
+        gains.append([before.rewards[0], end.rewards[0]])
+    assert gains[1] == pytest.approx([gains[0][0], gains[0][1] + 0.5 * 70.0])
 
 
 def place(car: original.CarRacing, x: float, y: float, angle: float) -> None:
@@ -244,3 +262,46 @@ def test_without_box2d_there_is_a_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "Box2D", None)
     with pytest.raises(UserError, match="task car_racing needs Box2D, .*: pip install --no-deps box2d=="):
         task_class("car_racing")
+
+
+def test_an_episode_off_the_road_is_the_lap_of_a_car_that_was_put_there():
+    """Where it stands, what it has visited, and the first tile that pays, against the track itself."""
+    env = CarRacing().vector_env(3)
+    states = np.array([[0.5, 10.0, 1.0], [np.nan] * 3, [0.25, 0.0, 0.0]])
+    raw, infos = env.reset(seed=[5, 6, 7], options={"states": states})
+    car, own, on_road = env.cars
+    tile = len(car.track) // 2
+    _, angle, x, y = car.track[tile]
+    right = np.array([np.cos(angle), np.sin(angle)])
+    np.testing.assert_allclose(raw["place"][0], [x, y] + 10.0 * right, atol=0.2)
+    assert car.car.hull.angle == pytest.approx(angle + 1.0, abs=0.05)
+    assert raw["state"][0, 0] < 1.0 and not any(wheel.tiles for wheel in car.car.wheels)
+    assert [each.road_visited for each in car.road] == [i <= tile for i in range(len(car.road))]
+    np.testing.assert_allclose(infos["progress"][0], (tile + 1) / len(car.track))
+    alone = CarRacing().vector_env(1)
+    alone.reset(seed=[6])
+    np.testing.assert_array_equal(bodies(own), bodies(alone.cars[0]))
+    before = on_road.tile_visited_count
+    for step in range(60):
+        _, rewards, *_ = env.step(np.tile([0.0, 0.5, 0.0], (3, 1)))
+        assert rewards[0] == pytest.approx(-0.1) or step > 10, "it stands beside the road"
+    assert on_road.tile_visited_count > before and not on_road.missed, "the tiles behind count as driven"
+
+
+def test_starts_off_the_road_are_a_share_of_those_of_training_and_have_more_patience():
+    starts, lengths = [], []
+    for share in (0.0, 0.5, 1.0):
+        task = CarRacing(num_envs=4, pixels=SMALL, patience=12, off_road_starts=share)
+        env = task.training_env(seed=1, gamma=0.9)
+        env.reset()
+        for _ in range(20):
+            env.reset()
+            starts.append((share, ~np.isnan(env.start_states).any(axis=1)))
+        while not env.step(np.tile([0.0, -1.0], (4, 1))).truncated.any():
+            pass
+        lengths.append(env.lengths.max())
+    drawn = {
+        share: np.concatenate([one for other, one in starts if other == share]).mean() for share, _ in starts
+    }
+    assert drawn[0.0] == 0.0 and 0.3 < drawn[0.5] < 0.7 and drawn[1.0] == 1.0
+    assert lengths == [12, lengths[1], 24]

@@ -107,8 +107,9 @@ def drawn(monkeypatch) -> list[int]:
     return sizes
 
 
-def test_skipped_steps_are_not_drawn_and_training_resumes_exactly(drawn):
-    task = CarRacing(num_envs=2, pixels=SMALL)
+@pytest.mark.parametrize("off_road", [0.0, 0.5])
+def test_skipped_steps_are_not_drawn_and_training_resumes_exactly(drawn, off_road):
+    task = CarRacing(num_envs=2, pixels=SMALL, off_road_starts=off_road)
     env, rng = task.training_env(0, 0.99), np.random.default_rng(0)
     observations = env.reset()
     assert env.pixel_shape == (16, 16, 3) and len(drawn) == 2

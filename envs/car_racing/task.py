@@ -26,7 +26,7 @@ from envs.pixels import SAME_TONES, PixelCodec, PixelConfig
 from envs.summary import RETURN, SUCCESS_RATE
 from envs.training import TaskTrainingEnv, own_start
 
-OFF_ROAD = 12.0  # units of length from its middle, one sigma of such a start; the road's edge is at 6.7
+OFF_ROAD = 12.0  # units of length, sigma of a start's distance from the road's middle; its edge is at 6.7
 
 
 class PedalCodec(BoxCodec):
@@ -115,9 +115,9 @@ class CarRacing(GymTask):
     brake: Share = 1.0  # bound of the brake; from 0.9 on the wheels lock
     mirror: bool = False  # half of each batch is mirrored: pictures flipped, steering negated
     missed_penalty: NotNegative = 0.0  # in training, for each tile that is passed by; a visit pays some 3
-    lap_reward: NotNegative = 0.0  # in training, for a lap, or it pays to miss the last tile and drive on
+    lap_reward: NotNegative = 0.0  # in training, for a lap, about the value of driving on, which it ends
     patience: CountOrZero = 100  # steps without a new tile that truncate an episode of training; 0: never
-    off_road_starts: Share = 0.0  # share of training's episodes that start at rest beside the road
+    off_road_starts: Share = 0.0  # share of training's episodes that start at rest on or beside the road
 
     def validate(self) -> None:
         super().validate()

@@ -72,9 +72,10 @@ class CarRacingVectorEnv(GymVectorEnv):
         """Drive with actions (n, 3): steering from -1, left, to 1; gas and brake from 0 to 1."""
         active, before = self.active.copy(), self.progress()
         observations, rewards, terminated, truncated, infos = super().step(actions)
-        self.in_vain = np.where(active & (infos["progress"] == before), self.in_vain + 1, 0)
+        self.in_vain[active & (infos["progress"] == before)] += 1
+        self.in_vain[active & (infos["progress"] != before)] = 0
         if self.patience:
-            truncated |= self.in_vain >= self.patience
+            truncated |= active & (self.in_vain >= self.patience)
         truncated &= ~terminated
         self.active &= ~truncated
         drawn = active & (self.watched | terminated | truncated)

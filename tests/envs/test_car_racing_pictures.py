@@ -138,6 +138,34 @@ def test_skipped_steps_are_not_drawn_and_training_resumes_exactly(drawn, off_roa
         np.testing.assert_array_equal(ours.rewards, theirs.rewards)
 
 
+def test_training_from_beside_the_road_resumes_exactly_until_patience_is_out():
+    """Slots of different ages, the younger of which waits while the older is replayed."""
+    task = CarRacing(num_envs=3, pixels=SMALL, off_road_starts=0.7, patience=24)
+    env, rng = task.training_env(4, 0.99), np.random.default_rng(4)
+    env.reset()
+    for decision in range(9):
+        ended = env.step(rng.uniform(-1, 1, (3, 2)) * [1, 0]).truncated
+        assert not ended.any() or decision > 4
+        if decision in (2, 5):
+            env.reset(np.array([False, decision == 2, True]) | ended)
+        else:
+            env.reset(ended)
+    starts = env.start_states[:, 1]
+    assert (np.abs(starts) > 7).any(), "one stands beside the road"
+    restarted = task.training_env(5, 0.99)
+    restarted.load_state_dict(*env.state_dict())
+    np.testing.assert_array_equal(restarted.env.in_vain, env.env.in_vain)
+    cut = np.zeros(3, bool)
+    for _ in range(14):
+        actions = rng.uniform(-1, 1, (3, 2)) * [1, 0]
+        ours, theirs = env.step(actions), restarted.step(actions)
+        np.testing.assert_array_equal(ours.truncated, theirs.truncated)
+        np.testing.assert_array_equal(ours.rewards, theirs.rewards)
+        np.testing.assert_array_equal(ours.observations.pixels, theirs.observations.pixels)
+        cut |= ours.truncated
+    assert cut.all()
+
+
 class Looker:
     """Decides every three steps, by what it sees then."""
 

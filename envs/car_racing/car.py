@@ -107,9 +107,10 @@ class Car(original.CarRacing):
         self.car = dynamics.Car(
             self.world, angle + turn, x + aside * math.cos(angle), y + aside * math.sin(angle)
         )
-        observation, *_ = super().step(None)  # lets the wheels settle, as in a reset
+        nothing: Any = None
+        super().step(nothing)  # lets the wheels settle, as in a reset
         self.prev_reward = self.reward  # nothing of this was driven
-        return observation
+        return self._numbers()
 
     def step(self, action: Any) -> Any:
         """Success is a lap."""

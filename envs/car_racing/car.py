@@ -82,8 +82,7 @@ class Car(original.CarRacing):
         self._stretch = 0  # of the latest of these, how many in a row were passed by
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
-        self.missed = self._foremost = self._judged = 0
-        self._stretch = 0
+        self.missed = self._foremost = self._judged = self._stretch = 0
         observation, info = super().reset(seed=seed, options=options)
         self.t = 1.0  # s, which only the zoom depends on
         return observation, info
@@ -92,8 +91,8 @@ class Car(original.CarRacing):
         """After a reset, have the car stand elsewhere; returns its observation.
 
         Args:
-            share: of the track that counts as visited; there the car stands,
-            aside: units of length to the right of the road's middle,
+            share: of the track that counts as visited; the car stands at its end.
+            aside: units of length to the right of the road's middle.
             turn: rad to the left of the road's direction.
         """
         tiles = self.road or []

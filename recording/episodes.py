@@ -74,12 +74,13 @@ class ActionNoise:
     """Gaussian noise on the actions of one episode, except while there is success."""
 
     def __init__(self, recipe: Recipe, seed: int, action_space: spaces.Box) -> None:
-        self.std, self.bounds = recipe.noise, (action_space.low, action_space.high)
+        self.noisy, self.std = recipe.noisy, recipe.noise
+        self.bounds = action_space.low, action_space.high
         self.rng = np.random.default_rng(split_seed((recipe.seed, seed), "actions", "noise")["noise"])
 
     def disturb(self, action: np.ndarray, is_success: bool) -> np.ndarray:
         """The action (A,) as it is played."""
-        if not self.std or is_success:
+        if not self.noisy or is_success:
             return action
         return np.clip(action + self.rng.normal(0.0, self.std, action.shape), *self.bounds).astype(np.float32)
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from lerobot.datasets.compute_stats import get_feature_stats
 
-from common.bounds import Between, NotNegative, Seed, ShareBelow1
+from common.bounds import Between, NotNegativeEach, Seed, ShareBelow1
 from common.errors import UserError
 from envs.interfaces import RawObservation, Task
 from envs.recording import Features, Recordable
@@ -32,7 +32,7 @@ class Settings:
     resolution: int = 96  # side of the pictures in pixels
     video: bool = False  # store them as LeRobot's default video, small and lossy, instead of PNG
     sampled: bool = False  # draw actions from the policy's distribution instead of taking its mode
-    noise: NotNegative = 0.0  # std in the actions' unit, added to actions as played; the label has none
+    noise: NotNegativeEach = 0.0  # std in the actions' unit, of all axes or one of each; labels have none
     hold: Annotated[int, Between(0, 10_000)] = 10  # further steps that a success lasts, if it can, to clone
     hindsight: bool = False  # with --import-human: every segment, moved so that it ends in success
     all: bool = False  # keep failures too, marked by next.success
@@ -54,6 +54,11 @@ class Recipe(Settings):
     task: str = DEFAULT  # see envs/tasks.py
     policy: str = ""  # as it was named; or HUMAN, or IMPORT
     fingerprint: str = ""  # of the policy's files
+
+    @property
+    def noisy(self) -> bool:
+        """Whether actions were played with noise."""
+        return bool(np.any(self.noise))
 
     @property
     def simulated(self) -> bool:
@@ -118,11 +123,21 @@ def max_progress_name(task: Task) -> str:
 
 
 def features(task: Recordable, recipe: Recipe) -> Features:
-    """LeRobot's description of the stored features, without those that it adds itself."""
+    """LeRobot's description of the stored features, without those that it adds itself.
+
+    Raises:
+        UserError: the recipe has noise for another number of axes than the task's actions have.
+    """
+    axes = tuple(task.recording.action["shape"])
+    if np.shape(recipe.noise) not in ((), axes):
+        raise UserError(
+            f"noise must be one number or {axes[0]}, one for each axis of {task.name}'s actions, "
+            f"got {np.size(recipe.noise)}"
+        )
     side, pictures = recipe.resolution, recipe.observations == "pixels"
     kind, axes = ("video" if recipe.video else "image"), ["height", "width", "channel"]
     image = {IMAGE: {"dtype": kind, "shape": (side, side, 3), "names": axes}} if pictures else {}
-    played = {"sim.action": task.recording.action} if recipe.noise else {}
+    played = {"sim.action": task.recording.action} if recipe.noisy else {}
     return {
         **image,
         **task.recording.observations(pictures),

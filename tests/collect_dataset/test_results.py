@@ -260,7 +260,7 @@ def test_pictures_and_keypoints_have_folders_of_their_own(settings, root):
 
 def test_a_resume_keeps_the_settings_of_the_dataset(tmp_path, short_blocks):
     """Also of a dataset that was recorded when the defaults were others, and tasks had no names."""
-    flags = "--noise 3 --hold 2"
+    flags = "--noise 3 1 --hold 2"
     record(tmp_path / "whole", f"{flags} --episodes 6")
     record(tmp_path / "data", f"{flags} --episodes 4")
     file = tmp_path / "data/meta/recording.json"

@@ -69,6 +69,13 @@ def test_noise_is_played_and_the_clean_action_is_the_label(make_recipe):
     assert "sim.action" not in clean.columns
 
 
+def test_noise_of_one_axis_leaves_the_others_alone(make_recipe):
+    recipe = make_recipe(noise=(15.0, 0.0), all=True)
+    (episode,) = record_episodes(RecordingEnv(1, recipe), load_policy(EXPERT), [7_001])
+    noise = episode.columns["sim.action"] - episode.columns["action"]
+    assert noise[:, 0].std() > 10 and not noise[:, 1].any()
+
+
 def test_an_episode_depends_on_its_seed_and_not_on_its_neighbours(make_recipe):
     recipe = make_recipe(noise=5.0, all=True, observations="keypoints")
     together = record_episodes(RecordingEnv(3, recipe), random_policy(), [1, 2, 3])

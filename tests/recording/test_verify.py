@@ -60,7 +60,8 @@ def test_what_was_recorded_replays(dataset, capsys):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"noise": 8.0, "hold": 3}, {"observations": "keypoints"}, {"video": True}]
+    "settings",
+    [{"noise": 8.0, "hold": 3}, {"noise": (8.0, 2.0)}, {"observations": "keypoints"}, {"video": True}],
 )
 def test_so_do_all_kinds(settings, record_block, new_dataset):
     dataset = new_dataset(**settings)

@@ -83,9 +83,10 @@ class Conversion:
     decisions: int = 0  # so far
     clipped: int = 0  # of these, whose action the codec cannot reach
     averaged: int = 0  # of these, whose steps had different actions
+    too_short: int = 0  # episodes left out, which have no decision whose end is known
 
     def __call__(self, episodes: Iterable[DemonstratedEpisode]) -> Iterator[Decision]:
-        """The decisions of all episodes, one after the other; too short ones are left out."""
+        """The decisions of all episodes, one after the other."""
         waiting: Decision | None = None
         for episode in episodes:
             for decision in self._decisions(episode):
@@ -101,6 +102,7 @@ class Conversion:
             int(episode.terminated.argmax()) + 1 if episode.terminated.any() else len(episode.actions) - 1
         )
         if not length:
+            self.too_short += 1
             return
         rewards = self._rewards(episode, length)
         context = self._context(episode)

@@ -114,6 +114,8 @@ class OfflineData:
             spoilt.append(f"{made.clipped:,} of their actions clipped")
         if made.averaged:
             spoilt.append(f"{made.averaged:,} averaged over env.action_repeat")
+        if made.too_short:
+            spoilt.append(f"{made.too_short:,} of the episodes too short")
         counts = f"{self.episodes:,} episodes, {made.decisions:,} decisions of {self.config.dataset}"
         return ", ".join([counts, *spoilt])
 

@@ -8,6 +8,7 @@ import torch
 
 import collect_dataset
 from act.reader import DatasetReader
+from envs.demonstrations import Conversion, DemonstratedEpisode
 from envs.pusht.observations import features
 from envs.pusht.rewards import keypoint_distance
 from envs.pusht.task import PushT
@@ -132,6 +133,22 @@ def test_rewards_are_smoothed_within_episodes(dataset):
         average = average if discount else 0.0
     assert discounts.count(0.0) == 3
     np.testing.assert_allclose(smoothed.replay.buffer.held()[2], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dataset", ["expert"], indirect=True)
+def test_an_episode_of_one_frame_that_goes_on_is_left_out_and_counted(dataset):
+    task = PushT(num_envs=2, mirror=False)
+    env = task.training_env(0, GAMMA)
+    first, second, third = DatasetReader(dataset, task, env.env).episodes()
+    start = {name: rows[:1] for name, rows in second.observations.items()}
+    rest = (column[:1] for column in (second.actions, second.rewards, second.is_success, second.terminated))
+    conversion = Conversion(task.codec(1), env)
+    with_start = list(conversion([first, DemonstratedEpisode(start, *rest), third]))
+    without = list(Conversion(task.codec(1), env)([first, third]))
+    assert conversion.too_short == 1 and conversion.decisions == len(with_start) == len(without)
+    for decision, expected in zip(with_start, without, strict=True):
+        np.testing.assert_array_equal(decision.actions, expected.actions)
+        np.testing.assert_array_equal(decision.next_observations, expected.next_observations)
 
 
 def test_batches_are_joined_view_by_view():

@@ -180,8 +180,8 @@ def choose_root(config: Config) -> Path:
     elif config.policy is None:
         policy = "expert"
     else:
-        parts = Path(os.path.realpath(config.policy)).parts  # of a run, perhaps with its checkpoint
-        policy = parts[parts.index("checkpoints") - 1] if "checkpoints" in parts else parts[-1]
+        path = Path(os.path.realpath(choose_policy(config)))  # a checkpoint, or a name that needs none
+        policy = path.parents[1].name if path.parent.name == "checkpoints" else path.name
     name = f"{name_of(choose_task(config))}_{policy}"
     return Path("data") / (name if config.observations == "pixels" else f"{name}_keypoints")
 
@@ -276,8 +276,9 @@ def main(argv: Sequence[str] | None = None) -> bool:
         try:
             complete = fill(dataset, config)
         finally:  # whatever ended the recording, the saved episodes get their card
-            if dataset.episodes and not dataset.has_card:
-                add_card(dataset, config.push_to_hub or config.repo_id)
+            name = config.push_to_hub or config.repo_id  # which the card links to
+            if dataset.episodes and (name or not dataset.has_card):
+                add_card(dataset, name)
     print(f"{shown(root)}: {dataset.episodes:,} episodes, {dataset.frames:,} frames")
     if not complete:
         print("stopped; to resume: the same command with --resume")

@@ -17,12 +17,12 @@ import evaluate
 import train_act
 import train_sac
 from common.errors import UserError, report_user_errors
+from common.paths import LOGS
 from common.video import write_gif
 from envs.films import mosaic
 from envs.rollout import rollout
 from policies import EXPERT, load_policy, task_of
 
-LOGS = Path("logs")
 TRAINED = LOGS / "demo"
 SHIPPED = Path(os.path.relpath(EXPERT))
 CLONE = LOGS / "demo_act"
@@ -93,4 +93,5 @@ if __name__ == "__main__":
     with report_user_errors():
         if sys.argv[1:]:
             raise UserError(f"demo.py has no settings, got {sys.argv[1]}; the scripts that it runs have")
-    sys.exit(0 if main() else 1)
+        finished = main()
+    sys.exit(0 if finished else 1)

@@ -1,7 +1,8 @@
-"""Train an imitation policy, LeRobot's ACT, on demonstrations, and evaluate it in the environment meanwhile.
+"""Train ACT, a diffusion policy, flow matching or SmolVLA on demonstrations, and evaluate it meanwhile.
 
     python train_act.py                                           PushT, keypoints: configs/act_pusht.yaml
     python train_act.py --config configs/act_pusht_image.yaml     from pictures, for a GPU
+    python train_act.py --config configs/flow_pusht_human.yaml    another kind of policy
     python train_act.py --dataset.root data/mine --run-name mine  any setting is a flag, see --help
     python train_act.py --start-from outputs/train/x/checkpoints/last    resume a run of lerobot-train
     accelerate launch train_act.py ...                            on several GPUs
@@ -187,7 +188,10 @@ def main(argv: list[str] | None = None) -> bool:
             resume(trainer, source, least_steps=0 if run.last else 1)
         run.begin(table, f"{source} at {trainer.step:,} steps" if source else "")
         if config.start_from and is_main:
-            print("policy, optimizer, batch_size and seed come from that checkpoint, not the configuration")
+            print(
+                "network, learning rates, weight decay, gradient clipping, batch_size and seed come from "
+                "that checkpoint, not the configuration"
+            )
         logger = Logger(run.folder, trainer.step, config.wandb_project, to_dict(config)) if is_main else None
         with logger or nullcontext():
             finished = trainer.train(logger, run.stop)

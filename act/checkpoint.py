@@ -24,8 +24,7 @@ from lerobot.utils.constants import OPTIMIZER_STATE, PRETRAINED_MODEL_DIR, RNG_S
 from lerobot.utils.random_utils import deserialize_rng_state
 from lerobot.utils.utils import unflatten_dict
 
-from act.foreign import check_complete, opening
-from act.foreign import pipeline_config as decode_pipeline_config
+from act.foreign import check_complete, decode_pipeline_config, opening
 from act.kinds import find_kind, names, names_in_words
 from act.learner import Learner
 from common.bounds import Between, Steps

@@ -14,10 +14,10 @@ from act.kinds import find_kind
 from act.optimizer import OptimizerConfig
 from act.trainer import TrainingConfig
 from common.bounds import Between, Count, Threads
+from common.errors import UserError
 from common.hub import check_hub_name
 from common.paths import LOGS
 from common.run import check_name
-from common.training import LOOP_SETTINGS_BEFORE
 from envs.tasks import DEFAULT, FORMER
 
 
@@ -26,7 +26,12 @@ class Config:
     """Everything about a training run."""
 
     IF_ABSENT: ClassVar = {"task": FORMER}
-    RENAMED: ClassVar = LOOP_SETTINGS_BEFORE
+    RENAMED: ClassVar = {
+        "training.log_freq": "training.log_every",
+        "training.eval_freq": "training.eval_every",
+        "training.save_freq": "training.keep_every",
+        "training.video_freq": "training.video_every",
+    }
 
     task: str = DEFAULT  # what the demonstrations are of, and what is played; see envs/tasks.py
     run_name: str = ""  # folder below logs/; empty: the config file's name and the seed
@@ -62,9 +67,14 @@ def make_pipeline_config(
         folder: of the run.
 
     Raises:
-        UserError: the dataset lacks what the policy looks at.
+        UserError: the dataset lacks what the policy looks at, or a setting is not the policy's.
     """
     optimizer, kind = config.optimizer, find_kind(config.policy.type)
+    policy = kind.make_config(config.policy, features_of(meta), optimizer, device.type)
+    if optimizer.lr_backbone != OptimizerConfig.lr_backbone and not hasattr(policy, "optimizer_lr_backbone"):
+        raise UserError(
+            f"optimizer.lr_backbone must be left out: policy.type {config.policy.type} has one learning rate"
+        )
     return TrainPipelineConfig(
         dataset=LeRobotDatasetConfig(
             repo_id=meta.repo_id,
@@ -73,7 +83,7 @@ def make_pipeline_config(
             use_imagenet_stats=config.dataset.imagenet_stats,
             video_backend="pyav",
         ),
-        policy=kind.make_config(config.policy, features_of(meta), optimizer, device.type),
+        policy=policy,
         output_dir=folder.absolute(),
         job_name=folder.name,
         seed=config.seed,

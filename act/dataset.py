@@ -48,12 +48,14 @@ class DatasetConfig:
     """What to learn from."""
 
     root: Path | None = None  # folder of a LeRobot dataset; None: repo_id's, from LeRobot's cache or the Hub
-    repo_id: str = ""  # its name on the Hub; empty: local/<folder>
+    repo_id: str = ""  # its name on the Hub; with root, checkpoints note it
     episodes: CountOrZero = 0  # learn from the first so many; 0: all
     recorded_by: str = ""  # the command that records it; shown where the dataset is missing
     mirror: bool = False  # learn from each episode a second time, as seen in the mirror; if the task has one
     stride: Count = 1  # frames from one sample to the next: the steps per decision of a steered demonstrator
-    imagenet_stats: bool = True  # normalise pictures as ImageNet's, not by the dataset's own; not for a flow
+    imagenet_stats: bool = (
+        True  # ACT and diffusion normalise pictures as ImageNet's, not by the dataset's own
+    )
     memory_gb: NotNegative = 8.0  # of decoded pictures held in memory; more lie in a file beside the run
 
     def validate(self) -> None:
@@ -62,17 +64,18 @@ class DatasetConfig:
 
 
 def open_dataset(config: DatasetConfig, task: Task) -> LeRobotDatasetMetadata:
-    """A dataset's description and statistics, checked to be of the task.
+    """A dataset's description and statistics, checked to have the task's frame rate and actions.
 
     Raises:
-        UserError: there is none, it is damaged, empty, or of another task.
+        UserError: there is none, it is damaged, empty, or has others.
     """
     name = config.root or config.repo_id
     with reading(name):
         if config.root is not None and not (config.root / INFO).is_file():
             what = "not the folder of a LeRobot dataset" if config.root.exists() else "no such folder"
             raise UserError(f"{config.root}: {what}; this command records it: {recording_command(config)}")
-        meta = _Description("local/dataset", root=config.root) if config.root else _fetch(config.repo_id)
+        repo_id = config.repo_id or "local/dataset"
+        meta = _Description(repo_id, root=config.root) if config.root else _fetch(repo_id)
     if not meta.total_episodes or not meta.total_frames:
         raise UserError(f"{name}: this dataset is empty")
     if meta.fps != task.fps:

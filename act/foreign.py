@@ -244,7 +244,7 @@ def check_complete(settings: type, content: dict[str, Any], source: str, needed:
         raise UserError(f"{source}output_features has no {ACTION}, so it is not a policy that acts")
 
 
-def policy_config(content: dict[str, Any]) -> PreTrainedConfig:
+def decode_policy_config(content: dict[str, Any]) -> PreTrainedConfig:
     """What LeRobot's `PreTrainedConfig.from_pretrained` makes of a `config.json`, without its temporary file.
 
     Raises:
@@ -254,10 +254,10 @@ def policy_config(content: dict[str, Any]) -> PreTrainedConfig:
     return draccus.decode(kind, {name: value for name, value in content.items() if name != "type"})
 
 
-def pipeline_config(content: dict[str, Any]) -> TrainPipelineConfig:
+def decode_pipeline_config(content: dict[str, Any]) -> TrainPipelineConfig:
     """What LeRobot's `TrainPipelineConfig.from_pretrained` makes of a `train_config.json`.
 
     Raises:
-        Exception: as `policy_config`.
+        Exception: as `decode_policy_config`.
     """
     return draccus.decode(TrainPipelineConfig, _migrate_legacy_rabc_fields(content) or content)

@@ -12,9 +12,9 @@ from act.foreign import (
     check_complete,
     check_normalised,
     check_tokenizer,
+    decode_policy_config,
     load_processors,
     opening,
-    policy_config,
 )
 from act.kinds import find_kind
 from act.player import ChunkPlayer
@@ -83,7 +83,7 @@ def _open_policy(
     check_complete(kind.settings, settings, f"{folder / 'config.json'}: ", kind.needed)
     check_numbers(kind.settings, settings, f"{folder / 'config.json'}: ")
     with opening(f"{folder}: this {kind.title} cannot be opened"):
-        config = policy_config(settings)
+        config = decode_policy_config(settings)
         if sum(weight.numel() for weight in weights.values()) < kind.least_size(config)[0]:
             raise ValueError("model.safetensors has fewer weights than config.json says")
         config.device = torch.device(device).type

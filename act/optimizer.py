@@ -20,7 +20,7 @@ class OptimizerConfig:
     """How the weights follow the gradient; the defaults are LeRobot's unless they say otherwise."""
 
     lr: Positive = 1e-4  # learning rate; LeRobot's 1e-5 suits its batch of 8
-    lr_backbone: NotNegative = 1e-4  # of ACT's ResNet
+    lr_backbone: NotNegative = 1e-4  # of ACT's ResNet; no other kind has one of its own
     weight_decay: NotNegative = 1e-4  # AdamW's, on everything
     grad_clip: Positive = 10.0  # largest norm of the whole gradient
     schedule: Literal["constant", "cosine"] = "cosine"  # of the learning rates; LeRobot's is constant

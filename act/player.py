@@ -178,7 +178,7 @@ class ChunkPlayer:
 
     @torch.no_grad()
     def _pass(self, raw: RawObservation, noise: np.ndarray | None) -> torch.Tensor:
-        """Normalised chunks (n, chunk_size, A), n at most `rows`."""
+        """Normalised chunks (n, chunk_size, A), n at most `rows_per_pass`."""
         num_rows = len(next(iter(raw.values())))
         rows = np.minimum(np.arange(self.rows_per_pass), num_rows - 1)
         observation = lerobot_observation(raw, self.features, self.names, self._sees_history)

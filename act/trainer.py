@@ -127,7 +127,8 @@ class Trainer:
         if self.is_main:
             self.checkpoints.tidy()
             weights = sum(parameter.nbytes for parameter in self.learner.policy.parameters())
-            self.checkpoints.check_room(3 * weights)  # with Adam's moments
+            copies = 2 if self.learner.config.ema else 1  # and Adam's two moments
+            self.checkpoints.check_room((copies + 2) * weights)
         config, total = self.config, self.pipeline_config.steps
         self._rate = perf_counter(), self.step
         with progress_bar(total, self.step, shown=self.is_main) as bar:

@@ -22,7 +22,6 @@ from typing import Any
 from common.checkpoint import save_json
 from common.config import parse
 from common.errors import UserError, report_user_errors, show
-from common.flags import typed
 from common.untrusted import load_json, reading, writing
 from envs.tasks import DEFAULT, task_class
 
@@ -60,7 +59,7 @@ TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 class Config:
     """A small vision-language model, without weights."""
 
-    folder: Path = Path("data/tiny_vlm")  # that is made; what stands there already is kept
+    folder: Path = Path("data/tiny_vlm")  # that is made; there must be none
     task: str = DEFAULT  # whose sentence it has words for; see envs/tasks.py
 
 
@@ -242,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, description=__doc__)
     files = describe([task_class(config.task).sentence])
     if config.folder.exists():
-        raise UserError(f"{config.folder}: exists already; choose another {typed('--folder', config.folder)}")
+        raise UserError(f"{config.folder}: exists already; choose another --folder")
     with writing(config.folder):
         config.folder.mkdir(parents=True)
         for name, content in files.items():

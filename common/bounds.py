@@ -59,7 +59,6 @@ ShareBelow1 = Annotated[float, Below(0, 1)]
 Positive = Annotated[float, Above(0, 1e30)]
 NotNegative = Annotated[float, Between(0, 1e30)]
 NotNegativeEach = Annotated[float | tuple[float, ...], Between(0, 1e30)]  # of all axes, or one of each
-PixelDistance = Annotated[float, Above(0, 1e4)]
 Side = Annotated[int, Between(8, 512)]  # of a picture that a network sees, in pixels
 Seed = Annotated[int, Between(0, 2**62)]
 Steps = Annotated[int, Between(0, 10**12)]

@@ -163,7 +163,8 @@ def read_episodes(root: Path, info: dict[str, Any]) -> pa.Table:
             table = read_table(path, wanted)
             lengths = whole_numbers(table, "length")
             if len(lengths) and not 0 < lengths.min() <= lengths.max() <= MAX_FRAMES:
-                raise ValueError(f"an episode of {min(lengths.min(), MAX_FRAMES - lengths.max())} frames")
+                wrong = lengths.min() if lengths.min() <= 0 else lengths.max()
+                raise ValueError(f"an episode of {wrong:,} frames")
             ends = total + np.cumsum(lengths)
             _compare(table, "episode_index", number + np.arange(len(table)))
             _compare(table, "dataset_from_index", ends - lengths)

@@ -24,12 +24,6 @@ class LoopConfig:
     eval_seed: Seed = 10_000  # first of them; no figure we quote uses these
 
 
-LOOP_SETTINGS_BEFORE = {  # names that `train_act.py` had for them
-    "training.log_freq": "training.log_every",
-    "training.eval_freq": "training.eval_every",
-    "training.save_freq": "training.keep_every",
-    "training.video_freq": "training.video_every",
-}
 LARGEST = 1e15  # number of an evaluation that is believed
 
 

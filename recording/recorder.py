@@ -39,10 +39,11 @@ def record(dataset: Dataset, recorder: BlockRecorder, episodes: int, workers: in
         closing(recorded_blocks(recorder, first, workers)) as blocks,
     ):
         for block in blocks:
+            before = notes.attempts
             kept, notes = choose(block, notes, episodes - dataset.episodes)
             if kept:
                 dataset.append(kept, notes)
-            rejected = 0 if kept else rejected + len(block)
+            rejected = 0 if kept else rejected + notes.attempts - before
             bar.set_postfix_str(f"kept {dataset.episodes} of {notes.attempts} played", refresh=False)
             bar.update(len(kept))
             if dataset.episodes >= episodes:

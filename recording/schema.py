@@ -29,7 +29,7 @@ class Settings:
 
     seed: Seed = 1_000_000  # of the first start; lerobot-eval plays from 1,000, evaluate.py from 100,000
     observations: Literal["pixels", "keypoints"] = "keypoints"  # pictures, or numbers in their place
-    resolution: int = 96  # side of the pictures in pixels
+    resolution: Annotated[int, Between(16, 1024)] = 96  # side of the pictures in pixels
     video: bool = False  # store them as LeRobot's default video, small and lossy, instead of PNG
     sampled: bool = False  # draw actions from the policy's distribution instead of taking its mode
     noise: NotNegativeEach = 0.0  # std in the actions' unit, of all axes or one of each; labels have none
@@ -39,8 +39,6 @@ class Settings:
     min_coverage: ShareBelow1 = 0.0  # least progress of an episode that is kept; PushT's is its coverage
 
     def validate(self) -> None:
-        if not 16 <= self.resolution <= 1024:
-            raise ValueError(f"resolution must be from 16 to 1024 pixels, got {self.resolution}")
         if self.video and self.resolution % 2:
             raise ValueError(f"resolution must be even for a video, got {self.resolution}")
         if self.video and self.observations == "keypoints":

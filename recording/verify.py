@@ -150,7 +150,8 @@ class _Verifier:
         recording, exact = self.task.recording, self.recipe.simulated
         space = self.env.single_action_space
         noise, is_success = ActionNoise(self.recipe, max(seed, 0), space), False
-        options = recording.reset_options(np.atleast_1d(stored["sim.state"][0])) if seed < 0 else None
+        state = np.atleast_1d(stored["sim.state"][0]) if "sim.state" in stored else np.empty(0)
+        options = recording.reset_options(state) if seed < 0 else None
         played = stored.get("sim.action", stored["action"])
         playable = _playable(played.reshape(len(played), -1), space)
         steps, histograms = [], []

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from act.optimizer import OptimizerConfig
 
 DEFAULT = "act"
+NORMALISED = ("VISUAL", "STATE", "ENV", "ACTION")  # LeRobot's defaults leave ENV out, in its own units then
 Batch = dict[str, "torch.Tensor"]
 
 
@@ -158,6 +159,13 @@ def lerobot_settings(settings: Any, *without: str) -> dict[str, Any]:
         for field in fields(settings)
         if field.name not in ("type", "inputs", *without)
     }
+
+
+def check_n_action_steps(settings: Any) -> None:
+    """Raise ValueError where more steps are to be played than are predicted."""
+    played, predicted = settings.n_action_steps, settings.chunk_size
+    if played > predicted:
+        raise ValueError(f"n_action_steps must be at most chunk_size, {predicted}, got {played}")
 
 
 def chunk_size(config: "PreTrainedConfig") -> int:

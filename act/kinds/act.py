@@ -26,7 +26,7 @@ from torch.optim.swa_utils import update_bn
 
 from act.backbone import freeze_batch_norms, load_imagenet, train_batch_norms
 from act.inputs import choose_inputs
-from act.kinds import Batch, lerobot_settings
+from act.kinds import NORMALISED, Batch, check_n_action_steps, lerobot_settings
 from act.optimizer import OptimizerConfig
 from common.bounds import Depth, Horizon, NotNegative, ShareBelow1, Width
 
@@ -61,10 +61,7 @@ class PolicyConfig:
     def validate(self) -> None:
         if self.n_obs_steps != 1:
             raise ValueError(f"n_obs_steps must be 1, all that LeRobot's ACT accepts, got {self.n_obs_steps}")
-        if self.n_action_steps > self.chunk_size:
-            raise ValueError(
-                f"n_action_steps must be at most chunk_size, {self.chunk_size}, got {self.n_action_steps}"
-            )
+        check_n_action_steps(self)
         if self.temporal_ensemble_coeff is not None and self.n_action_steps != 1:
             raise ValueError(
                 f"n_action_steps must be 1 with temporal_ensemble_coeff, got {self.n_action_steps}"
@@ -87,13 +84,11 @@ def act_config(config: PolicyConfig, features: dict[str, PolicyFeature], **other
     Raises:
         UserError: the features do not suit.
     """
-    # LeRobot's default leaves ENV out, so that it would enter in its own units.
-    types = ("VISUAL", "STATE", "ENV", "ACTION")
     return ACTConfig(
         **lerobot_settings(config, "backbone_weights", "latent_dropout"),
         input_features=choose_inputs(features, config.inputs),
         output_features={ACTION: features[ACTION]},
-        normalization_mapping=dict.fromkeys(types, NormalizationMode.MEAN_STD),
+        normalization_mapping=dict.fromkeys(NORMALISED, NormalizationMode.MEAN_STD),
         pretrained_backbone_weights=None,  # else LeRobot downloads them whenever the checkpoint is opened
         push_to_hub=False,
         **others,
@@ -143,9 +138,7 @@ class Loss(nn.Module):
         super().__init__()
         self.policy = policy
 
-    def forward(
-        self, batch: dict[str, torch.Tensor], num_valid: torch.Tensor, batch_size: int
-    ) -> torch.Tensor:
+    def forward(self, batch: Batch, num_valid: torch.Tensor, batch_size: int) -> torch.Tensor:
         """The share of a batch, or of a piece of it, in the batch's loss.
 
         Args:

@@ -14,7 +14,7 @@ from torch import nn
 
 from act.flow import FlowConfig, FlowPolicy
 from act.inputs import choose_inputs
-from act.kinds import Batch, PlainKind, lerobot_settings
+from act.kinds import Batch, PlainKind, check_n_action_steps, lerobot_settings
 from act.optimizer import OptimizerConfig
 from act.pictures import map_sides
 from common.bounds import Between, Depth, Horizon, NotNegative, Several, Width, Widths
@@ -43,10 +43,7 @@ class PolicyConfig:
     IF_ABSENT: ClassVar = {"filters": [32, 48, 64], "patch_size": 4}
 
     def validate(self) -> None:
-        if self.n_action_steps > self.chunk_size:
-            raise ValueError(
-                f"n_action_steps must be at most chunk_size, {self.chunk_size}, got {self.n_action_steps}"
-            )
+        check_n_action_steps(self)
         if not self.filters:
             raise ValueError(f"filters must be one or more, got {self.filters}")
 

@@ -39,7 +39,7 @@ from torch import nn
 
 from act.foreign import MOST_TOKENS, opening
 from act.inputs import choose_inputs
-from act.kinds import Batch, PlainKind, lerobot_settings
+from act.kinds import Batch, PlainKind, check_n_action_steps, lerobot_settings
 from act.optimizer import OptimizerConfig
 from act.vlm import OFFICIAL, count_weights, read_sizes
 from common.bounds import Above, Between, Horizon, Several, Width
@@ -75,10 +75,7 @@ class PolicyConfig:
     expert_width_multiplier: Annotated[float, Above(0, 4)] = 0.75  # hidden size, of the VLM's
 
     def validate(self) -> None:
-        if self.n_action_steps > self.chunk_size:
-            raise ValueError(
-                f"n_action_steps must be at most chunk_size, {self.chunk_size}, got {self.n_action_steps}"
-            )
+        check_n_action_steps(self)
 
 
 class Loss(nn.Module):

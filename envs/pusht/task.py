@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
-from common.bounds import Above, Between, ParallelEnvs, PixelDistance, Positive, Several, Share
+from common.bounds import Above, Between, ParallelEnvs, Positive, Several, Share
 from envs.interfaces import Episode, Metric, Motion, RawObservation
 from envs.pusht.actions import ActionDecoder
 from envs.pusht.codec import PushTCodec
@@ -25,6 +25,8 @@ from envs.training import TaskTrainingEnv
 
 if TYPE_CHECKING:
     import torch
+
+PixelDistance = Annotated[float, Above(0, 1e4)]
 
 
 @dataclass(frozen=True)

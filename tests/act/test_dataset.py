@@ -137,7 +137,10 @@ DATA, EPISODES = "data/*/*.parquet", "meta/episodes/*/*.parquet"
         (change_column(EPISODES, "dataset_from_index", swap(0, 1)), "dataset_from_index in row 0 is 9"),
         (change_column(EPISODES, "episode_index", lambda v: [0] * len(v)), "episode_index in row 1 is 0"),
         (change_column(EPISODES, "length", lambda v: [-9, *v[1:]]), "an episode of -9 frames"),
-        (change_column(EPISODES, "length", lambda v: [10**15, *v[1:]]), "an episode of"),
+        (
+            change_column(EPISODES, "length", lambda v: [10**15, *v[1:]]),
+            "an episode of 1,000,000,000,000,000 frames",
+        ),
         (change_column(EPISODES, "length", lambda v: [None, *v[1:]]), "length must be whole numbers"),
         (change_column(EPISODES, "length", lambda v: [str(x) for x in v]), "length must be whole numbers"),
         (change_column(DATA, "episode_index", lambda v: [0] * len(v)), "episode_index in row 9 is 0"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from functools import partialmethod
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from lerobot.datasets import LeRobotDataset
 import collect_dataset
 from envs.pusht.vector import PushTVectorEnv
 from envs.rollout import rollout
-from policies import load_policy
+from policies import EXPERT, load_policy
 from tests.act.interop import lerobot_trains
 from tests.act.tiny import IMAGE, KEYPOINTS, STATE, save
 from tests.act.tiny_act import make
@@ -152,6 +153,10 @@ def test_the_card_links_to_where_the_dataset_will_be(tmp_path, short_blocks):
     link = "visualize_dataset?path="
     assert f"{link}me/pusht" in (tmp_path / "mine/README.md").read_text()
     assert link not in (tmp_path / "nameless/README.md").read_text()
+    assert collect_dataset.main(
+        f"--root {tmp_path / 'nameless'} --resume --episodes 1 --repo-id me/it".split()
+    )
+    assert f"{link}me/it" in (tmp_path / "nameless/README.md").read_text()
 
 
 @pytest.mark.parametrize("hindsight", ["", "--hindsight"])
@@ -256,6 +261,16 @@ def test_by_default_it_records_what_act_is_trained_on():
 )
 def test_pictures_and_keypoints_have_folders_of_their_own(settings, root):
     assert str(collect_dataset.choose_root(collect_dataset.Config(**settings))) == root
+
+
+def test_a_dataset_is_named_after_its_run_wherever_that_lies(tmp_path):
+    run = tmp_path / "checkpoints" / "run1"
+    checkpoint = run / "checkpoints" / "step_00000001"
+    shutil.copytree(EXPERT, checkpoint)
+    (run / "checkpoints" / "best").symlink_to(checkpoint.name)
+    for policy in (run, run / "checkpoints/best", checkpoint):
+        config = collect_dataset.Config(policy=str(policy), observations="pixels")
+        assert str(collect_dataset.choose_root(config)) == "data/pusht_run1"
 
 
 def test_a_resume_keeps_the_settings_of_the_dataset(tmp_path, short_blocks):

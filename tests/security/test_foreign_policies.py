@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import collect_dataset
 import evaluate
-from act.foreign import load_processors, pipeline_config, policy_config
+from act.foreign import decode_pipeline_config, decode_policy_config, load_processors
 from common.untrusted import load_json
 from policies import load_policy
 from tests.security.payloads import CALLS, MARK, STEPS, TEXTS, pickled
@@ -59,7 +59,7 @@ def test_the_payloads_are_live(policy, tmp_path):
 def test_what_is_lerobots_is_opened_as_lerobot_opens_it(policy, trainings):
     ours = load_processors(policy, "cpu")
     config = PreTrainedConfig.from_pretrained(policy)
-    assert policy_config(load_json(policy / "config.json")) == config
+    assert decode_policy_config(load_json(policy / "config.json")) == config
     for one, other in zip(ours, make_pre_post_processors(config, str(policy)), strict=True):
         assert one.get_config() == other.get_config()
         torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
@@ -67,8 +67,8 @@ def test_what_is_lerobots_is_opened_as_lerobot_opens_it(policy, trainings):
 
     folder = trainings[0] / "act/run/checkpoints/last/pretrained_model"
     training = load_json(folder / "train_config.json")
-    assert pipeline_config(training) == TrainPipelineConfig.from_pretrained(folder)
-    assert pipeline_config(training | {"use_rabc": False}) == pipeline_config(training)
+    assert decode_pipeline_config(training) == TrainPipelineConfig.from_pretrained(folder)
+    assert decode_pipeline_config(training | {"use_rabc": False}) == decode_pipeline_config(training)
 
 
 @pytest.mark.slow

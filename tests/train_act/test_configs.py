@@ -8,6 +8,7 @@ from act.dataset import open_dataset
 from act.kinds import names
 from act.optimizer import OptimizerConfig
 from common.config import load_yaml
+from common.errors import UserError
 from envs.pusht.task import PushT
 from tests.train_act.runs import ROOT
 from train_act import read_config
@@ -30,3 +31,14 @@ def test_a_shipped_configuration_is_what_lerobot_is_asked_for(path, dataset, tmp
     assert pipeline_config.policy.optimizer_lr == pipeline_config.optimizer.lr == written["optimizer"]["lr"]
     backbone = written["optimizer"].get("lr_backbone", OptimizerConfig.lr_backbone)
     assert getattr(pipeline_config.policy, "optimizer_lr_backbone", backbone) == backbone
+
+
+@pytest.mark.parametrize("name", ["flow_pusht_human", "diffusion_pusht_human"])
+def test_a_learning_rate_of_a_backbone_that_it_has_not_is_refused(name, dataset, tmp_path):
+    flags = ["--config", f"configs/{name}.yaml", "--dataset.root", str(dataset)]
+    config = read_config([*flags, "--optimizer.lr-backbone", "1e-5"])
+    meta = open_dataset(config.dataset, PushT())
+    with pytest.raises(
+        UserError, match="^optimizer.lr_backbone must be left out: policy.type (flow|diffusion)"
+    ):
+        make_pipeline_config(config, meta, torch.device("cpu"), tmp_path / "run")

@@ -102,7 +102,7 @@ class Config(Settings):
             self._refuse("--policy human", "video", "noise", "sampled", "workers", "device", "give_up")
         if self.import_human:
             others = "policy", "episodes", "workers", "give_up", "device", "sampled", "noise", "hold"
-            self._refuse("--import-human", *others, "min_coverage", "seed")
+            self._refuse("--import-human", *others, "min_progress", "seed")
         if self.hindsight:
             self._refuse("--hindsight", "all")
         if self.hindsight and not self.import_human:

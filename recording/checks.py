@@ -204,7 +204,8 @@ def _require(true: bool, otherwise: str) -> None:
 def _read_notes(path: Path) -> Notes:
     content = load_json(path)
     if isinstance(content.get("recipe"), dict):
-        content["recipe"] = ADDED_SETTINGS | content["recipe"]
+        recipe = {Recipe.RENAMED.get(name, name): value for name, value in content["recipe"].items()}
+        content["recipe"] = ADDED_SETTINGS | recipe
         notes = from_dict(Notes, content, f"{path}: ")
         if to_dict(notes) == content:  # nothing is missing
             return notes

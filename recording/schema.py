@@ -7,7 +7,7 @@ stored. `sim.*` comes on top: LeRobot makes inputs and targets of a policy from 
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from lerobot.datasets.compute_stats import get_feature_stats
@@ -27,6 +27,8 @@ NO_SEED = -1  # of an episode that does not start from a seed
 class Settings:
     """What the episodes of a dataset are, for any policy."""
 
+    RENAMED: ClassVar = {"min_coverage": "min_progress"}
+
     seed: Seed = 1_000_000  # of the first start; lerobot-eval plays from 1,000, evaluate.py from 100,000
     observations: Literal["pixels", "keypoints"] = "keypoints"  # pictures, or numbers in their place
     resolution: Annotated[int, Between(16, 1024)] = 96  # side of the pictures in pixels
@@ -36,7 +38,7 @@ class Settings:
     hold: Annotated[int, Between(0, 10_000)] = 10  # further steps that a success lasts, if it can, to clone
     hindsight: bool = False  # with --import-human: every segment, moved so that it ends in success
     all: bool = False  # keep failures too, marked by next.success
-    min_coverage: ShareBelow1 = 0.0  # least progress of an episode that is kept; PushT's is its coverage
+    min_progress: ShareBelow1 = 0.0  # least progress of an episode that is kept: PushT's is its coverage
 
     def validate(self) -> None:
         if self.video and self.resolution % 2:
@@ -65,7 +67,7 @@ class Recipe(Settings):
 
     def accepts(self, success: bool, max_progress: float) -> bool:
         """Whether an episode is kept."""
-        return (success or self.all) and max_progress >= self.min_coverage
+        return (success or self.all) and max_progress >= self.min_progress
 
 
 @dataclass

@@ -274,13 +274,14 @@ def test_a_dataset_is_named_after_its_run_wherever_that_lies(tmp_path):
 
 
 def test_a_resume_keeps_the_settings_of_the_dataset(tmp_path, short_blocks):
-    """Also of a dataset that was recorded when the defaults were others, and tasks had no names."""
+    """Also of a dataset from before tasks had names, with a former name of a setting."""
     flags = "--noise 3 1 --hold 2"
     record(tmp_path / "whole", f"{flags} --episodes 6")
     record(tmp_path / "data", f"{flags} --episodes 4")
     file = tmp_path / "data/meta/recording.json"
     saved = json.loads(file.read_text())
     del saved["recipe"]["task"]
+    saved["recipe"]["min_coverage"] = saved["recipe"].pop("min_progress")
     file.write_text(json.dumps(saved))
     assert collect_dataset.main(f"--root {tmp_path / 'data'} --resume --episodes 6".split())
     assert content(tmp_path / "data") == content(tmp_path / "whole")

@@ -111,5 +111,5 @@ def test_a_success_that_comes_too_late_to_be_held_is_none(steps, held, make_reci
 
 
 def test_what_is_not_accepted_has_no_content(make_recipe):
-    (episode,) = record_episodes(RecordingEnv(1, make_recipe(min_coverage=0.5)), random_policy(), [0])
+    (episode,) = record_episodes(RecordingEnv(1, make_recipe(min_progress=0.5)), random_policy(), [0])
     assert not episode.success and not episode.columns and not episode.pictures

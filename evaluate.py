@@ -141,8 +141,9 @@ def table(task: Task, numbers: dict[str, Any], rows: dict[str, str]) -> str:
     decisions = f"every {numbers['n_action_steps']} steps" if numbers["n_action_steps"] > 1 else "every step"
     if numbers["temporal_ensemble_coeff"] is not None:
         decisions += ", average of overlapping chunks"
+    ways = {"sampled actions": numbers["sampled"], "no escape": not numbers["escape"]}
     rows = {
-        "policy": numbers["policy"] + (", sampled actions" if numbers["sampled"] else ""),
+        "policy": ", ".join([numbers["policy"], *(way for way, taken in ways.items() if taken)]),
         "episodes": f"{numbers['episodes']} of {_where(numbers, task)}, seeds {first} to {last}",
         **rows,
         "decides": decisions,
@@ -197,6 +198,8 @@ def destination(name: str, config: Config) -> tuple[Path, str]:
         stem += "_stock"
     if config.sampled:
         stem += "_sampled"
+    if not config.escape:
+        stem += "_no_escape"
     if config.n_action_steps is not None:
         stem += f"_n{config.n_action_steps}"
     if config.temporal_ensemble_coeff is not None:

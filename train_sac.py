@@ -101,7 +101,7 @@ class Config:
                 f"total_env_steps must be more than training.start_steps, {self.training.start_steps}, "
                 f"got {self.total_env_steps}"
             )
-        if not hasattr(self.env, "pixels") and self.agent.encoder != EncoderConfig():
+        if self.agent.encoder != EncoderConfig() and not self.env.codec(0).pixel_shape:
             given = differences(to_dict(EncoderConfig()), to_dict(self.agent.encoder))
             raise ValueError(
                 f"agent.encoder must be left out, because task {self.task} has no pictures, "
@@ -283,7 +283,9 @@ def open_frozen(config: Config, device: torch.device) -> tuple[Steering, Frozen,
 
 
 def try_frozen(config: Config, trainer: Trainer, stop: Callable[[], bool]) -> str:
-    """What the frozen policy solves, steered by an untrained learner, in words; "" where none is.
+    """What the frozen policy solves, steered by an untrained learner, in words.
+
+    "" where nothing is steered, with `steer_anyway`, and where the task has no success.
 
     Raises:
         UserError: steering it has nothing to gain, or `stop` says so.
@@ -312,9 +314,7 @@ def main(argv: list[str] | None = None) -> bool:
         trial_result = "" if run.last else try_frozen(config, trainer, run.stop)
         if run.last:
             trainer.load(run.last)
-            env = trainer.env
-            steps = env.steering.n_action_steps if isinstance(env, SteeringEnv) else config.env.action_repeat
-            last_decision = steps * env.num_envs  # with which a training may end later
+            last_decision = trainer.env.decision_steps * trainer.env.num_envs  # may end later
             if trainer.env_steps >= config.total_env_steps + last_decision:
                 raise UserError(
                     f"{run.folder} has been trained for {trainer.env_steps:,} env steps already: "

@@ -28,6 +28,7 @@ from lerobot.datasets import LeRobotDataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is beside it, not above it
 
+from common.errors import report_user_errors
 from common.provenance import provenance, write_report
 from envs.pusht.task import PushT
 from policies import EXPERT, load_policy
@@ -144,4 +145,5 @@ def report(results: dict, rates: dict) -> dict:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    with report_user_errors():
+        tyro.cli(main, description=__doc__)

@@ -23,7 +23,7 @@ from envs.plots import save_figure
 COLORS = ("#2f6db5", "#e2711d", "#3a8f5c", "#8b5fbf", "#8d96a3")
 PANELS = {
     "Eval/success_rate": ("success (share of episodes)", (-0.02, 1.02)),
-    "Eval/return": ("return (stock reward)", (0, None)),
+    "Eval/return": ("return (stock reward)", (None, None)),
     "Eval/steps_to_success": ("steps to success", (0, None)),
 }
 
@@ -44,7 +44,7 @@ def main(
             rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
         except OSError as error:
             raise UserError(f"{run / 'metrics.csv'}: {error.strerror}; give folders of trainings") from None
-        if not any(row.get("Eval/success_rate") for row in rows):
+        if not any(row.get(name) for row in rows for name in PANELS):
             raise UserError(f"{run} has no evaluation yet")
         for panel, name in zip(axes, PANELS, strict=True):
             points = [(int(row["step"]) / 1e6, float(row[name])) for row in rows if row.get(name)]

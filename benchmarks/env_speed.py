@@ -27,6 +27,7 @@ from numba import njit
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is beside it, not above it
 
 from benchmarks.training_side import print_training, training_side
+from common.errors import report_user_errors
 from common.provenance import provenance, write_report
 from envs.pusht import physics
 from envs.pusht.observations import BOARD_PX
@@ -226,4 +227,5 @@ def report(results: dict[str, float], rates: dict[str, list[float]]) -> dict:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    with report_user_errors():
+        tyro.cli(main, description=__doc__)

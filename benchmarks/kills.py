@@ -44,6 +44,7 @@ import collect_dataset
 import train_act
 import train_sac
 from common.checkpoint import follow
+from common.errors import report_user_errors
 from common.signals import StopRequest
 from policies import ASSETS
 from recording import imported
@@ -298,4 +299,5 @@ def table(counts: Counter) -> str:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with report_user_errors():
+        tyro.cli(main, description=__doc__)

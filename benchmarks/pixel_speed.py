@@ -26,6 +26,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is beside it, not above it
 
 from common.device import flush_denormals
+from common.errors import report_user_errors
 from common.paths import REPOSITORY
 from common.provenance import provenance, write_report
 from envs.interfaces import PixelObservations, Step
@@ -152,7 +153,7 @@ class Plain:
             "actor": torch.optim.Adam(self.actor.parameters(), lr=config.lr),
             "alpha": torch.optim.Adam([self.log_alpha], lr=config.alpha_lr),
             "encoder": torch.optim.Adam(self.encoder.parameters(), lr=config.lr),
-            "decoder": torch.optim.Adam(self.decoder.parameters(), lr=config.lr, weight_decay=1e-7),
+            "decoder": torch.optim.Adam(self.decoder.parameters(), lr=config.lr),
         }
 
     def __call__(self) -> None:
@@ -206,4 +207,5 @@ class Plain:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    with report_user_errors():
+        tyro.cli(main, description=__doc__)

@@ -29,6 +29,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a script finds what is beside it, not above it
 
 from common.device import flush_denormals
+from common.errors import report_user_errors
 from common.provenance import provenance, write_report
 from envs.interfaces import Symmetry
 from sac.agent import SAC
@@ -239,4 +240,5 @@ def print_table(numbers: dict) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    with report_user_errors():
+        tyro.cli(main, description=__doc__)

@@ -144,7 +144,7 @@ class Conversion:
     @property
     def steps(self) -> int:
         """Environment steps that a decision lasts."""
-        return self.aliasing.steering.n_action_steps if self.aliasing else self.env.action_repeat
+        return self.aliasing.steering.n_action_steps if self.aliasing else self.env.decision_steps
 
     def _context(self, episode: DemonstratedEpisode) -> np.ndarray:
         """The context of each observation (`NoiseAliasing.context`), (T, F + C); without aliasing (T, 0)."""

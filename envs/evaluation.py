@@ -45,7 +45,7 @@ class Evaluation:
         return self.task.summarize(list(episodes))
 
     def frames(self, trained: Any) -> np.ndarray:
-        """One episode in pictures, (T, 256, 256, 3) uint8."""
+        """One episode of T steps in pictures, (T + 1, 256, 256, 3) uint8."""
         env = self.task.vector_env(1, self.image_size)
         (episode,) = rollout(env, self.policy_of(trained), self.seeds[:1], FRAME_SIZE, keep_pixels=False)
         assert episode.frames is not None

@@ -214,6 +214,7 @@ class TrainingEnv(Protocol):
     """What an off-policy learner steps. It acts in [-1, 1]^A."""
 
     num_envs: int
+    decision_steps: int  # environment steps that a decision lasts, but for an episode's last
     observation_size: int  # D
     pixel_shape: tuple[int, int, int] | None  # (H, W, S * C) of a stack of pictures; None: there is none
     stack: int  # S; 0 without pictures

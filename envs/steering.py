@@ -191,8 +191,8 @@ class SteeringEnv:
     def __init__(
         self, env: TaskTrainingEnv, steering: Steering, aliasing: "NoiseAliasing | None" = None
     ) -> None:
-        if env.action_repeat > 1:
-            raise UserError(f"env.action_repeat must be 1 with steering.policy, got {env.action_repeat}")
+        if env.decision_steps > 1:
+            raise UserError(f"env.action_repeat must be 1 with steering.policy, got {env.decision_steps}")
         if env.symmetry and not steering.symmetric:
             raise UserError(
                 "env.mirror must be false with steering.policy, which need not be its own mirror image; "
@@ -204,7 +204,7 @@ class SteeringEnv:
         self.env.history = steering.new_history()
         self.steering = steering
         self.aliasing = aliasing
-        self.num_envs = env.num_envs
+        self.num_envs, self.decision_steps = env.num_envs, steering.n_action_steps
         self.observation_size = env.observation_size + (aliasing.size if aliasing else 0)
         self.pixel_shape, self.stack = env.pixel_shape, env.stack
         self.action_size = steering.action_size

@@ -59,7 +59,7 @@ class TaskTrainingEnv:
         self.codec = task.codec(env.num_envs)
         self.observation_size, self.action_size = self.codec.observation_size, self.codec.action_size
         self.pixel_shape, self.stack = self.codec.pixel_shape, self.codec.stack
-        self.action_repeat = task.action_repeat
+        self.decision_steps = task.action_repeat
         self.gamma = gamma
         self.reward, self.reward_scale = reward, reward_scale
         self.start = start
@@ -92,14 +92,14 @@ class TaskTrainingEnv:
         return rng.uniform(-1, 1, (self.num_envs, self.action_size)).astype(np.float32)
 
     def step(self, actions: np.ndarray) -> Step:
-        """One decision: `action_repeat` environment steps with the same action.
+        """One decision: `decision_steps` environment steps with the same action.
 
         Args:
             actions: (n, A) in [-1, 1].
         """
         self.codec.env_steps = self.env_steps
         decided = self.codec.decode(actions, self.raw, self.env.active)
-        return self.play(np.broadcast_to(decided, (self.action_repeat, *decided.shape)))
+        return self.play(np.broadcast_to(decided, (self.decision_steps, *decided.shape)))
 
     def play(self, chunk: np.ndarray) -> Step:
         """One decision, which takes the environment steps of a chunk.

@@ -121,11 +121,8 @@ def load(trainer: "Trainer", folder: Path) -> None:
             f"{trainer.frozen.source if trainer.frozen else file}: not the policy that this run steers, or "
             "changed since: put it back, or start a new run with --no-resume"
         )
-    if (
-        "window.open" in flat
-        and "window.durations" not in flat
-        and getattr(trainer.env, "action_repeat", 1) > 1
-    ):
+    before_durations = "window.open" in flat and "window.durations" not in flat
+    if before_durations and trainer.env.decision_steps > 1:
         raise UserError(
             f"{state}: agent.gamma counted decisions then, and counts environment steps now: "
             "--no-resume starts a new run"

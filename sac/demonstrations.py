@@ -39,6 +39,8 @@ class OfflineConfig:
         for name in ("steps", "until", "imitation"):
             if getattr(self, name) and not self.dataset:
                 raise ValueError(f"{name} must be 0 without offline.dataset, got {getattr(self, name)}")
+        if self.share != type(self).share and not self.dataset:
+            raise ValueError(f"share must be left out without offline.dataset, got {self.share}")
 
 
 class OfflineData:

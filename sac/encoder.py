@@ -38,7 +38,7 @@ class EncoderConfig:
     tau: Share = 0.0  # Polyak step of a target encoder; 0: target critics read the encoder itself (DrQ-v2)
     shift: Annotated[int, Between(0, 1_000)] = 2  # pixels by which a training picture moves at most (DrQ)
     brightness: ShareBelow1 = 0.0  # a training picture is brighter or darker by at most this share
-    views: Several = 1  # of each observation, shifted differently: DrQ's M
+    views: Several = 1  # of each observation, shifted and lit differently: DrQ's M
     target_views: Several = 1  # of each next observation, whose targets are averaged: DrQ's K
     reconstruction: NotNegative = 0.0  # weight of a decoder's loss (SAC+AE: 1); 0: no decoder
     latent_penalty: NotNegative = 1e-6  # weight of the features' squared size, with a decoder
@@ -55,8 +55,8 @@ class EncoderConfig:
             if not self.reconstruction and getattr(self, name) != getattr(EncoderConfig, name):
                 raise ValueError(f"{name} must be left out without a reconstruction, which alone it is for")
         for name in ("views", "target_views"):
-            if not self.shift and getattr(self, name) > 1:
-                raise ValueError(f"{name} must be 1 without a shift, in which alone views differ")
+            if not (self.shift or self.brightness) and getattr(self, name) > 1:
+                raise ValueError(f"{name} must be 1 without shift and brightness, in which views differ")
 
 
 def layer_sides(pixel_shape: tuple[int, int, int], config: EncoderConfig) -> list[tuple[int, int]]:

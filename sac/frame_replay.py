@@ -40,7 +40,7 @@ class FrameReplay:
         brightness: pictures are multiplied by a random number up to so far from 1; 0: they are not.
         symmetry: of numbers and actions; half of each batch is mirrored, pictures left to right.
         views, target_views: rows of each observation and of each next one in a batch, all first views before
-            all second ones, which differ in their random shifts.
+            all second ones, which differ in their random shifts and brightness.
 
     Raises:
         UserError: the pictures do not fit into the memory, or are too few for an n-step return.

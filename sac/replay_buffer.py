@@ -15,7 +15,7 @@ from common.memory import check_fits
 class Pixels(NamedTuple):
     """What a network sees, where it sees pictures."""
 
-    pixels: torch.Tensor  # (B, S * C, H, W) float32 in [0, 1], the newest picture last; channels_last memory
+    pixels: torch.Tensor  # (B, S * C, H, W) float32, the newest picture last; channels_last memory
     numbers: torch.Tensor  # (B, D) beside them; D may be 0
 
 
@@ -102,9 +102,11 @@ class NStepWindow:
         self.now = 0
         for name, rows in self._rows().items():
             if name == "durations" and name not in state:  # former decisions were one environment step each
-                latest_first = np.arange(1, len(rows) + 1)[:, None]
+                latest_first = np.broadcast_to(np.arange(1, len(rows) + 1)[:, None], rows.shape)
             else:
                 latest_first = state[name].numpy()
+            if latest_first.shape != rows.shape:
+                raise ValueError(f"window.{name} has the shape {latest_first.shape}")
             rows[-np.arange(len(rows))] = latest_first
 
     def _rows(self) -> dict[str, np.ndarray]:

@@ -54,7 +54,7 @@ class TrainingConfig(LoopConfig):
     greedy_share: Share = 0.25  # of the environments play the mode: the replay learns where it gets stuck
     detour_share: Share = 0.0  # of them get offsets on their actions now and then, see sac/exploration.py
     env_threads: Annotated[int, Between(0, 1)] = 1  # for the environments beside the updates; 0: in turns
-    buffer_capacity: Annotated[int, Above(0, 10**15)] = 1_000_000  # transitions
+    buffer_capacity: Annotated[int, Above(0, 10**15)] = 1_000_000  # transitions, or pictures
     log_every: Annotated[int, Between(1, 10**12)] = 16_000  # env steps between logged losses
     eval_every: Steps = 400_000  # env steps between evaluations, each after a checkpoint; 0: at the end
     video_every: Steps = 800_000  # env steps between rollouts shown in TensorBoard; 0: none
@@ -305,7 +305,7 @@ class Trainer:
     def _checkpoint_bytes(self) -> int:
         """What a checkpoint takes in the end, but for little things."""
         agent = sum(tensor.nbytes for tensor in self.agent.state_dict().values())
-        return agent + self.replay.full_bytes(self.total_env_steps)
+        return agent + self.replay.full_bytes(self.total_env_steps // self.env.decision_steps)
 
     def load(self, folder: Path) -> None:
         """Go on from a checkpoint as if the training had not stopped.

@@ -144,13 +144,13 @@ def write_checkpoint(folder, **changes):
 def test_a_run_keeps_its_results_in_its_folder(tmp_path):
     """Without --policy: the newest run's best checkpoint."""
     write_checkpoint(tmp_path / "logs/tiny/checkpoints/best")
-    run(tmp_path, "--episodes", "2", "--sampled")
-    numbers = json.loads((tmp_path / "logs/tiny/evaluation_best_sampled.json").read_text())
+    run(tmp_path, "--episodes", "2", "--sampled", "--no-escape")
+    numbers = json.loads((tmp_path / "logs/tiny/evaluation_best_sampled_no_escape.json").read_text())
     assert numbers.keys() >= DESIGNED_KEYS
     assert (numbers["policy"], numbers["n_action_steps"]) == ("logs/tiny/checkpoints/best", 2)
     assert numbers["seeds"] == [100_000, 100_001] and numbers["sampled"]
     assert numbers["mean_steps_to_success"] is None
-    assert (tmp_path / "logs/tiny/plots/best_sampled_coverage.png").exists()
+    assert (tmp_path / "logs/tiny/plots/best_sampled_no_escape_coverage.png").exists()
     assert not (tmp_path / "logs/evaluate").exists()
 
 

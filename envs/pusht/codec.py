@@ -55,4 +55,7 @@ class PushTCodec:
         return {"last_target": self.last_target.copy()}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        self.last_target = state["last_target"].copy()
+        last_target = state["last_target"]
+        if last_target.shape != self.last_target.shape or not np.isfinite(last_target).all():
+            raise ValueError(f"last_target is not finite, or of the shape {last_target.shape}")
+        self.last_target = last_target.copy()

@@ -81,8 +81,8 @@ class PushT:
     success_bonus: float = 5.0  # added on the step that succeeds
     mirror: bool = True  # half of each batch is replaced by its mirror image, see envs/pusht/symmetry.py
     curriculum: Share = 0.5  # share of episodes that start near the goal
-    curriculum_angle: float = 0.8  # rad, one sigma of the block's angle about the goal in such a start
-    curriculum_distance: Annotated[float, Between(0, 1e4)] = 70.0  # px, one sigma of its position
+    curriculum_angle: float = 0.8  # rad, largest sigma of its angle to the goal; a start has 5 to 100 % of it
+    curriculum_distance: Annotated[float, Between(0, 1e4)] = 70.0  # px, largest sigma of its position
 
     def validate(self) -> None:
         check_features(self.features)

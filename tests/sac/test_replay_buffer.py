@@ -123,3 +123,9 @@ def test_state_goes_on_as_if_nothing_had_happened(experience, capacity, tmp_path
         assert torch.equal(ours, theirs)
     drawn = [each.sample(50, torch.Generator().manual_seed(3)) for each in (buffer, restored_buffer)]
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*drawn, strict=True))
+
+
+def test_a_window_of_another_number_of_environments_is_refused():
+    of_one = NStepWindow(1, 4, 2, 3, GAMMA).state_dict()
+    with pytest.raises(ValueError, match="has the shape"):
+        NStepWindow(NUM_ENVS, 4, 2, 3, GAMMA).load_state_dict(of_one)

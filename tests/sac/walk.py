@@ -22,7 +22,7 @@ SEEDS = {"environment": 1, "torch": 2, "exploration": 3, "replay": 4}
 class Walk:
     """Two points that are pushed along a line, from a random start to 1 or for seven steps."""
 
-    num_envs, observation_size, action_size = 2, 2, 1
+    num_envs, observation_size, action_size, decision_steps = 2, 2, 1, 1
     pixel_shape, stack = None, 0
     symmetry = None
 

@@ -132,7 +132,10 @@ BAD_FLAGS = {
     ),
     "kernels missing": (f"{ENCODER}.kernels 3", "must be as many as each other"),
     "a shift out of the picture": (f"{ENCODER}.shift 12", "encoder.shift must be less than the side", "12"),
-    "views without a shift": (f"{ENCODER}.shift 0", "agent.encoder.views must be 1 without a shift"),
+    "views without a shift": (
+        f"{ENCODER}.shift 0",
+        "agent.encoder.views must be 1 without shift and brightness",
+    ),
     "nothing trains it": (
         f"{ENCODER}.reconstruction 0 --agent.encoder.no-critic-trains",
         "agent.encoder.critic_trains must be true without a reconstruction",

@@ -109,6 +109,7 @@ def test_mirrored_it_resumes_and_plays_as_in_training(steering, train, refused, 
     ("flags", "message"),
     [
         ("--agent.noise-aliasing", "agent.noise_aliasing must be false without steering.policy"),
+        ("--agent.distillation-steps 2", "agent.distillation_steps must be left out without noise_aliasing"),
         ("--steering.symmetric", "left out without steering.policy, got symmetric: False -> True"),
         ("--steering.bound 3", "left out without steering.policy, got bound: 2.0 -> 3.0"),
     ],

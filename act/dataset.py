@@ -53,9 +53,7 @@ class DatasetConfig:
     recorded_by: str = ""  # the command that records it; shown where the dataset is missing
     mirror: bool = False  # learn from each episode a second time, as seen in the mirror; if the task has one
     stride: Count = 1  # frames from one sample to the next: the steps per decision of a steered demonstrator
-    imagenet_stats: bool = (
-        True  # ACT and diffusion normalise pictures as ImageNet's, not by the dataset's own
-    )
+    imagenet_stats: bool = True  # normalise pictures as ImageNet's; of ACT and diffusion alone
     memory_gb: NotNegative = 8.0  # of decoded pictures held in memory; more lie in a file beside the run
 
     def validate(self) -> None:

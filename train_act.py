@@ -189,8 +189,8 @@ def main(argv: list[str] | None = None) -> bool:
         run.begin(table, f"{source} at {trainer.step:,} steps" if source else "")
         if config.start_from and is_main:
             print(
-                "network, learning rates, weight decay, gradient clipping, batch_size and seed come from "
-                "that checkpoint, not the configuration"
+                "network, learning rates, their schedule, weight decay, gradient clipping, batch_size and "
+                "seed come from that checkpoint, not the configuration"
             )
         logger = Logger(run.folder, trainer.step, config.wandb_project, to_dict(config)) if is_main else None
         with logger or nullcontext():

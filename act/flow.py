@@ -34,7 +34,7 @@ from lerobot.processor import make_default_pre_post_processors
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import nn
 
-from act.kinds import NORMALISED, Batch
+from act.kinds import FEATURE_TYPES, Batch
 from act.pictures import PictureNet, check_picture
 
 SMALLEST_STD = 1e-6  # of a number that varies, as a share of its mean; smaller is rounding
@@ -59,7 +59,7 @@ class FlowConfig(PreTrainedConfig):
     optimizer_lr: float = 1e-3
     optimizer_weight_decay: float = 1e-4
     normalization_mapping: dict[str, NormalizationMode] = field(
-        default_factory=lambda: dict.fromkeys(NORMALISED, NormalizationMode.IDENTITY)
+        default_factory=lambda: dict.fromkeys(FEATURE_TYPES, NormalizationMode.IDENTITY)
     )
 
     def __post_init__(self) -> None:

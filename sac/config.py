@@ -43,7 +43,9 @@ class AgentConfig:
         if not 0.0 <= self.anneal_entropy[0] < self.anneal_entropy[1] <= 1.0:
             raise ValueError(f"anneal_entropy must be two rising shares, got {self.anneal_entropy}")
         if self.distillation_steps != type(self).distillation_steps and not self.noise_aliasing:
-            raise ValueError("distillation_steps must be left out without noise_aliasing")
+            raise ValueError(
+                f"distillation_steps must be left out without noise_aliasing, got {self.distillation_steps}"
+            )
         if self.noise_aliasing and self.compile:
             raise ValueError(
                 "compile must be false with noise_aliasing: each update asks the policy that is steered"

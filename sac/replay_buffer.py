@@ -106,7 +106,7 @@ class NStepWindow:
             else:
                 latest_first = state[name].numpy()
             if latest_first.shape != rows.shape:
-                raise ValueError(f"window.{name} has the shape {latest_first.shape}")
+                raise ValueError(f"window.{name} has the shape {latest_first.shape}, not {rows.shape}")
             rows[-np.arange(len(rows))] = latest_first
 
     def _rows(self) -> dict[str, np.ndarray]:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from act.optimizer import OptimizerConfig
 
 DEFAULT = "act"
-NORMALISED = ("VISUAL", "STATE", "ENV", "ACTION")  # LeRobot's defaults leave ENV out, in its own units then
+# All of LeRobot's. Its own default leaves ENV out, which would enter in its own units.
+FEATURE_TYPES = ("VISUAL", "STATE", "ENV", "ACTION")
 Batch = dict[str, "torch.Tensor"]
 
 

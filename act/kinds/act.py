@@ -26,7 +26,7 @@ from torch.optim.swa_utils import update_bn
 
 from act.backbone import freeze_batch_norms, load_imagenet, train_batch_norms
 from act.inputs import choose_inputs
-from act.kinds import NORMALISED, Batch, check_n_action_steps, lerobot_settings
+from act.kinds import FEATURE_TYPES, Batch, check_n_action_steps, lerobot_settings
 from act.optimizer import OptimizerConfig
 from common.bounds import Depth, Horizon, NotNegative, ShareBelow1, Width
 
@@ -88,7 +88,7 @@ def act_config(config: PolicyConfig, features: dict[str, PolicyFeature], **other
         **lerobot_settings(config, "backbone_weights", "latent_dropout"),
         input_features=choose_inputs(features, config.inputs),
         output_features={ACTION: features[ACTION]},
-        normalization_mapping=dict.fromkeys(NORMALISED, NormalizationMode.MEAN_STD),
+        normalization_mapping=dict.fromkeys(FEATURE_TYPES, NormalizationMode.MEAN_STD),
         pretrained_backbone_weights=None,  # else LeRobot downloads them whenever the checkpoint is opened
         push_to_hub=False,
         **others,

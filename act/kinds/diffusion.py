@@ -27,7 +27,7 @@ from lerobot.utils.random_utils import set_seed
 from torch import nn
 
 from act.inputs import choose_inputs
-from act.kinds import NORMALISED, Batch, PlainKind, lerobot_settings
+from act.kinds import FEATURE_TYPES, Batch, PlainKind, lerobot_settings
 from act.optimizer import OptimizerConfig
 from common.bounds import Between, Horizon, Several, Width, Widths
 from common.errors import UserError
@@ -128,7 +128,7 @@ class Diffusion(PlainKind):
             **lerobot_settings(settings),
             input_features=choose_inputs(features, settings.inputs, f"a {self.title}"),
             output_features={ACTION: features[ACTION]},
-            normalization_mapping=dict.fromkeys(NORMALISED, NormalizationMode.MEAN_STD),
+            normalization_mapping=dict.fromkeys(FEATURE_TYPES, NormalizationMode.MEAN_STD),
             clip_sample_range=CLIPPED_AT,
             noise_scheduler_type="DDIM",
             pretrained_backbone_weights=None,

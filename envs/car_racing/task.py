@@ -87,13 +87,15 @@ class CarRacing(GymTask):
     highlights: ClassVar[tuple[str, ...]] = (
         "road_contrast",
         "axes",
+        "gas",
+        "brake",
         "action_repeat",
         "off_road_starts",
         "lap_reward",
         "missed_penalty",
         "patience",
     )
-    action_settings: ClassVar[tuple[str, ...]] = ("axes",)
+    action_settings: ClassVar[tuple[str, ...]] = ("axes", "steering", "gas", "brake")
     IF_ABSENT: ClassVar = {
         "mirror": False,
         "missed_penalty": 0.0,

@@ -57,5 +57,7 @@ class PushTCodec:
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         last_target = state["last_target"]
         if last_target.shape != self.last_target.shape or not np.isfinite(last_target).all():
-            raise ValueError(f"last_target is not finite, or of the shape {last_target.shape}")
+            raise ValueError(
+                f"last_target must be finite, of shape {self.last_target.shape}, got {last_target.shape}"
+            )
         self.last_target = last_target.copy()

@@ -35,8 +35,8 @@ class Demonstration(NamedTuple):
     pictures: list[np.ndarray]  # T of (size, size, 3) uint8 RGB, or none
 
 
-class Demonstrations(Protocol):
-    """All of a file."""
+class DemonstrationFile(Protocol):
+    """Demonstrations from elsewhere, all of a file or folder."""
 
     def __len__(self) -> int: ...
 
@@ -189,7 +189,7 @@ class Recording(Protocol):
         """
         raise UserError("policy must not be human: this task has no controls for a person")
 
-    def demonstrations(self, path: Path, resolution: int, hindsight: bool) -> Demonstrations:
+    def demonstrations(self, path: Path, resolution: int, hindsight: bool) -> DemonstrationFile:
         """Open a file of recorded demonstrations.
 
         Args:

@@ -37,14 +37,15 @@ class Adam:
         self,
         gradients: list[torch.Tensor],
         lr: float | torch.Tensor,
-        of_mean: float | torch.Tensor,
-        of_root: float | torch.Tensor,
+        mean_correction: float | torch.Tensor,
+        root_correction: float | torch.Tensor,
     ) -> None:
         """Move the weights down their gradients.
 
         Args:
             gradients: in the order of the weights.
-            lr, of_mean, of_root: learning rate and `corrections`; () tensors where this is compiled.
+            lr: learning rate; a () tensor where this is compiled, as the others.
+            mean_correction, root_correction: `corrections` of this step.
         """
         self.steps_done += 1
         if not torch.compiler.is_compiling():
@@ -69,7 +70,7 @@ class Adam:
         ):
             mean.lerp_(gradient, 1 - BETA1)
             square.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-            weight -= lr * of_mean * mean / (square.sqrt() * of_root + EPSILON)
+            weight -= lr * mean_correction * mean / (square.sqrt() * root_correction + EPSILON)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The moments, under the names that `torch.optim.Adam` gives them."""

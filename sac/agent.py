@@ -46,8 +46,8 @@ class Rates(NamedTuple):
     lr: float | torch.Tensor
     alpha_lr: float | torch.Tensor
     target_entropy: float | torch.Tensor
-    of_mean: float | torch.Tensor  # Adam's bias corrections, see sac/adam.py
-    of_root: float | torch.Tensor
+    mean_correction: float | torch.Tensor  # Adam's bias corrections, see sac/adam.py
+    root_correction: float | torch.Tensor
 
 
 class Noise(NamedTuple):
@@ -295,7 +295,8 @@ class SAC:
 
     def _update_temperature(self, log_prob: torch.Tensor, rates: Rates) -> dict[str, torch.Tensor]:
         gradient = temperature_gradient(log_prob, rates.target_entropy)
-        self.optimizers["log_alpha"].step([gradient], rates.alpha_lr, rates.of_mean, rates.of_root)
+        optimizer = self.optimizers["log_alpha"]
+        optimizer.step([gradient], rates.alpha_lr, rates.mean_correction, rates.root_correction)
         return {"Alpha": self.log_alpha.exp()}
 
     def _step(self, name: str, loss: torch.Tensor, rates: Rates) -> None:
@@ -305,7 +306,7 @@ class SAC:
             norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
             scale = (self.config.grad_clip / (norm + 1e-6)).clamp(max=1.0)
             gradients = [scale * gradient for gradient in gradients]
-        optimizer.step(gradients, rates.lr, rates.of_mean, rates.of_root)
+        optimizer.step(gradients, rates.lr, rates.mean_correction, rates.root_correction)
 
     @torch.no_grad()
     def _update_averages(self) -> None:

@@ -59,7 +59,7 @@ class Arrays:
 
 
 class PeoplesDemonstrations:
-    """An `envs.recording.Demonstrations` of a file.
+    """An `envs.recording.DemonstrationFile` of a file.
 
     Args:
         path: `.npz` file or zarr folder.

@@ -3,15 +3,17 @@
     python benchmarks/ablations.py                                          SAC, all rows, two at a time
     python benchmarks/ablations.py --rows stock_reward no_curriculum --jobs 1
     python benchmarks/ablations.py --of steering                            of a frozen policy in its noise
+    python benchmarks/ablations.py --of car_racing                          of a driver from pictures
 
 A row is a training whose command stands in the table; an interrupted one resumes. Its figure is the success
-of its best checkpoint, deterministic, on 500 held-out seeds, and that of its mode alone. Prints a Markdown
-table of all rows in `logs/ablations/`, which also has each training's log and its numbers as JSON. The policy
-that is steered has to be there: `python train_act.py --config configs/flow_pusht_human.yaml`.
+of its best checkpoint, deterministic, on 500 held-out seeds, and that of its mode alone; a driver's is the
+return of its last checkpoint on 100 held-out tracks in our renderer. Prints a Markdown table of all rows in
+`logs/ablations/`, which also has each training's log and its numbers as JSON. The policy that is steered has
+to be there: `python train_act.py --config configs/flow_pusht_human.yaml`.
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -24,15 +26,19 @@ from common.errors import UserError, report_user_errors
 from common.untrusted import load_json
 
 LOGS = Path("logs/ablations")
-MODE_ALONE = "_mode_alone.json"
+MODE_ALONE = "_mode_alone"  # ends the names of its files
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Flags of train_sac.py."""
+    """A training, what its rows change, and what is measured of them."""
 
-    flags: str  # of every row
+    flags: str  # of train_sac.py, of every row
     rows: dict[str, str]  # those that a row changes, by its name
+    checkpoint: str = "best"
+    episodes: int = 500
+    columns: table.Columns = field(default_factory=lambda: table.PUSHT)
+    mode_alone: bool = True  # is measured too
 
 
 # Where an update costs more or less, the number of steps keeps the time the same.
@@ -84,14 +90,40 @@ STEERING = {
     "critics_of_executed_actions": "--agent.noise-aliasing --training.utd 0.1 "
     "--env.no-mirror --steering.no-symmetric",
 }
+CAR_RACING = {
+    "recipe": "",
+    "no_mirror": "--env.no-mirror",
+    "no_road_contrast": "--env.no-road-contrast",
+    "no_starts_off_the_road": "--env.off-road-starts 0",
+    "no_penalty_for_missed_tiles": "--env.missed-penalty 0",
+    "no_reward_for_a_lap": "--env.lap-reward 0",
+    "all_gas": "--env.gas 1",
+    "all_brake": "--env.brake 1",
+    "no_detours": "--training.detour-share 0",
+    "no_shift": "--agent.encoder.shift 0",
+    "constant_entropy": "--agent.final-target-entropy -2",
+}
+DRIVEN = {
+    "return on 100 tracks": lambda numbers: f"{numbers['avg_sum_reward']:.0f}",
+    "laps": table.success,
+    "track visited": lambda numbers: f"{100 * numbers['mean_progress']:.1f} %",
+}
 RECIPES = {
     "pusht": Recipe("--device cpu", PUSHT),  # about 6 minutes of one core, both being busy
     "steering": Recipe("--config configs/steer_pusht_human_short.yaml --device cpu --steer-anyway", STEERING),
+    "car_racing": Recipe(
+        "--config configs/sac_car_racing.yaml --device cpu --total-env-steps 100_000",
+        CAR_RACING,
+        checkpoint="last",  # the best of 20 tracks is chance
+        episodes=100,
+        columns=DRIVEN,
+        mode_alone=False,  # drivers do not escape
+    ),
 }
 
 
 def main(
-    of: Literal["pusht", "steering"] = "pusht",
+    of: Literal["pusht", "steering", "car_racing"] = "pusht",
     rows: tuple[str, ...] = (),
     jobs: int = 2,
     seed: int = 1,
@@ -114,12 +146,13 @@ def main(
 
 
 def run(of: str, row: str, seed: int) -> bool:
-    """Train a row and evaluate its best checkpoint; returns whether both succeeded."""
-    name, folder = f"{row}_seed{seed}", LOGS / of
+    """Train a row and evaluate its checkpoint; returns whether both succeeded."""
+    recipe, name, folder = RECIPES[of], f"{row}_seed{seed}", LOGS / of
     train = f"{train_command(of, row, seed)} --logs {folder} --run-name {name}"
-    play = f"evaluate.py --policy {folder / name} --episodes 500 --json {folder / name}"
-    alone = f"{play}{MODE_ALONE} --no-escape"
-    return table.run_commands((train, f"{play}.json", alone), folder / f"{name}.log")
+    policy = folder / name / "checkpoints" / recipe.checkpoint
+    play = f"evaluate.py --policy {policy} --episodes {recipe.episodes} --json {folder / name}"
+    alone = [f"{play}{MODE_ALONE}.json --no-escape"] if recipe.mode_alone else []
+    return table.run_commands((train, f"{play}.json", *alone), folder / f"{name}.log")
 
 
 def train_command(of: str, row: str, seed: int) -> str:
@@ -128,13 +161,17 @@ def train_command(of: str, row: str, seed: int) -> str:
 
 
 def print_table(of: str) -> None:
-    print(table.header("mode alone", "command"))
-    for row in RECIPES[of].rows:
-        for file in sorted((LOGS / of).glob(f"{row}_seed*{MODE_ALONE}")):
-            name = file.name.removesuffix(MODE_ALONE)
+    recipe = RECIPES[of]
+    more = ("mode alone", "command") if recipe.mode_alone else ("command",)
+    print(table.header(recipe.columns, *more))
+    last = MODE_ALONE if recipe.mode_alone else ""  # of a row's files
+    for row in recipe.rows:
+        for file in sorted((LOGS / of).glob(f"{row}_seed*[0-9]{last}.json")):
+            name = file.stem.removesuffix(last)
             command = f"`python {train_command(of, row, int(name.rpartition('_seed')[2]))}`"
-            numbers, alone = load_json(file.with_name(f"{name}.json")), table.success(load_json(file))
-            print(table.row(row, numbers, alone, command))
+            alone = [table.success(load_json(file))] if recipe.mode_alone else []
+            numbers = load_json(file.with_name(f"{name}.json"))
+            print(table.row(row, recipe.columns, numbers, *alone, command))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ from typing import Any
 from common.errors import UserError
 from common.paths import REPOSITORY
 
+Numbers = dict[str, Any]  # what evaluate.py wrote
+Columns = dict[str, Callable[[Numbers], str]]  # cells of a row, by the column's title
+
 
 def run_rows(run: Callable[[str], bool], rows: Iterable[str], jobs: int) -> list[str]:
     """Run the rows of these names, `jobs` at a time, one core each; returns those that failed.
@@ -41,26 +44,31 @@ def _from_repository(command: str) -> list[str]:
     return [sys.executable, str(REPOSITORY / script), *flags]
 
 
-def header(*more: str) -> str:
-    """The table's first two lines; the last of the further columns is how a row differs."""
-    titles = "changed", "success on 500 seeds", "steps to success", "mean max coverage", *more
-    return f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|"
-
-
-def success(numbers: dict[str, Any]) -> str:
-    """The success rate and its interval, of what evaluate.py wrote."""
+def success(numbers: Numbers) -> str:
+    """The success rate and its interval."""
     low, high = (100 * bound for bound in numbers["success_ci95"])
     return f"{numbers['pc_success']:.1f} % ({low:.1f} to {high:.1f})"
 
 
-def row(name: str, numbers: dict[str, Any], *more: str) -> str:
-    """A line of the table from what evaluate.py wrote."""
+def steps_to_success(numbers: Numbers) -> str:
     steps = numbers["mean_steps_to_success"]
-    cells = (
-        name.replace("_", " "),
-        success(numbers),
-        "-" if steps is None else f"{steps:.0f}",
-        f"{numbers['mean_max_coverage']:.3f}",
-        *more,
-    )
+    return "-" if steps is None else f"{steps:.0f}"
+
+
+PUSHT: Columns = {
+    "success on 500 seeds": success,
+    "steps to success": steps_to_success,
+    "mean max coverage": lambda numbers: f"{numbers['mean_max_coverage']:.3f}",
+}
+
+
+def header(columns: Columns, *more: str) -> str:
+    """The table's first two lines; the last of the further columns is how a row differs."""
+    titles = "changed", *columns, *more
+    return f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|"
+
+
+def row(name: str, columns: Columns, numbers: Numbers, *more: str) -> str:
+    """A line of the table."""
+    cells = name.replace("_", " "), *(cell(numbers) for cell in columns.values()), *more
     return f"| {' | '.join(cells)} |"

@@ -1,5 +1,7 @@
 """The tables of recipes with one choice changed: what their rows train."""
 
+import json
+
 import pytest
 
 from benchmarks import ablations as table
@@ -20,3 +22,25 @@ def test_a_row_of_another_recipe_is_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"rows of pusht are recipe, .* got rank_3"):
         table.main(rows=("rank_3",))
     assert not table.LOGS.exists()
+
+
+@pytest.mark.parametrize(
+    ("of", "line"),
+    [
+        ("pusht", "| no mirror | 50.0 % (40.0 to 60.0) | 30 | 0.900 | 25.0 % (20.0 to 30.0) | `python"),
+        ("car_racing", "| no mirror | 901 | 50.0 % (40.0 to 60.0) | 95.0 % | `python"),
+    ],
+)
+def test_a_finished_row_is_a_line_of_the_table(of, line, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(table, "LOGS", tmp_path)
+    numbers = {"pc_success": 50.0, "success_ci95": [0.4, 0.6], "mean_steps_to_success": 30.0}
+    numbers |= {"mean_max_coverage": 0.9, "mean_progress": 0.95, "avg_sum_reward": 901.2}
+    alone = numbers | {"pc_success": 25.0, "success_ci95": [0.2, 0.3]}
+    (tmp_path / of).mkdir()
+    (tmp_path / of / "no_mirror_seed2.json").write_text(json.dumps(numbers))
+    if of == "pusht":
+        (tmp_path / of / "no_mirror_seed2_mode_alone.json").write_text(json.dumps(alone))
+    table.print_table(of)
+    header, rule, row = capsys.readouterr().out.splitlines()
+    assert header.count("|") == rule.count("|") == row.count("|")
+    assert row.startswith(line) and row.endswith("--seed 2` |")

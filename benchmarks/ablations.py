@@ -13,7 +13,7 @@ to be there: `python train_act.py --config configs/flow_pusht_human.yaml`.
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -35,9 +35,9 @@ class Recipe:
 
     flags: str  # of train_sac.py, of every row
     rows: dict[str, str]  # those that a row changes, by its name
+    columns: table.Columns
     checkpoint: str = "best"
     episodes: int = 500
-    columns: table.Columns = field(default_factory=lambda: table.PUSHT)
     mode_alone: bool = True  # is measured too
 
 
@@ -103,21 +103,27 @@ CAR_RACING = {
     "no_shift": "--agent.encoder.shift 0",
     "constant_entropy": "--agent.final-target-entropy -2",
 }
-DRIVEN = {
-    "return on 100 tracks": lambda numbers: f"{numbers['avg_sum_reward']:.0f}",
+CAR_RACING_COLUMNS = {
+    "return": lambda numbers: f"{numbers['avg_sum_reward']:.0f}",
     "laps": table.success,
     "track visited": lambda numbers: f"{100 * numbers['mean_progress']:.1f} %",
 }
 RECIPES = {
-    "pusht": Recipe("--device cpu", PUSHT),  # about 6 minutes of one core, both being busy
-    "steering": Recipe("--config configs/steer_pusht_human_short.yaml --device cpu --steer-anyway", STEERING),
+    # about 6 minutes of one core a row, both being busy
+    "pusht": Recipe("--device cpu", PUSHT, table.PUSHT_COLUMNS),
+    "steering": Recipe(
+        "--config configs/steer_pusht_human_short.yaml --device cpu --steer-anyway",
+        STEERING,
+        table.PUSHT_COLUMNS,
+    ),
+    # about a quarter of an hour
     "car_racing": Recipe(
         "--config configs/sac_car_racing.yaml --device cpu --total-env-steps 100_000",
         CAR_RACING,
-        checkpoint="last",  # the best of 20 tracks is chance
+        CAR_RACING_COLUMNS,
+        checkpoint="last",  # which of them is the best on 20 tracks is mostly chance
         episodes=100,
-        columns=DRIVEN,
-        mode_alone=False,  # drivers do not escape
+        mode_alone=False,
     ),
 }
 
@@ -164,10 +170,10 @@ def print_table(of: str) -> None:
     recipe = RECIPES[of]
     more = ("mode alone", "command") if recipe.mode_alone else ("command",)
     print(table.header(recipe.columns, *more))
-    last = MODE_ALONE if recipe.mode_alone else ""  # of a row's files
+    suffix = MODE_ALONE if recipe.mode_alone else ""  # of the file that is written last
     for row in recipe.rows:
-        for file in sorted((LOGS / of).glob(f"{row}_seed*[0-9]{last}.json")):
-            name = file.stem.removesuffix(last)
+        for file in sorted((LOGS / of).glob(f"{row}_seed*[0-9]{suffix}.json")):
+            name = file.stem.removesuffix(suffix)
             command = f"`python {train_command(of, row, int(name.rpartition('_seed')[2]))}`"
             alone = [table.success(load_json(file))] if recipe.mode_alone else []
             numbers = load_json(file.with_name(f"{name}.json"))

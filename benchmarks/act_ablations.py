@@ -115,12 +115,12 @@ def play(row: str) -> tuple[str, str]:
 
 
 def print_table() -> None:
-    print(table.header(table.PUSHT, "flags"))
+    print(table.header(table.PUSHT_COLUMNS, "flags"))
     for row, changed in ROWS.items():
         file = LOGS / f"{play(row)[0]}.json"
         if file.exists():
             flags = " ".join([changed.collect, changed.train, changed.play]).strip()
-            print(table.row(row, table.PUSHT, load_json(file), f"`{flags}`" if flags else ""))
+            print(table.row(row, table.PUSHT_COLUMNS, load_json(file), f"`{flags}`" if flags else ""))
 
 
 if __name__ == "__main__":

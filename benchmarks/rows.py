@@ -55,8 +55,8 @@ def steps_to_success(numbers: Numbers) -> str:
     return "-" if steps is None else f"{steps:.0f}"
 
 
-PUSHT: Columns = {
-    "success on 500 seeds": success,
+PUSHT_COLUMNS: Columns = {
+    "success": success,
     "steps to success": steps_to_success,
     "mean max coverage": lambda numbers: f"{numbers['mean_max_coverage']:.3f}",
 }

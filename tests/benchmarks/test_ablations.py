@@ -1,10 +1,12 @@
-"""The tables of recipes with one choice changed: what their rows train."""
+"""The tables of recipes with one choice changed: what their rows train, play and print."""
 
 import json
 
 import pytest
 
+import evaluate
 from benchmarks import ablations as table
+from common.config import parse
 from common.errors import UserError
 from train_sac import read_config
 
@@ -15,6 +17,21 @@ def test_each_row_changes_one_thing_of_the_recipe(of):
     recipe, *others = (read_config(command.split()[1:]) for command in commands)
     assert all(other != recipe for other in others)
     assert len({str(config) for config in others}) == len(others)
+
+
+@pytest.mark.parametrize(
+    ("of", "checkpoint", "escapes"), [("pusht", "best", [True, False]), ("car_racing", "last", [True])]
+)
+def test_a_row_plays_what_it_trained(of, checkpoint, escapes, monkeypatch):
+    ran = []
+    monkeypatch.setattr(table.table, "run_commands", lambda commands, log: ran.extend(commands) or True)
+    assert table.run(of, "no_mirror", seed=2)
+    trained, *played = (command.split()[1:] for command in ran)
+    run = read_config(trained)
+    played = [parse(evaluate.Config, flags) for flags in played]
+    assert {config.policy for config in played} == {f"{run.logs}/{run.run_name}/checkpoints/{checkpoint}"}
+    assert [config.escape for config in played] == escapes
+    assert len({config.json for config in played}) == len(played)
 
 
 def test_a_row_of_another_recipe_is_refused(tmp_path, monkeypatch):

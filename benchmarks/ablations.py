@@ -6,10 +6,10 @@
     python benchmarks/ablations.py --of car_racing                          of a driver from pictures
 
 A row is a training whose command stands in the table; an interrupted one resumes. Its figure is the success
-of its best checkpoint, deterministic, on 500 held-out seeds, and that of its mode alone; a driver's is the
-return of its last checkpoint on 100 held-out tracks in our renderer. Prints a Markdown table of all rows in
-`logs/ablations/`, which also has each training's log and its numbers as JSON. The policy that is steered has
-to be there: `python train_act.py --config configs/flow_pusht_human.yaml`.
+of its best checkpoint, deterministic, on 500 held-out seeds, and that of its mode alone; a driver's are the
+return and the laps of its last checkpoint on 100 held-out tracks in our renderer. Prints a Markdown table of
+all rows in `logs/ablations/`, which also has each training's log and its numbers as JSON. The policy that is
+steered has to be there: `python train_act.py --config configs/flow_pusht_human.yaml`.
 """
 
 import sys
@@ -26,7 +26,7 @@ from common.errors import UserError, report_user_errors
 from common.untrusted import load_json
 
 LOGS = Path("logs/ablations")
-MODE_ALONE = "_mode_alone"  # ends the names of its files
+MODE_ALONE = "_mode_alone.json"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,6 @@ class Recipe:
     columns: table.Columns
     checkpoint: str = "best"
     episodes: int = 500
-    mode_alone: bool = True  # is measured too
 
 
 # Where an update costs more or less, the number of steps keeps the time the same.
@@ -116,14 +115,13 @@ RECIPES = {
         STEERING,
         table.PUSHT_COLUMNS,
     ),
-    # about a quarter of an hour
+    # about a quarter of an hour, the same
     "car_racing": Recipe(
         "--config configs/sac_car_racing.yaml --device cpu --total-env-steps 100_000",
         CAR_RACING,
         CAR_RACING_COLUMNS,
         checkpoint="last",  # which of them is the best on 20 tracks is mostly chance
         episodes=100,
-        mode_alone=False,
     ),
 }
 
@@ -157,8 +155,8 @@ def run(of: str, row: str, seed: int) -> bool:
     train = f"{train_command(of, row, seed)} --logs {folder} --run-name {name}"
     policy = folder / name / "checkpoints" / recipe.checkpoint
     play = f"evaluate.py --policy {policy} --episodes {recipe.episodes} --json {folder / name}"
-    alone = [f"{play}{MODE_ALONE}.json --no-escape"] if recipe.mode_alone else []
-    return table.run_commands((train, f"{play}.json", *alone), folder / f"{name}.log")
+    alone = f"{play}{MODE_ALONE} --no-escape"
+    return table.run_commands((train, f"{play}.json", alone), folder / f"{name}.log")
 
 
 def train_command(of: str, row: str, seed: int) -> str:
@@ -168,16 +166,13 @@ def train_command(of: str, row: str, seed: int) -> str:
 
 def print_table(of: str) -> None:
     recipe = RECIPES[of]
-    more = ("mode alone", "command") if recipe.mode_alone else ("command",)
-    print(table.header(recipe.columns, *more))
-    suffix = MODE_ALONE if recipe.mode_alone else ""  # of the file that is written last
+    print(table.header(recipe.columns, "mode alone", "command"))
     for row in recipe.rows:
-        for file in sorted((LOGS / of).glob(f"{row}_seed*[0-9]{suffix}.json")):
-            name = file.stem.removesuffix(suffix)
+        for file in sorted((LOGS / of).glob(f"{row}_seed*{MODE_ALONE}")):
+            name = file.name.removesuffix(MODE_ALONE)
             command = f"`python {train_command(of, row, int(name.rpartition('_seed')[2]))}`"
-            alone = [table.success(load_json(file))] if recipe.mode_alone else []
-            numbers = load_json(file.with_name(f"{name}.json"))
-            print(table.row(row, recipe.columns, numbers, *alone, command))
+            numbers, alone = load_json(file.with_name(f"{name}.json")), table.success(load_json(file))
+            print(table.row(row, recipe.columns, numbers, alone, command))
 
 
 if __name__ == "__main__":
